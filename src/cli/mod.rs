@@ -1,0 +1,1 @@
+//! The command line: the only part that reads arguments, environment and terminal, and the only one that prints.

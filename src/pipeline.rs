@@ -1,0 +1,1 @@
+//! build(): every hop of a build on one page.

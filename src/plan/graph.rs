@@ -1,0 +1,238 @@
+//! The build graph: filesystem steps only, each with what its key and its execution need.
+//!
+//! A vertex's result is a filesystem (`solve::Snapshot`). Everything here is resolved text: no variables, no Dockerfile.
+//! Vertices stand in topological order: a vertex refers only to vertices before it.
+
+use std::collections::BTreeMap;
+
+use crate::oci::config::{HistoryEntry, ImageConfig};
+use crate::oci::platform::Platform;
+use crate::span::{SourceFile, Span};
+
+/// Index of a vertex in [`Graph::vertices`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VertexId(pub usize);
+
+/// What `plan::lower` makes of a Dockerfile.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Every filesystem step of every image.
+    pub graph: Graph,
+    /// What is to be assembled, one per (target, platform).
+    pub images: Vec<PlannedImage>,
+    /// Warnings found while lowering.
+    pub warnings: Vec<Warning>,
+}
+
+/// A lint warning: rule name and text as BuildKit has them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// BuildKit's rule name (`StageNameCasing`), or ours.
+    pub rule: &'static str,
+    /// The sentence after the rule name.
+    pub text: String,
+    /// Where.
+    pub span: Option<Span>,
+}
+
+/// One image to assemble from the graph.
+#[derive(Clone, Debug)]
+pub struct PlannedImage {
+    /// Platform of the image.
+    pub platform: Platform,
+    /// The filesystem: the last vertex of the target stage.
+    pub root: VertexId,
+    /// Config after every metadata instruction; rootfs, history and created are filled by `image::assemble`.
+    pub config: ImageConfig,
+    /// New history after the base's own, in order.
+    pub history: Vec<PlannedHistory>,
+}
+
+/// A history entry to be: a metadata instruction, or the layer of a vertex.
+#[derive(Clone, Debug)]
+pub struct PlannedHistory {
+    /// Text and flags without `created`.
+    pub entry: HistoryEntry,
+    /// The vertex whose layer this entry stands for; `None` = `empty_layer`.
+    pub vertex: Option<VertexId>,
+}
+
+/// The graph.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    /// Vertices in topological order.
+    pub vertices: Vec<Vertex>,
+}
+
+/// One filesystem step.
+#[derive(Clone, Debug)]
+pub struct Vertex {
+    /// What it does.
+    pub op: Op,
+    /// What it reads besides its parent comes from `op`; this is the filesystem it changes.
+    pub parent: Option<VertexId>,
+    /// Progress name, such as `[build 2/5] RUN make`.
+    pub name: String,
+    /// Where it was written (base vertices: the FROM).
+    pub source: Option<(SourceFile, Span)>,
+    /// Name of the stage (its `AS` name, else its number), for `explain`'s notion of the same step.
+    pub stage: String,
+    /// Ordinal of the filesystem step within its stage.
+    pub ordinal: usize,
+    /// Whether the user asked that the cache be ignored for it.
+    pub no_cache: bool,
+    /// The platform it is built for.
+    pub platform: Platform,
+}
+
+impl Vertex {
+    /// Every vertex that must be solved before this one.
+    pub fn inputs(&self) -> Vec<VertexId> {
+        let mut inputs: Vec<_> = self.parent.into_iter().collect();
+        match &self.op {
+            Op::Copy(copy) => {
+                if let CopySource::Vertex(v) = copy.source {
+                    inputs.push(v);
+                }
+            }
+            Op::Run(run) => inputs.extend(run.mounts.iter().filter_map(|m| match m {
+                RunMount::Bind { source: CopySource::Vertex(v), .. } => Some(*v),
+                _ => None,
+            })),
+            _ => {}
+        }
+        inputs
+    }
+}
+
+/// A filesystem step.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// The empty filesystem.
+    Scratch,
+    /// A base image, by its place in the resolved list (`BaseImages`).
+    Image(BaseId),
+    /// `RUN`
+    Run(Box<RunOp>),
+    /// `COPY` and `ADD` of local files, `COPY --from`
+    Copy(Box<CopyOp>),
+    /// `WORKDIR`
+    Workdir(WorkdirOp),
+}
+
+/// Index of a resolved base image in the build's `BaseImages`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BaseId(pub usize);
+
+/// Network of a RUN.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub enum NetworkMode {
+    /// The builder's default (the host's network namespace).
+    #[default]
+    Default,
+    /// The host's network namespace.
+    Host,
+    /// Loopback only.
+    None,
+}
+
+/// `RUN`, ready to execute.
+#[derive(Clone, Debug)]
+pub struct RunOp {
+    /// The process, argv[0] looked up in PATH of `env` inside the root.
+    pub argv: Vec<String>,
+    /// The image's ENV in order, `KEY=value`.
+    pub env: Vec<String>,
+    /// Every ARG in scope with its value, declared ones, sorted by name; part of the key and of the environment.
+    pub args: BTreeMap<String, String>,
+    /// Predefined proxy args given but not declared: reach the process, never a key.
+    pub proxy_env: BTreeMap<String, String>,
+    /// USER as written, empty for root.
+    pub user: String,
+    /// Absolute working directory.
+    pub workdir: String,
+    /// Network.
+    pub network: NetworkMode,
+    /// `--add-host`, sorted, `name:ip`.
+    pub add_hosts: Vec<(String, String)>,
+    /// `--shm-size` in bytes.
+    pub shm_size_bytes: Option<u64>,
+    /// `--ulimit` as (name, soft, hard), sorted.
+    pub ulimits: Vec<(String, u64, u64)>,
+    /// Hostname in the sandbox.
+    pub hostname: String,
+    /// `--mount`s; empty until they are executed (issue of the whole language).
+    pub mounts: Vec<RunMount>,
+    /// Scripts of heredocs that become files: (path inside, content); a RUN whose body is a heredoc with a shebang.
+    pub heredoc_files: Vec<InlineFile>,
+}
+
+/// `RUN --mount`.
+#[derive(Clone, Debug)]
+pub enum RunMount {
+    /// `type=bind`
+    Bind {
+        /// Where from.
+        source: CopySource,
+        /// Path in the source.
+        path: String,
+        /// Absolute path in the step.
+        target: String,
+        /// `rw`: writes are thrown away.
+        writable: bool,
+    },
+}
+
+/// A file that the Dockerfile itself holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InlineFile {
+    /// File name.
+    pub name: String,
+    /// Content after expansion.
+    pub content: String,
+}
+
+/// Where COPY takes its files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CopySource {
+    /// The main context (`None`) or a named directory context.
+    Context(Option<String>),
+    /// The result of another vertex (a stage or an image).
+    Vertex(VertexId),
+}
+
+/// `COPY`, `ADD` of local files.
+#[derive(Clone, Debug)]
+pub struct CopyOp {
+    /// Where the sources are found.
+    pub source: CopySource,
+    /// Sources after expansion, cleaned: relative to the source's root, may hold wildcards.
+    pub sources: Vec<String>,
+    /// Heredoc files to write besides the sources.
+    pub inline: Vec<InlineFile>,
+    /// Absolute destination. A trailing `/` says that it is a directory.
+    pub destination: String,
+    /// `--chown` after expansion, as written (`user`, `1:2`, `user:group`).
+    pub chown: Option<String>,
+    /// `--chmod` after expansion: octal bits.
+    pub chmod: Option<u32>,
+    /// `ADD`: local tar archives are unpacked.
+    pub unpack_archives: bool,
+    /// `--exclude` patterns.
+    pub exclude: Vec<String>,
+    /// `--parents`
+    pub parents: bool,
+    /// `--link`
+    pub link: bool,
+    /// `COPY` or `ADD`, for texts.
+    pub instruction: &'static str,
+}
+
+/// `WORKDIR`.
+#[derive(Clone, Debug)]
+pub struct WorkdirOp {
+    /// Absolute path to create.
+    pub path: String,
+    /// USER as written at that point: owner of what is created (as BuildKit does).
+    pub user: String,
+}

@@ -1,0 +1,3 @@
+//! One isolated process.
+
+pub mod sys;

@@ -1,0 +1,3 @@
+//! Graph → layers.
+
+pub mod event;

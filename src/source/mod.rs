@@ -1,0 +1,7 @@
+//! Where bytes come from.
+
+pub mod archive;
+pub mod context;
+pub mod ignore;
+pub mod registry;
+pub mod statcache;
