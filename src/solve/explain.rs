@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use shale_cache::{KeyParts, KeyPartValue as Value};
+use shale_cache::{KeyParts, KeyValue as Value};
 
 /// Why no record fitted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub enum MissReason {
 /// Compares the parts of the last run with those of now; pure.
 pub fn between(last: Option<&KeyParts>, now: &KeyParts) -> MissReason {
     let Some(last) = last else { return MissReason::NeverBuilt };
-    let names = now.iter().chain(last.iter()).map(|(name, _)| name);
+    let names = now.parts().iter().chain(last.parts()).map(|(name, _)| name.as_str());
     // The parent is first in every key and differs whenever an earlier step does: name it only if nothing else differs.
     let (parents, others): (Vec<&str>, Vec<&str>) = names.partition(|name| *name == "parent");
     for name in others.into_iter().chain(parents) {

@@ -2,7 +2,7 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use shale_cache::{KeyParts, Lookup, StepRecord, StepSite};
+use shale_cache::{KeyParts, KnownLayer, Lookup, Patience, StepRecord, StepSite, Waiting};
 
 use super::event::{Event, Reporter};
 use super::explain::{self, MissReason};
@@ -72,11 +72,12 @@ fn look<E: Executor>(solver: &Solver<'_, E>, step: &Step<'_>, parts: &KeyParts, 
         return Ok(Found::Nothing(None));
     }
     let task = step.task;
-    let waiting = |pid: Option<u32>| {
-        let who = pid.map_or_else(|| "another build".into(), |pid| format!("the build of process {pid}"));
+    let mut on_wait = |waiting: &Waiting| {
+        let who = waiting.holder_pid.map_or_else(|| "another build".into(), |pid| format!("the build of process {pid}"));
         reporter.report(Event::Note { task, text: format!("waiting for {who}, which runs the same step") });
     };
-    Ok(match solver.store.steps().lookup(&key, &waiting)? {
+    let mut patience = Patience { on_wait: &mut on_wait, keep_waiting: &|| !solver.executor.is_cancelled() };
+    Ok(match solver.store.steps().lookup_with(&key, &mut patience)? {
         Lookup::Hit(record) => Found::Record(record),
         Lookup::Miss(lock) => Found::Nothing(Some(lock)),
     })
@@ -123,7 +124,8 @@ fn record<E: Executor>(
         record.layer = known.layer;
         (record.created_secs, record.created_nanos) = (known.created_secs, known.created_nanos);
     } else {
-        layers.set_by_content(&made.content, &made.layer, record.created_secs, record.created_nanos)?;
+        let known = KnownLayer { layer: record.layer, created_secs: record.created_secs, created_nanos: record.created_nanos };
+        layers.set_by_content(&made.content, &known)?;
     }
     Ok(record)
 }
