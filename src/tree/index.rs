@@ -22,6 +22,8 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use shale_cache::{ContentId, LayerId};
+
 use super::entry::{Entry, Kind, Mtime, cmp_paths};
 use super::record::{Cursor, LINKED, OPAQUE, RECORD, Record, encode_record, tag, u32_at, u64_at};
 
@@ -235,12 +237,12 @@ impl Index {
     }
 
     /// The layer's id: the hash of the encoded form with its true times.
-    pub fn layer_id(&self) -> [u8; 32] {
-        *blake3::hash(&self.bytes).as_bytes()
+    pub fn layer_id(&self) -> LayerId {
+        LayerId::of_index(&self.bytes)
     }
 
     /// The id of what the layer holds, with each mtime inside `window` (both ends included) taken as "now".
-    pub fn content_id(&self, window: Option<(Mtime, Mtime)>) -> [u8; 32] {
+    pub fn content_id(&self, window: Option<(Mtime, Mtime)>) -> ContentId {
         self.hash_content("shale 2026 layer content, fresh times as now", |mtime| {
             let fresh = window.is_some_and(|(from, to)| from <= mtime && mtime <= to);
             (!fresh).then_some(mtime)
@@ -248,12 +250,12 @@ impl Index {
     }
 
     /// The id of what the layer holds, whatever its times.
-    pub fn content_id_without_mtimes(&self) -> [u8; 32] {
+    pub fn content_id_without_mtimes(&self) -> ContentId {
         self.hash_content("shale 2026 layer content, without times", |_| None)
     }
 
     /// Hashes every record; `keep` says which time enters. The inline section is a function of the records.
-    fn hash_content(&self, domain: &str, keep: impl Fn(Mtime) -> Option<Mtime>) -> [u8; 32] {
+    fn hash_content(&self, domain: &str, keep: impl Fn(Mtime) -> Option<Mtime>) -> ContentId {
         let mut hasher = blake3::Hasher::new_derive_key(domain);
         for i in 0..self.count {
             let record = &self.bytes[self.offset(i)..self.offset(i + 1)];
@@ -268,7 +270,7 @@ impl Index {
             }
             hasher.update(&record[24..]);
         }
-        *hasher.finalize().as_bytes()
+        ContentId::from_bytes(*hasher.finalize().as_bytes())
     }
 
     fn offset(&self, i: usize) -> usize {
