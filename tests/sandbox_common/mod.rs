@@ -35,7 +35,7 @@ impl Bench {
         let base = dir.path().join("base/fs");
         fs::create_dir_all(&base).unwrap();
         fill(&base);
-        match Worker::start(&config(dir.path())) {
+        match start(dir.path()) {
             Ok(worker) => Some(Self { dir, worker, next: AtomicUsize::new(0) }),
             Err(SandboxError::Refused(refusal)) => {
                 println!("SKIPPED sandbox: {refusal}");
@@ -107,9 +107,12 @@ impl Bench {
     }
 }
 
-pub(crate) fn config(store: &Path) -> WorkerConfig {
-    let program = std::env::var_os(WORKER).map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_shale")), PathBuf::from);
-    WorkerConfig { store_root: store.to_owned(), program: Some(program) }
+pub(crate) fn program() -> PathBuf {
+    std::env::var_os(WORKER).map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_shale")), PathBuf::from)
+}
+
+pub(crate) fn start(store: &Path) -> Result<Worker, SandboxError> {
+    Worker::start_program(&program(), &WorkerConfig { store_root: store.to_owned() })
 }
 
 /// A small root: busybox with its links, accounts.
