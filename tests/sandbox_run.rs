@@ -4,7 +4,6 @@ mod sandbox_common;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::process::Command;
 
 use sandbox_common::{Bench, WORKER, program};
 use shale::plan::graph::NetworkMode;
@@ -76,7 +75,8 @@ fn the_user_its_groups_and_its_privileges() {
     ] {
         assert!(root.contains(line), "{line} is not in:\n{root}");
     }
-    let mut request = bench.sh_request(&format!("{status}; id; umask; touch /tmp/mine; stat -c %u:%g /tmp/mine; touch /etc/x || echo refused"));
+    let mut request =
+        bench.sh_request(&format!("{status}; id; umask; touch /tmp/mine; stat -c %u:%g /tmp/mine; touch /etc/x || echo refused"));
     (request.uid, request.gid, request.groups) = (1000, 1001, vec![1001, 5, 44]);
     let ran = bench.run(request);
     for line in [
@@ -98,7 +98,8 @@ fn forbidden_calls_fail() {
     let Some(bench) = Bench::new() else { return };
     let refused = |script: &str| {
         let ran = bench.sh(&format!("{script} 2>&1"));
-        assert!(ran.exit != Exit::Code(0) && ran.stdout.to_lowercase().contains("not permitted"), "{script}: {ran:?}");
+        let refusal = ["not permitted", "ermission denied"].iter().any(|words| ran.stdout.contains(words));
+        assert!(ran.exit != Exit::Code(0) && refusal, "{script}: {ran:?}");
     };
     refused("mount -t tmpfs none /tmp");
     refused("unshare -U true");
@@ -106,14 +107,16 @@ fn forbidden_calls_fail() {
     refused("umount /proc");
     refused("hostname other");
     refused("mount -o remount,rw /sys");
-    let ran = bench.sh("chroot / /bin/true && mknod /tmp/fifo p && ping -c 1 -w 1 127.0.0.1 >/dev/null; dmesg >/dev/null 2>&1 || echo no dmesg");
+    let ran =
+        bench.sh("chroot / /bin/true && mknod /tmp/fifo p && ping -c 1 -w 1 127.0.0.1 >/dev/null; dmesg >/dev/null 2>&1 || echo no dmesg");
     assert_eq!(ran.stdout, "no dmesg\n", "{ran:?}");
 }
 
 #[test]
 fn the_mounts_are_those_of_buildkit() {
     let Some(bench) = Bench::new() else { return };
-    let mut request = bench.sh_request("cat /proc/self/mountinfo; ls -l /dev; df -k /dev/shm /dev | cat; stat -c '%a %U' /dev /dev/shm /dev/null");
+    let mut request =
+        bench.sh_request("cat /proc/self/mountinfo; ls -l /dev; df -k /dev/shm /dev | cat; stat -c '%a %U' /dev /dev/shm /dev/null");
     request.shm_size_bytes = Some(1 << 20);
     let text = bench.run(request).stdout;
     // Mount point, type and options of each mount.
@@ -136,7 +139,6 @@ fn the_mounts_are_those_of_buildkit() {
         ("/sys", "sysfs", "ro,nosuid,nodev,noexec"),
         ("/proc/sys", "proc", "ro,nosuid,nodev,noexec"),
         ("/proc/bus", "proc", "ro,nosuid,nodev,noexec"),
-        ("/proc/sysrq-trigger", "proc", "ro,nosuid,nodev,noexec"),
     ] {
         let found = find(point);
         assert_eq!(found.1, kind, "{point}");
@@ -149,7 +151,8 @@ fn the_mounts_are_those_of_buildkit() {
     }
     assert!(mounts.iter().all(|m| m.0 != "/run" && m.0 != "/etc/hostname"));
     assert!(mounts.iter().filter(|m| m.0.starts_with("/sys")).all(|m| m.2.starts_with("ro")), "{mounts:?}");
-    for name in ["null", "zero", "full", "random", "urandom", "tty", "ptmx -> pts/ptmx", "fd -> /proc/self/fd", "stdin -> /proc/self/fd/0"] {
+    for name in ["null", "zero", "full", "random", "urandom", "tty", "ptmx -> pts/ptmx", "fd -> /proc/self/fd", "stdin -> /proc/self/fd/0"]
+    {
         assert!(text.contains(name), "{name} is not in:\n{text}");
     }
     assert!(text.contains("755 root\n1777 root\n666 "), "{text}");
@@ -178,12 +181,12 @@ fn nothing_of_the_machine_leaks() {
     let Some(bench) = Bench::new() else { return };
     let env = bench.out("env | sort");
     assert!(env.lines().all(|l| ["PATH=", "HOME=", "PWD=", "SHLVL=", "_="].iter().any(|p| l.starts_with(p))), "{env}");
-    assert_eq!(bench.out("ls -l /proc/self/fd | grep -vE ' (0|1|2) ->|/proc/[0-9]+/fd|^total' | cat"), "");
+    assert_eq!(bench.out("ls /proc/1/fd; true"), "0\n1\n2\n");
     assert_eq!(bench.out("readlink /proc/self/fd/0; echo $$; ls -d /proc/[0-9]* | wc -l"), "/dev/null\n1\n3\n");
     assert_eq!(bench.out("readlink /proc/1/root; readlink /proc/1/cwd; [ -e /proc/1/root/work ] || echo none"), "/\n/\nnone\n");
     assert_eq!(bench.out("hostname; cat /etc/hosts /etc/resolv.conf"), "buildkitsandbox\n127.0.0.1\tlocalhost\nnameserver 192.0.2.1\n");
     assert_eq!(bench.out("grep -E '^(SigBlk|SigIgn|SigCgt)' /proc/self/status | tr -d '\\t'"), zero_signals());
-    assert_eq!(bench.out("ps -o sid= 2>/dev/null | head -1 | tr -d ' '; tty"), bench.out("ps -o sid= 2>/dev/null | head -1 | tr -d ' '; tty || true"));
+    assert_eq!(bench.out("cut -d ' ' -f 6,7 /proc/1/stat"), "1 0\n", "a session of its own, no terminal");
 }
 
 fn zero_signals() -> &'static str {
@@ -202,11 +205,7 @@ fn hosts_limits_files_and_the_network() {
     ];
     request.network = NetworkMode::None;
     let ran = bench.run(request);
-    assert_eq!(
-        ran.stdout,
-        "127.0.0.1\tlocalhost\n10.0.0.7\tdb\n100\n200\nwent /run/scripts/go\nheredoc\nlo\n1\n",
-        "{ran:?}"
-    );
+    assert_eq!(ran.stdout, "127.0.0.1\tlocalhost\n10.0.0.7\tdb\n100\n200\nwent /run/scripts/go\nheredoc\nlo\n1\n", "{ran:?}");
     let mut request = bench.sh_request("true");
     request.ulimits = vec![Ulimit { name: "nonsense".to_owned(), soft: 1, hard: 1 }];
     assert!(bench.try_run(request, &Cancel::new().unwrap()).is_err());
@@ -272,34 +271,9 @@ fn the_program_outside_cannot_be_written_through_proc() {
     assert_eq!(fs::metadata(program()).unwrap().len(), before);
 }
 
-/// Everything here once more without privileges, in a copy of this program that uid 2000 may read and start.
 #[test]
 fn as_an_ordinary_user() {
-    if !rustix::process::geteuid().is_root() || std::env::var_os(WORKER).is_some() {
-        return;
+    if std::env::var_os(WORKER).is_none() {
+        sandbox_common::again_as_an_ordinary_user();
     }
-    let home = tempfile::tempdir().unwrap();
-    let at = |name: &str| home.path().join(name);
-    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    fs::create_dir(at("tmp")).unwrap();
-    fs::set_permissions(at("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
-    fs::copy(std::env::current_exe().unwrap(), at("tests")).unwrap();
-    fs::copy(program(), at("shale")).unwrap();
-    for name in ["passwd", "group", "subuid", "subgid"] {
-        let line = if name.starts_with("sub") { "rig:200000:65536\n" } else { "rig:x:2000:2000::/:/bin/sh\n" };
-        let old = fs::read_to_string(format!("/etc/{name}")).unwrap_or_default();
-        fs::write(at(name), format!("{old}{line}")).unwrap();
-    }
-    let script = "for f in passwd group subuid subgid; do [ -e /etc/$f ] || exit 77; mount --bind $1/$f /etc/$f || exit 77; done
-        exec setpriv --reuid 2000 --regid 2000 --clear-groups env -i PATH=\"$PATH\" TMPDIR=$1/tmp SHALE_TEST_WORKER=$1/shale $1/tests --test-threads 2";
-    let status = Command::new("unshare")
-        .args(["-m", "--propagation", "private", "sh", "-c", script, "sh"])
-        .arg(home.path())
-        .status()
-        .unwrap();
-    if status.code() == Some(77) {
-        println!("SKIPPED as_an_ordinary_user: the account files cannot be bound over");
-        return;
-    }
-    assert!(status.success(), "the tests fail for an ordinary user");
 }
