@@ -16,7 +16,7 @@ use super::child::{self, Prepared, Word};
 use super::mounts::{BoundFile, FIXED_TARGETS};
 use super::spec::{Exit, RunRequest};
 use super::targets::{self, Shape};
-use super::{Deed, Failure, stop, sys};
+use super::{Deed, Failure, mounts, overlay, seccomp, stop, sys};
 use crate::tree::entry::Mtime;
 
 /// What a step left behind.
@@ -183,4 +183,25 @@ fn attend(init: Pid, init_fd: &OwnedFd, mut status: File, asker: &mut dyn Asker)
         (_, signal) => Exit::Signal(signal.unwrap_or(libc::SIGKILL)),
     };
     Ok((exit, words))
+}
+
+/// The overlay of a step in a fresh directory.
+pub(crate) fn try_overlay(dir: &Path) -> Result<(), Failure> {
+    let at = |name: &str| dir.join(name);
+    for name in ["lower", "upper", "work", "root"] {
+        fs::create_dir(at(name)).deed_on("make the directory", at(name))?;
+    }
+    overlay::mount_at(&[at("lower")], &at("upper"), &at("work"), &at("root"))?;
+    // Where the upper directory cannot be written to, the mount may work all the same, read-only.
+    fs::write(at("root").join("file"), "").deed_on("write to the overlay at", at("root"))
+}
+
+/// A new procfs.
+pub(crate) fn try_procfs() -> Result<(), Failure> {
+    mounts::try_procfs()
+}
+
+/// The filter of a step.
+pub(crate) fn try_seccomp() -> Result<(), Failure> {
+    seccomp::install().deed("seccomp(SET_MODE_FILTER)")
 }

@@ -262,6 +262,11 @@ fn fresh(kind: &str, options: &[(&str, &str)], attributes: u64) -> Result<OwnedF
     fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(|e| ("mount the file system", e))
 }
 
+/// Whether a new procfs is allowed.
+pub(super) fn try_procfs() -> Result<(), Failure> {
+    new("proc", &[], NOSUID | NODEV | NOEXEC).map(drop)
+}
+
 fn new(kind: &str, options: &[(&str, &str)], attributes: u64) -> Result<OwnedFd, Failure> {
     fresh(kind, options, attributes).map_err(|(deed, error)| Failure::call(deed, Some(Path::new(kind)), error))
 }

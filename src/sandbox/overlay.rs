@@ -14,10 +14,17 @@ use rustix::mount::{
     fsconfig_set_string, fsmount, fsopen, mount, move_mount,
 };
 
-use super::{Deed, Failure};
+use super::{Deed, Failure, SandboxError};
 
 /// The kernel's limit on the number of lower layers.
 pub(crate) const MAX_LOWERS: usize = 500;
+
+const CREATE: &str = "create the overlay";
+
+/// Whether the kernel refused to make an overlay of the directories it was given.
+pub(crate) fn overlay_failed(error: &SandboxError) -> bool {
+    matches!(error, SandboxError::Worker { deed, .. } if deed == CREATE)
+}
 
 /// Mounts the layers (top-most first) and the upper directory at `target`.
 pub(super) fn mount_at(lowers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> Result<(), Failure> {
@@ -62,7 +69,7 @@ fn new_api(lowers: &[File], upper: &File, work: &File) -> Result<OwnedFd, Step> 
     }
     directory_option(&fs, "upperdir", upper)?;
     directory_option(&fs, "workdir", work)?;
-    fsconfig_create(fs.as_fd()).deed("create the overlay")?;
+    fsconfig_create(fs.as_fd()).deed(CREATE)?;
     Ok(fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).deed("mount the overlay")?)
 }
 

@@ -7,11 +7,15 @@
 //! Nothing survives anything: the end of the main process closes the control socket, on which the inner one ends, and with it
 //! everything in its pid namespace; the end of the outer one kills the inner one.
 
+mod capture;
 mod inner;
+mod layers;
 mod outer;
+mod probe;
 mod protocol;
 mod relay;
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -22,13 +26,18 @@ use std::sync::Mutex;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::geteuid;
-use shale_cache::MapId;
 
+use crate::layer::compress::PackNumbers;
 use crate::sandbox::ids::{IdMaps, IdsError};
-use crate::sandbox::{Failure, SandboxError, ladder};
+use crate::sandbox::ladder::Report;
+use crate::sandbox::{Failure, SandboxError, overlay_failed};
 use crate::solve::event::Stream;
 use crate::tree::entry::Mtime;
 use protocol::{Reply, Request, Start};
+
+pub use layers::{From, Packing, To, WriteLayer, gathered, pack};
+
+pub use probe::probe;
 
 pub use crate::sandbox::{Cancel, Exit, LowerLayer, RunRequest, Ulimit};
 
@@ -44,7 +53,7 @@ pub fn hook() {
     match args.next().as_ref().and_then(|role| role.to_str()) {
         Some(outer::ROLE) => outer::main(),
         Some(inner::ROLE) => inner::main(),
-        Some(ladder::ROLE) => ladder::main(),
+        Some(probe::ROLE) => probe::main(),
         _ => crate::sandbox::sys::exit_now(64),
     }
 }
@@ -54,6 +63,8 @@ pub fn hook() {
 pub struct WorkerConfig {
     /// The store that it works in.
     pub store_root: PathBuf,
+    /// The program to start; ourselves if not given.
+    pub program: Option<PathBuf>,
 }
 
 /// What a RUN left.
@@ -74,27 +85,24 @@ pub struct RunDone {
 pub struct Worker {
     control: OwnedFd,
     child: Mutex<Child>,
-    map_id: MapId,
+    map_id: String,
+    config: WorkerConfig,
 }
 
 impl Worker {
     /// Starts it. If this machine does not let us, the error says what it is that refuses and what to change.
     pub fn start(config: &WorkerConfig) -> Result<Self, SandboxError> {
-        Self::start_program(Path::new("/proc/self/exe"), config)
+        Self::try_start(config).map_err(|error| explain(error, config))
     }
 
-    /// The same with another program than ourselves, which must call [`hook`] first: for tests, whose own program does not.
-    pub fn start_program(program: &Path, config: &WorkerConfig) -> Result<Self, SandboxError> {
-        Self::try_start(program).map_err(|error| ladder::explain(error, program, config))
-    }
-
-    fn try_start(program: &Path) -> Result<Self, StartError> {
+    fn try_start(config: &WorkerConfig) -> Result<Self, StartError> {
         let ours = IdMaps::current()?;
         if geteuid().is_root() && !ours.has_many() {
             return Err(StartError::SingleId);
         }
         let (control, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|e| SandboxError::call("make a socket pair", e))?;
+        let program = config.program.clone().unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
         let mut child = Command::new(program)
             .arg0(NAME)
             .arg(outer::ROLE)
@@ -105,7 +113,7 @@ impl Worker {
             .spawn()
             .map_err(|e| SandboxError::call("start the worker process", e))?;
         match introduce(&control, child.id(), &ours) {
-            Ok(map_id) => Ok(Self { control, child: Mutex::new(child), map_id }),
+            Ok(map_id) => Ok(Self { control, child: Mutex::new(child), map_id, config: config.clone() }),
             Err(error) => {
                 drop(control);
                 // It ends on the closed socket. Its status says nothing that the error does not.
@@ -116,8 +124,18 @@ impl Worker {
     }
 
     /// Names the id map that unpacked layers are made under.
-    pub fn map_id(&self) -> MapId {
+    pub fn map_id(&self) -> String {
         self.map_id.clone()
+    }
+
+    /// The name of the id map that a worker of ours would have, without starting one.
+    pub fn map_id_here() -> Result<String, SandboxError> {
+        let maps = || -> Result<String, IdsError> {
+            let ours = IdMaps::current()?;
+            let theirs = if geteuid().is_root() { ours.identity() } else { IdMaps::of_caller()? };
+            Ok(theirs.map_id(&ours))
+        };
+        maps().map_err(|error| SandboxError::Other(error.to_string()))
     }
 
     /// The worker's process, for tests.
@@ -129,7 +147,36 @@ impl Worker {
     pub fn run(&self, request: RunRequest, output: &mut dyn FnMut(Stream, &[u8]), cancel: &Cancel) -> Result<RunDone, SandboxError> {
         let pipes = relay::Pipes::new().map_err(|e| SandboxError::call("make pipes for a step's output", e))?;
         let socket = self.ask(&Request::Run(Box::new(request)), &[pipes.stdout.1.as_fd(), pipes.stderr.1.as_fd()])?;
-        relay::run(&socket, pipes, output, cancel)
+        // The worker starts without looking at the store, so what is wrong with that shows here.
+        relay::run(&socket, pipes, output, cancel).map_err(|error| if overlay_failed(&error) { refusal_or(error, &self.config) } else { error })
+    }
+
+    /// Unpacks a blob into a fresh directory of the store's `tmp/`; returns the encoded index.
+    pub fn unpack(&self, blob: &File, dest: &Path) -> Result<Vec<u8>, SandboxError> {
+        let socket = self.ask(&Request::Unpack(dest.to_owned()), &[blob.as_fd()])?;
+        match next_reply(&socket)? {
+            (Reply::Unpacked, index) => Ok(index),
+            (other, _) => Err(unexpected(other)),
+        }
+    }
+
+    /// Writes a layer in another form. `out` takes a packed form, `packed` is the source of [`From::Packed`].
+    pub fn write(&self, request: WriteLayer, out: Option<&File>, packed: Option<&File>) -> Result<Option<PackNumbers>, SandboxError> {
+        let fds: Vec<BorrowedFd<'_>> = out.into_iter().chain(packed).map(AsFd::as_fd).collect();
+        let socket = self.ask(&Request::Write(Box::new(request)), &fds)?;
+        match next_reply(&socket)? {
+            (Reply::Written(numbers), _) => Ok(numbers),
+            (other, _) => Err(unexpected(other)),
+        }
+    }
+
+    /// Reads whole contents by path.
+    pub fn read(&self, from: From, paths: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, SandboxError> {
+        let socket = self.ask(&Request::Read(Box::new(from), paths.to_vec()), &[])?;
+        match next_reply(&socket)? {
+            (Reply::Contents(read), _) => Ok(read),
+            (other, _) => Err(unexpected(other)),
+        }
     }
 
     /// Deletes trees, whoever owns what is in them.
@@ -174,20 +221,20 @@ pub(crate) enum StartError {
     Other(SandboxError),
 }
 
-impl From<IdsError> for StartError {
+impl std::convert::From<IdsError> for StartError {
     fn from(error: IdsError) -> Self {
         Self::Ids(error)
     }
 }
 
-impl From<SandboxError> for StartError {
+impl std::convert::From<SandboxError> for StartError {
     fn from(error: SandboxError) -> Self {
         Self::Other(error)
     }
 }
 
 /// Goes through the worker's start, until it is ready. Returns the name of the id map.
-fn introduce(control: &OwnedFd, pid: u32, ours: &IdMaps) -> Result<MapId, StartError> {
+fn introduce(control: &OwnedFd, pid: u32, ours: &IdMaps) -> Result<String, StartError> {
     let mut theirs = ours.identity();
     loop {
         let word = protocol::receive_start(control).map_err(|e| SandboxError::call("hear from the worker", e))?;
@@ -205,6 +252,25 @@ fn introduce(control: &OwnedFd, pid: u32, ours: &IdMaps) -> Result<MapId, StartE
             Some(Start::Failed(failure)) => return Err(StartError::Refused(failure)),
             Some(Start::Mapped) | None => return Err(SandboxError::Gone("while it started").into()),
         }
+    }
+}
+
+/// Says what it means that a worker did not start, by trying out everything that it needs.
+fn explain(error: StartError, config: &WorkerConfig) -> SandboxError {
+    let plain = match error {
+        StartError::Other(error) => return error,
+        StartError::Refused(failure) => failure.into(),
+        StartError::Ids(error) => SandboxError::Other(error.to_string()),
+        StartError::SingleId => SandboxError::Other("the user namespace that shale runs in maps a single id".to_owned()),
+    };
+    refusal_or(plain, config)
+}
+
+/// The refusal that a probe finds, else the error as it is.
+fn refusal_or(error: SandboxError, config: &WorkerConfig) -> SandboxError {
+    match probe(config) {
+        Ok(Report { refusal: Some(refusal), .. }) => SandboxError::Refused(Box::new(refusal)),
+        _ => error,
     }
 }
 

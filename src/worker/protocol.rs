@@ -94,12 +94,12 @@ pub(super) fn receive_with_fds(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::
 }
 
 /// Sends a value as one message of the control socket.
-pub(super) fn send_start(socket: impl AsFd, value: &Start) -> io::Result<()> {
+pub(super) fn send_start(socket: impl AsFd, value: &impl Serialize) -> io::Result<()> {
     send_with_fds(socket.as_fd(), &serde_json::to_vec(value)?, &[])
 }
 
 /// Receives a value from the control socket; `None` when it is closed.
-pub(super) fn receive_start(socket: impl AsFd) -> io::Result<Option<Start>> {
+pub(super) fn receive_start<T: DeserializeOwned>(socket: impl AsFd) -> io::Result<Option<T>> {
     let mut bytes = [0; 4096];
     let (len, _) = receive_with_fds(socket.as_fd(), &mut bytes)?;
     if len == 0 { Ok(None) } else { Ok(Some(serde_json::from_slice(&bytes[..len])?)) }
