@@ -167,3 +167,50 @@ impl Removal {
 fn allocated(stat: &Stat) -> u64 {
     stat.st_blocks as u64 * 512
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn trees_of_any_depth_go() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let top = dir.path().join("top");
+        fs::create_dir(&top).expect("a directory");
+        // A path of this depth cannot be named in one call, so the tree is put together from the inside.
+        for depth in 0..3000 {
+            let (next, inner) = (dir.path().join("next"), dir.path().join(if depth == 0 { "top" } else { "at" }));
+            fs::create_dir(&next).expect("a directory");
+            fs::write(next.join(".shale-deep-1"), "in the way").expect("a file");
+            fs::rename(inner, next.join("d")).expect("moved");
+            fs::rename(next, dir.path().join("at")).expect("moved");
+        }
+        let removed = remove_tree(&dir.path().join("at"));
+        assert_eq!((removed.is_incomplete, removed.files), (false, 3000));
+        assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 0);
+    }
+
+    #[test]
+    fn links_are_not_followed_and_blocks_are_counted_once() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (outside, top) = (dir.path().join("outside"), dir.path().join("top"));
+        fs::create_dir_all(outside.join("kept")).expect("a directory");
+        fs::create_dir_all(top.join("sub")).expect("a directory");
+        std::os::unix::fs::symlink(&outside, top.join("link")).expect("a link");
+        fs::write(top.join("a"), [1; 8192]).expect("a file");
+        fs::hard_link(top.join("a"), top.join("sub/b")).expect("a link");
+        let removed = remove_tree(&top);
+        assert!(outside.join("kept").exists());
+        assert!(!top.exists());
+        assert_eq!((removed.files, removed.is_incomplete), (3, false));
+        assert!((8192..65536).contains(&removed.bytes), "{removed:?}");
+
+        std::os::unix::fs::symlink(&outside, &top).expect("a link");
+        assert_eq!(remove_tree(&top), Removed { files: 1, ..Removed::default() });
+        assert!(outside.join("kept").exists());
+        assert_eq!(remove_tree(&top), Removed::default());
+        assert_eq!(remove_tree(&top.join("no/where")), Removed::default());
+    }
+}
