@@ -89,12 +89,19 @@ impl<'a> Layers<'a> {
             return Ok(layer);
         }
         let dir = self.store.scratch()?.fresh();
-        make_dir(&dir)?;
-        let made = Made { size_bytes: index.len() as u64 };
-        std::fs::write(dir.join("index"), index).map_err(|error| StoreError::io("write", &self.index_path(&layer), error))?;
-        self.store.write_entry(entry::MADE, &dir.join("made"), &made)?;
-        self.install(&dir, &self.dir(&layer), || self.has_index(&layer))?;
-        Ok(layer)
+        let installed = self.write_index(&dir, index).and_then(|()| self.install(&dir, &self.dir(&layer), || self.has_index(&layer)));
+        if installed.is_err() {
+            // On a full disk half an index is in the way of everybody.
+            self.store.discard(&dir);
+        }
+        installed.map(|()| layer)
+    }
+
+    fn write_index(self, dir: &Path, index: &[u8]) -> Result<(), StoreError> {
+        make_dir(dir)?;
+        let path = dir.join("index");
+        std::fs::write(&path, index).map_err(|error| StoreError::io("write", &path, error))?;
+        self.store.write_entry(entry::MADE, &dir.join("made"), &Made { size_bytes: index.len() as u64 })
     }
 
     /// Where the index is, if it is there.
