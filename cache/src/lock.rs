@@ -97,9 +97,11 @@ impl FileLock {
     }
 
     fn held(mut file: File, path: &Path) -> Self {
-        // The pid only serves a message to whoever waits: a full disk must not stop a build here.
-        let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
-        drop(written);
+        // The pid only serves a message to whoever waits: a full disk must not stop a build here. A file that is new is not
+        // truncated: ext4 would write it to the disk at once when it is closed.
+        let is_new = file.metadata().is_ok_and(|meta| meta.len() == 0);
+        let emptied = if is_new { Ok(()) } else { file.set_len(0).and_then(|()| file.rewind()) };
+        drop(emptied.and_then(|()| writeln!(file, "{}", std::process::id())));
         Self { file, path: path.to_owned() }
     }
 }
