@@ -188,8 +188,11 @@ mod tests {
             fs::rename(inner, next.join(&name)).expect("moved");
             fs::rename(next, dir.path().join("at")).expect("moved");
         }
-        let removed = remove_tree(&dir.path().join("at"));
-        assert_eq!((removed.is_incomplete, removed.files), (false, 200));
+        let parent = rustix::fs::open(dir.path(), DIRECTORY, Mode::empty()).expect("opened");
+        let mut removal = Removal::default();
+        removal.remove_top(parent.as_fd(), c"at");
+        assert_eq!((removal.removed.is_incomplete, removal.removed.files), (false, 200));
+        assert!(removal.moves > 2, "no more than {DEEPEST} directories are open at a time");
         assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 0);
     }
 

@@ -204,5 +204,5 @@ fn a_full_disk_is_named_and_leaves_nothing() {
     assert_eq!(writer.write_all(&big).expect_err("too big").kind(), std::io::ErrorKind::StorageFull);
     drop(writer);
     assert_eq!(store.blobs().size(&fits).expect("looked"), Some(1024));
-    store.blobs().put(&[3; 100_000]).expect("what failed left its space");
+    store.blobs().put(&vec![3; 100_000]).expect("what failed left its space");
 }

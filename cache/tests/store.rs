@@ -367,7 +367,7 @@ fn very_long_names_have_their_own_files() {
     assert_eq!(store.images().names_of(&a.id).expect("looked"), [long("a")]);
 }
 
-/// Everything that a build leaves, and an image of two layers: one packed, one only unpacked.
+/// Everything that a build leaves, and an image of two layers: one packed, one that the image only knows by its index.
 fn build(store: &Store) -> ImageRecord {
     let mut layers = Vec::new();
     for number in 0..3 {
@@ -382,8 +382,10 @@ fn build(store: &Store) -> ImageRecord {
         record.key = record.parts.key();
         store.steps().put(&record).expect("put");
         store.layers().set_by_content(&record.content, &layer).expect("set");
-        let blob = (number != 1).then(|| pack(store, &layer, format!("tar {number}").as_bytes()).1);
-        let blob = blob.map(|packed| BlobRef { digest: packed.blob, size_bytes: packed.size_bytes, media_type: packed.media_type });
+        let packed = pack(store, &layer, format!("tar {number}").as_bytes()).1;
+        let blob = BlobRef { digest: packed.blob, size_bytes: packed.size_bytes, media_type: packed.media_type };
+        // The image of the second layer was made before the layer was packed.
+        let blob = (number != 1).then_some(blob);
         layers.push(ImageLayer { diff_id, layer: Some(layer), blob });
     }
     // The third layer belongs to a stage that no image has.
@@ -420,6 +422,8 @@ fn pruning_keeps_images_and_nothing_else() {
     assert!(store.blobs().size(blob).expect("looked").is_some());
     assert!(!store.layers().has_fs(&layer(0), &map()).expect("looked"), "it can be made from the blob");
     assert!(store.layers().has_fs(&layer(1), &map()).expect("looked"), "it cannot be made from anything");
+    assert_eq!(files(&store.root().join(format!("layers/{}/packed", layer(1)))).len(), 1, "its packed form stays noted");
+    assert!(store.blobs().size(&OciDigest::sha256_of(b"tar 1")).expect("looked").is_some(), "and there");
     assert_eq!(store.layers().by_diff(&image.layers[1].diff_id).expect("looked"), Some(layer(1)));
     for gone in ["steps", "lists", "by-content", "contexts", "mounts", "trash", "locks"] {
         assert_eq!(files(&store.root().join(gone)), [""; 0], "{gone}");
@@ -444,7 +448,7 @@ fn usage_counts_each_part() {
     let before = store.usage().expect("counted");
     assert!(before.blobs_bytes > 0 && before.indexes_bytes > 0 && before.unpacked_bytes > 0 && before.records_bytes > 0, "{before:?}");
     assert!(before.images_bytes > 0 && before.mounts_bytes > 0 && before.builds_bytes > 0, "{before:?}");
-    store.blobs().put(&[1; 1 << 20]).expect("put");
+    store.blobs().put(&vec![1; 1 << 20]).expect("put");
     let after = store.usage().expect("counted");
     assert!(after.blobs_bytes >= before.blobs_bytes + (1 << 20), "{after:?}");
     assert_eq!(after.unpacked_bytes, before.unpacked_bytes);
@@ -478,4 +482,15 @@ fn threads_commit_the_same_things() {
     });
     assert_eq!(made.into_inner(), 20, "each step was made once");
     assert_eq!(files(&store.root().join("locks")), [""; 0]);
+}
+
+/// The scheduler hands these from thread to thread.
+#[test]
+fn handles_may_be_shared_between_threads() {
+    fn check<T: Send + Sync>() {}
+    check::<Store>();
+    check::<Lookup>();
+    check::<shale_cache::TmpDir>();
+    check::<shale_cache::Lease>();
+    check::<shale_cache::BlobWriter>();
 }
