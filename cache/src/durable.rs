@@ -159,7 +159,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::testing::{index, map, record, tree};
+    use crate::testing::{index, known, map, record, tree};
     use crate::{Lookup, Store};
 
     const FIRST: &str = "11111111-1111-1111-1111-111111111111";
@@ -175,7 +175,7 @@ mod tests {
         let tmp = store.tmp().expect("a directory");
         store.layers().commit_fs(&layer, &map(), &tree(tmp.path(), "fs")).expect("committed");
         store.steps().put(&record(layer, 1)).expect("put");
-        store.layers().set_by_content(&record(layer, 1).content, &layer).expect("set");
+        store.layers().set_by_content(&record(layer, 1).content, &known(layer)).expect("set");
         store.blobs().put(b"a blob").expect("put")
     }
 

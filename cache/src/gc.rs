@@ -202,7 +202,9 @@ impl<'a> Gc<'a> {
         for layer in names_in(&root.join("layers"))? {
             let dir = self.layer_dir(&layer);
             entries.push(dir.join("made"));
-            entries.extend(names_in(&dir.join("packed"))?.into_iter().map(|name| dir.join("packed").join(name)));
+            for notes in [dir.join("packed"), dir.join("diff")] {
+                entries.extend(names_in(&notes)?.into_iter().map(|name| notes.join(name)));
+            }
             entries.extend(names_in(&dir.join("fs"))?.into_iter().map(|name| dir.join("fs").join(name).join("made")));
         }
         for path in entries {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{ContentId, KeyParts, LayerId, MapId, STEP_RECORD_VERSION, StepRecord, StepSite, Store};
+use crate::{ContentId, KeyParts, KnownLayer, LayerId, MapId, STEP_RECORD_VERSION, StepRecord, StepSite, Store};
 
 /// Puts an index of one byte.
 pub(crate) fn index(store: &Store, byte: u8) -> LayerId {
@@ -11,6 +11,10 @@ pub(crate) fn index(store: &Store, byte: u8) -> LayerId {
 
 pub(crate) fn map() -> MapId {
     MapId("map-1".to_owned())
+}
+
+pub(crate) fn known(layer: LayerId) -> KnownLayer {
+    KnownLayer { layer, created_secs: 1_700_000_000, created_nanos: 5 }
 }
 
 /// Makes a directory with a file in it.

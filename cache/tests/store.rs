@@ -6,7 +6,7 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
-use common::{files, map, open, record, site, tree};
+use common::{files, known, map, open, record, site, tree};
 use shale_cache::{
     BlobRef, DiffId, ImageLayer, ImageRecord, KeyParts, LayerId, ListId, Lookup, MapId, OciDigest, PackKey, Packed, Store, StoreError,
 };
@@ -208,6 +208,19 @@ fn packed_forms_are_told_apart_by_how_they_were_made() {
 }
 
 #[test]
+fn diff_ids_are_noted_by_clamp() {
+    let (_dir, store) = store();
+    let layer = store.layers().put_index(b"the index").expect("put");
+    let (plain, clamped) = (DiffId(OciDigest::sha256_of(b"plain")), DiffId(OciDigest::sha256_of(b"clamped")));
+    assert_eq!(store.layers().diff_id(&layer, None).expect("looked"), None);
+    store.layers().set_diff_id(&layer, None, &plain).expect("set");
+    store.layers().set_diff_id(&layer, Some(-5), &clamped).expect("set");
+    assert_eq!(store.layers().diff_id(&layer, None).expect("looked"), Some(plain));
+    assert_eq!(store.layers().diff_id(&layer, Some(-5)).expect("looked"), Some(clamped));
+    assert_eq!(store.layers().diff_id(&layer, Some(5)).expect("looked"), None);
+}
+
+#[test]
 fn layers_are_found_by_what_they_hold() {
     let (_dir, store) = store();
     let layers = store.layers();
@@ -215,8 +228,11 @@ fn layers_are_found_by_what_they_hold() {
     let (diff_id, content) = (DiffId(OciDigest::sha256_of(b"tar")), record(layer, "").content);
     assert_eq!((layers.by_diff(&diff_id).expect("looked"), layers.by_content(&content).expect("looked")), (None, None));
     layers.set_by_diff(&diff_id, &layer).expect("set");
-    layers.set_by_content(&content, &layer).expect("set");
-    assert_eq!((layers.by_diff(&diff_id).expect("looked"), layers.by_content(&content).expect("looked")), (Some(layer), Some(layer)));
+    layers.set_by_content(&content, &known(layer)).expect("set");
+    assert_eq!(
+        (layers.by_diff(&diff_id).expect("looked"), layers.by_content(&content).expect("looked")),
+        (Some(layer), Some(known(layer)))
+    );
     fs::remove_dir_all(layers.index_path(&layer).parent().expect("a directory")).expect("removed");
     assert_eq!((layers.by_diff(&diff_id).expect("looked"), layers.by_content(&content).expect("looked")), (None, None));
 }
@@ -381,7 +397,7 @@ fn build(store: &Store) -> ImageRecord {
         record.parts.push_list("selection", store.lists().put(index.as_bytes()).expect("put"));
         record.key = record.parts.key();
         store.steps().put(&record).expect("put");
-        store.layers().set_by_content(&record.content, &layer).expect("set");
+        store.layers().set_by_content(&record.content, &known(layer)).expect("set");
         let packed = pack(store, &layer, format!("tar {number}").as_bytes()).1;
         let blob = BlobRef { digest: packed.blob, size_bytes: packed.size_bytes, media_type: packed.media_type };
         // The image of the second layer was made before the layer was packed.

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use shale_cache::{ContentId, KeyParts, LayerId, MapId, STEP_RECORD_VERSION, StepRecord, StepSite, Store};
+use shale_cache::{ContentId, KeyParts, KnownLayer, LayerId, MapId, STEP_RECORD_VERSION, StepRecord, StepSite, Store};
 
 pub fn map() -> MapId {
     MapId("map-1".to_owned())
@@ -28,6 +28,10 @@ pub fn record(layer: LayerId, command: &str) -> StepRecord {
         cost_ms: 100,
         site: site(2),
     }
+}
+
+pub fn known(layer: LayerId) -> KnownLayer {
+    KnownLayer { layer, created_secs: 1_700_000_000, created_nanos: 5 }
 }
 
 /// Makes a directory with a file in it.
