@@ -6,8 +6,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use shale::dockerfile::error::{ErrorKind, ParseError};
+use shale::dockerfile::parse::{Arguments, Node, nodes, parse};
 use shale::dockerfile::word::{self, Lexer};
+use shale::span::SourceFile;
 
 /// The `cases` folder of the corpus: in `$SHALE_SHARED`, else beside the checkout.
 fn corpus(test: &str) -> Option<PathBuf> {
@@ -111,4 +114,124 @@ fn matches_are_reported_as_recorded() {
         wrong.push(format!("{input}: {problem}"));
     }
     settle("TestProcessWithMatches", rows.len(), &wrong);
+}
+
+/// A node in the form of the recording. The inner node of an `ONBUILD` has no lines there.
+fn recorded_form(node: &Node, lines: (usize, usize)) -> Value {
+    let mut form = json!({ "cmd": node.keyword.node.to_lowercase(), "start": lines.0, "end": lines.1 });
+    let mut put = |key: &str, value: Value| {
+        if value.as_array().is_none_or(|a| !a.is_empty()) {
+            form[key] = value;
+        }
+    };
+    put("flags", node.flags.iter().map(|f| f.node.clone()).collect());
+    put("heredoc_names", node.heredocs.iter().map(|h| h.name.clone()).collect());
+    put("heredocs", node.heredocs.iter().map(|h| h.raw.clone()).collect());
+    if is_json(&node.arguments) {
+        put("json", Value::Bool(true));
+    }
+    match &node.arguments {
+        Arguments::Node(Some(inner)) => put("onbuild", recorded_form(inner, (0, 0))),
+        arguments => put("args", flat(arguments).into_iter().map(Value::String).collect()),
+    }
+    form
+}
+
+fn is_json(arguments: &Arguments) -> bool {
+    match arguments {
+        Arguments::Words { json, .. } => *json,
+        Arguments::Probe(Some((_, rest))) => is_json(rest),
+        _ => false,
+    }
+}
+
+fn flat(arguments: &Arguments) -> Vec<String> {
+    match arguments {
+        Arguments::Words { words, .. } => words.iter().map(|w| w.node.clone()).collect(),
+        Arguments::Text(text) => text.iter().map(|t| t.node.clone()).collect(),
+        Arguments::Pairs(pairs) => pairs
+            .iter()
+            .flat_map(|p| [p.key.node.clone(), p.value.node.clone(), if p.legacy { String::new() } else { "=".to_owned() }])
+            .collect(),
+        Arguments::Probe(Some((kind, rest))) => std::iter::once(kind.node.clone()).chain(flat(rest)).collect(),
+        Arguments::Node(Some(_)) => Vec::new(),
+        Arguments::Probe(None) | Arguments::Node(None) => Vec::new(),
+        Arguments::Unknown => vec![String::new()],
+    }
+}
+
+/// What BuildKit would say first: an error of splitting wherever it stands, else the first of an instruction.
+fn first_error(errors: &[ParseError]) -> Option<&ParseError> {
+    errors.iter().find(|e| !e.kind.is_about_instruction() && e.kind != ErrorKind::NoStageYet).or_else(|| errors.first())
+}
+
+#[test]
+fn files_split_as_recorded() {
+    let Some(cases) = corpus("files_split_as_recorded") else { return };
+    let recorded: BTreeMap<String, Value> = serde_json::from_str(&read(&cases.join("parser/nodes.json"))).expect("nodes.json");
+    let mut wrong = Vec::new();
+    for (path, expected) in &recorded {
+        let Ok(bytes) = std::fs::read(cases.join(path)) else {
+            wrong.push(format!("{path}: no such file"));
+            continue;
+        };
+        let source = SourceFile::new("Dockerfile", String::from_utf8_lossy(&bytes));
+        let (_, errors) = parse(&source);
+        let said = first_error(&errors);
+        if let Some(error) = expected["error"].as_str() {
+            if said.map(ParseError::sentence).as_deref() != Some(error) {
+                wrong.push(format!("{path}: {said:?}, recorded {error}"));
+            }
+            continue;
+        }
+        let said = said.filter(|e| e.kind != ErrorKind::NoStages).map(ParseError::sentence);
+        if said.as_deref() != expected["instructions_error"].as_str() {
+            wrong.push(format!("{path}: {said:?}, recorded {}", expected["instructions_error"]));
+        }
+        let split = nodes(&source);
+        let got: Vec<_> = split.nodes.iter().map(|n| recorded_form(n, source.lines_of(n.span))).collect();
+        let nodes = expected["nodes"].as_array().expect("nodes");
+        if got != *nodes {
+            let differs = got.iter().zip(nodes).find(|(g, n)| g != n);
+            wrong.push(format!("{path}: {} nodes, recorded {}; first difference {differs:#?}", got.len(), nodes.len()));
+        }
+    }
+    settle("nodes.json", recorded.len(), &wrong);
+}
+
+/// A node as the `result` files write it.
+fn dump(node: &Node) -> String {
+    let quoted = |words: Vec<String>| words.iter().map(|w| word::quote(w)).collect::<Vec<_>>().join(" ");
+    let mut out = node.keyword.node.to_lowercase();
+    if !node.flags.is_empty() {
+        out += &format!(" [{}]", quoted(node.flags.iter().map(|f| f.node.clone()).collect()));
+    }
+    match &node.arguments {
+        Arguments::Node(Some(inner)) => out += &format!(" ({})", dump(inner)),
+        arguments => {
+            let arguments = flat(arguments);
+            if !arguments.is_empty() {
+                out += &format!(" {}", quoted(arguments));
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn testfiles_dump_as_recorded() {
+    let Some(cases) = corpus("testfiles_dump_as_recorded") else { return };
+    let (mut total, mut wrong) = (0, Vec::new());
+    for folder in std::fs::read_dir(cases.join("parser/testfiles")).expect("testfiles") {
+        let folder = folder.expect("an entry").path();
+        let source = SourceFile::new("Dockerfile", read(&folder.join("Dockerfile")));
+        let squeeze = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ").replace("( ", "(").replace(" )", ")");
+        let got: Vec<_> = nodes(&source).nodes.iter().map(|n| format!("({})", dump(n))).collect();
+        total += 1;
+        let (got, expected) = (squeeze(&got.join("\n")), squeeze(&read(&folder.join("result"))));
+        if got != expected {
+            wrong.push(format!("{}:\n{got}\nrecorded\n{expected}", folder.display()));
+        }
+    }
+    settle("testfiles", total, &wrong);
 }
