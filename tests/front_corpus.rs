@@ -6,6 +6,7 @@
 mod corpus;
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 use shale::dockerfile::error::{ErrorKind, ParseError};
@@ -14,7 +15,7 @@ use shale::dockerfile::parse::{Arguments, Node, nodes, parse};
 use shale::dockerfile::word::{self, Lexer};
 use shale::span::SourceFile;
 
-use corpus::{read, settle, table};
+use corpus::{json as json_of, read, settle};
 
 fn lookup(env: &BTreeMap<String, String>) -> impl Fn(&str) -> Option<String> + '_ {
     |name| env.get(name).cloned()
@@ -65,7 +66,7 @@ fn variables_expand_as_recorded() {
 #[test]
 fn matches_are_reported_as_recorded() {
     let Some(cases) = corpus::find("matches_are_reported_as_recorded") else { return };
-    let table = table(&cases, "buildkit-shell.json");
+    let table = json_of(&cases.join("tables/buildkit-shell.json"));
     let rows = table["tests"]["TestProcessWithMatches"]["tables"]["tc"].as_array().expect("rows");
     let names = |v: &Value| v.as_object().map(|o| o.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
     let mut wrong = Vec::new();
@@ -131,8 +132,7 @@ fn flat(arguments: &Arguments) -> Vec<String> {
             .flat_map(|p| [p.key.node.clone(), p.value.node.clone(), if p.legacy { String::new() } else { "=".to_owned() }])
             .collect(),
         Arguments::Probe(Some((kind, rest))) => std::iter::once(kind.node.clone()).chain(flat(rest)).collect(),
-        Arguments::Node(Some(_)) => Vec::new(),
-        Arguments::Probe(None) | Arguments::Node(None) => Vec::new(),
+        Arguments::Probe(None) | Arguments::Node(_) => Vec::new(),
         Arguments::Unknown => vec![String::new()],
     }
 }
@@ -145,12 +145,12 @@ fn first_error(errors: &[ParseError]) -> Option<&ParseError> {
 #[test]
 fn files_split_as_recorded() {
     let Some(cases) = corpus::find("files_split_as_recorded") else { return };
-    let recorded: BTreeMap<String, Value> = serde_json::from_str(&read(&cases.join("parser/nodes.json"))).expect("nodes.json");
+    let recorded = json_of(&cases.join("parser/nodes.json"));
+    let recorded = recorded.as_object().expect("a map by path");
     let (mut total, mut wrong) = (0, Vec::new());
-    for (path, expected) in &recorded {
+    for (path, expected) in recorded {
         // A part of the corpus is kept aside; its recordings are still in the list.
         let Ok(bytes) = std::fs::read(cases.join(path)) else {
-            println!("nodes.json: {path} is not at hand");
             continue;
         };
         total += 1;
@@ -176,7 +176,7 @@ fn files_split_as_recorded() {
         }
     }
     assert!(total * 10 > recorded.len() * 9, "most files are there");
-    settle("nodes.json", total, &wrong);
+    settle(&format!("nodes.json, with {} files not at hand", recorded.len() - total), total, &wrong);
 }
 
 /// A node as the `result` files write it.
@@ -184,14 +184,14 @@ fn dump(node: &Node) -> String {
     let quoted = |words: Vec<String>| words.iter().map(|w| word::quote(w)).collect::<Vec<_>>().join(" ");
     let mut out = node.keyword.node.to_lowercase();
     if !node.flags.is_empty() {
-        out += &format!(" [{}]", quoted(node.flags.iter().map(|f| f.node.clone()).collect()));
+        write!(out, " [{}]", quoted(node.flags.iter().map(|f| f.node.clone()).collect())).expect("a String takes every write");
     }
     match &node.arguments {
-        Arguments::Node(Some(inner)) => out += &format!(" ({})", dump(inner)),
+        Arguments::Node(Some(inner)) => write!(out, " ({})", dump(inner)).expect("a String takes every write"),
         arguments => {
             let arguments = flat(arguments);
             if !arguments.is_empty() {
-                out += &format!(" {}", quoted(arguments));
+                write!(out, " {}", quoted(arguments)).expect("a String takes every write");
             }
         }
     }
@@ -243,7 +243,7 @@ fn warnings_are_as_recorded() {
     let (mut total, mut wrong) = (0, Vec::new());
     for folder in std::fs::read_dir(cases.join("buildkit-lint")).expect("buildkit-lint") {
         let folder = folder.expect("an entry").path();
-        let case: Value = serde_json::from_str(&read(&folder.join("case.json"))).expect("case.json");
+        let case = json_of(&folder.join("case.json"));
         let source = SourceFile::new("Dockerfile", read(&folder.join(case["dockerfile"].as_str().expect("dockerfile"))));
         let (Some(file), _) = parse(&source) else {
             wrong.push(format!("{}: does not parse", folder.display()));
@@ -282,7 +282,7 @@ fn warnings_are_as_recorded() {
 fn examples_of_the_rules_warn() {
     let Some(cases) = corpus::find("examples_of_the_rules_warn") else { return };
     let (mut total, mut wrong) = (0, Vec::new());
-    for example in table(&cases, "lint-docs.json").as_array().expect("examples") {
+    for example in json_of(&cases.join("tables/lint-docs.json")).as_array().expect("examples") {
         let text = |key: &str| example[key].as_str().expect("text");
         if !SYNTACTIC.contains(&text("rule")) {
             continue;

@@ -2,6 +2,8 @@
 //!
 //! `SNAPSHOTS=overwrite` rewrites the `.tree` files; read the difference before it is committed.
 
+#![expect(clippy::unwrap_used, clippy::format_collect, reason = "tests read better so")]
+
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -10,6 +12,7 @@ use shale::dockerfile::ast::{CommandLine, Copy, Dockerfile, Healthcheck, Heredoc
 use shale::dockerfile::parse::{nodes, parse, parse_trigger};
 use shale::dockerfile::{ParseError, lint};
 use shale::span::{SourceFile, Span, Spanned};
+use snapbox::IntoData as _;
 
 /// Prints a tree so that everything which the parser decides is to be seen, and places where they matter.
 struct Printer<'a> {
@@ -204,8 +207,6 @@ fn files_become_their_trees() {
         snapbox::Assert::new().action_env("SNAPSHOTS").eq(print(&source).into_data().raw(), expected);
     }
 }
-
-use snapbox::IntoData as _;
 
 /// The keywords of a text's instructions with their lines, and the errors.
 fn outline(text: &str) -> Vec<String> {

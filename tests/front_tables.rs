@@ -8,7 +8,7 @@ use shale::dockerfile::parse::{Arguments, nodes, parse};
 use shale::dockerfile::syntax::{heredoc_word, heredoc_words};
 use shale::span::SourceFile;
 
-use corpus::{settle, table};
+use corpus::{json as json_of, settle};
 
 fn strings(value: &Value) -> Vec<String> {
     value.as_array().map(|a| a.iter().map(|s| s.as_str().expect("text").to_owned()).collect()).unwrap_or_default()
@@ -26,7 +26,7 @@ fn arguments(text: &str) -> Result<Arguments, String> {
 #[test]
 fn json_arrays() {
     let Some(cases) = corpus::find("json_arrays") else { return };
-    let tables = &table(&cases, "buildkit-parser.json")["package_tables"];
+    let tables = &json_of(&cases.join("tables/buildkit-parser.json"))["package_tables"];
     let (mut total, mut wrong) = (0, Vec::new());
     for (array, expected) in tables["validJSONArraysOfStrings"].as_object().expect("rows") {
         total += 1;
@@ -48,7 +48,7 @@ fn json_arrays() {
 #[test]
 fn heredoc_openings() {
     let Some(cases) = corpus::find("heredoc_openings") else { return };
-    let tests = &table(&cases, "buildkit-parser.json")["tests"];
+    let tests = &json_of(&cases.join("tables/buildkit-parser.json"))["tests"];
     let (mut total, mut wrong) = (0, Vec::new());
     for row in tests["TestHeredocsFromLine"]["tables"]["srcs"].as_array().expect("rows") {
         total += 1;
@@ -77,7 +77,7 @@ fn heredoc_openings() {
 #[test]
 fn heredoc_bodies() {
     let Some(cases) = corpus::find("heredoc_bodies") else { return };
-    let test = table(&cases, "buildkit-parser.json")["tests"]["TestParseExtractsHeredoc"].take();
+    let test = json_of(&cases.join("tables/buildkit-parser.json"))["tests"]["TestParseExtractsHeredoc"].take();
     let text = test["literal_calls"]["NewBufferString"][0][0].as_str().expect("a file");
     let rows = test["tables"]["tests"].as_array().expect("rows");
     let split = nodes(&SourceFile::new("Dockerfile", text));
@@ -109,7 +109,7 @@ fn heredoc_bodies() {
 #[test]
 fn words_with_quotes() {
     let Some(cases) = corpus::find("words_with_quotes") else { return };
-    let tests = table(&cases, "buildkit-parser.json")["tests"].take();
+    let tests = json_of(&cases.join("tables/buildkit-parser.json"))["tests"].take();
     let rows = tests["TestParseWords"]["tables"]["tests"].as_array().expect("rows");
     let mut wrong = Vec::new();
     for row in rows {
@@ -142,7 +142,7 @@ fn sources_and_destination(copy: &Copy) -> Value {
 #[test]
 fn instructions_with_heredocs() {
     let Some(cases) = corpus::find("instructions_with_heredocs") else { return };
-    let tests = table(&cases, "buildkit-instructions.json")["tests"].take();
+    let tests = json_of(&cases.join("tables/buildkit-instructions.json"))["tests"].take();
     let (mut total, mut wrong) = (0, Vec::new());
     for row in tests["TestCopyHeredoc"]["tables"]["cases"].as_array().expect("rows") {
         total += 1;
@@ -178,7 +178,7 @@ fn instructions_with_heredocs() {
 #[test]
 fn instruction_errors() {
     let Some(cases) = corpus::find("instruction_errors") else { return };
-    let tests = table(&cases, "buildkit-instructions.json")["tests"].take();
+    let tests = json_of(&cases.join("tables/buildkit-instructions.json"))["tests"].take();
     let (mut total, mut wrong) = (0, Vec::new());
     let mut expect = |dockerfile: &str, sentence: &str| {
         total += 1;

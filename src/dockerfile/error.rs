@@ -34,8 +34,8 @@ impl ParseError {
     }
 }
 
-fn did_you_mean(suggestion: &Option<String>) -> String {
-    suggestion.as_ref().map_or(String::new(), |s| format!(" (did you mean {s}?)"))
+fn did_you_mean(suggestion: Option<&String>) -> String {
+    suggestion.map_or(String::new(), |s| format!(" (did you mean {s}?)"))
 }
 
 /// The single errors.
@@ -81,7 +81,7 @@ pub enum ErrorKind {
     #[error("FROM isn't allowed as an ONBUILD trigger")]
     TriggerIsFrom,
     /// No such instruction.
-    #[error("unknown instruction: {name}{}", did_you_mean(.suggestion))]
+    #[error("unknown instruction: {name}{}", did_you_mean(.suggestion.as_ref()))]
     UnknownInstruction {
         /// As written.
         name: String,
@@ -89,7 +89,7 @@ pub enum ErrorKind {
         suggestion: Option<String>,
     },
     /// No such flag.
-    #[error("unknown flag: {flag}{}", did_you_mean(.suggestion))]
+    #[error("unknown flag: {flag}{}", did_you_mean(.suggestion.as_ref()))]
     UnknownFlag {
         /// As written, without its value.
         flag: String,
@@ -197,7 +197,7 @@ pub enum ErrorKind {
     #[error("invalid field '{0}' must be a key=value pair")]
     FieldWithoutValue(String),
     /// A field that does not exist.
-    #[error("unexpected key '{key}' in '{field}'{}", did_you_mean(.suggestion))]
+    #[error("unexpected key '{key}' in '{field}'{}", did_you_mean(.suggestion.as_ref()))]
     UnexpectedKey {
         /// The key.
         key: String,

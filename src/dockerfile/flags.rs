@@ -28,7 +28,7 @@ pub fn split(statement: Part<'_>, escape: char) -> Split<'_> {
             break;
         }
         let (flag, length) = take_flag(rest.text(), escape);
-        let place = rest.sub(0..length);
+        let place = rest.slice(0..length);
         rest = rest.from(length);
         if flag == "--" {
             break;

@@ -47,7 +47,7 @@ impl<'a> Part<'a> {
 
     /// The bytes `range` of this part.
     #[must_use]
-    pub fn sub(self, range: Range<usize>) -> Self {
+    pub fn slice(self, range: Range<usize>) -> Self {
         debug_assert!(range.start <= range.end && self.start + range.end <= self.end, "a part lies within its whole");
         Self { start: self.start + range.start, end: self.start + range.end, ..self }
     }
@@ -55,7 +55,7 @@ impl<'a> Part<'a> {
     /// From a byte offset to the end.
     #[must_use]
     pub fn from(self, start: usize) -> Self {
-        self.sub(start..self.text().len())
+        self.slice(start..self.text().len())
     }
 
     /// Without blanks at both ends.
@@ -63,7 +63,7 @@ impl<'a> Part<'a> {
     pub fn trim(self) -> Self {
         let text = self.text();
         let start = text.len() - text.trim_start().len();
-        self.sub(start..start.max(text.trim_end().len()))
+        self.slice(start..start.max(text.trim_end().len()))
     }
 
     /// Split at runs of blanks; nothing for an empty part.
@@ -73,7 +73,7 @@ impl<'a> Part<'a> {
         let mut start = 0;
         while start < text.len() {
             let end = text[start..].find(is_blank).map_or(text.len(), |i| start + i);
-            words.push(self.sub(start..end));
+            words.push(self.slice(start..end));
             start = text[end..].find(|c| !is_blank(c)).map_or(text.len(), |i| end + i);
         }
         words
@@ -84,7 +84,7 @@ impl<'a> Part<'a> {
         let text = self.text();
         let Some(end) = text.find(is_blank) else { return (self, None) };
         let next = text[end..].find(|c| !is_blank(c)).map_or(text.len(), |i| end + i);
-        (self.sub(0..end), Some(self.from(next)))
+        (self.slice(0..end), Some(self.from(next)))
     }
 
     /// Where it stands in the source; it may cover more there, such as the end of a continued line.

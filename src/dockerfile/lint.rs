@@ -158,9 +158,8 @@ impl Lint<'_> {
 
     fn platform(&mut self, stage: &Stage) {
         let Some(platform) = &stage.platform else { return };
-        const TARGET: &str = "TARGETPLATFORM";
         // Any value will do, as long as no other text is the same.
-        let env = |name: &str| (name == TARGET).then(|| "\0".to_owned());
+        let env = |name: &str| (name == "TARGETPLATFORM").then(|| "\0".to_owned());
         let Ok(expanded) = word::expand(&platform.node, self.file.directives.escape, &env) else { return };
         if expanded.matched.is_empty() && expanded.unmatched.is_empty() {
             let Ok(constant) = expanded.text.parse::<Platform>() else { return };
@@ -285,7 +284,8 @@ pub fn check_port(word: &str) -> Vec<(&'static str, String)> {
     if protocol != protocol.to_lowercase() {
         found.push(("ExposeProtoCasing", format!("Defined protocol '{word}' in EXPOSE instruction should be lowercase")));
     }
-    if word[..word.len() - container.len()].trim_end_matches(':') != "" {
+    let host = word[..word.len() - container.len()].trim_end_matches(':');
+    if !host.is_empty() {
         let text = format!("EXPOSE instruction should not define an IP address or host-port mapping, found '{word}'");
         found.push(("ExposeInvalidFormat", text));
     }

@@ -92,7 +92,7 @@ impl Node {
             Some("ADD" | "COPY" | "VOLUME") => words_or_json(rest)?,
             Some("EXPOSE" | "FROM") => Arguments::Words { words: rest.words().into_iter().map(Part::spanned).collect(), json: false },
             Some("ARG") => {
-                Arguments::Words { words: quoted_words(rest, escape).into_iter().map(|w| rest.sub(w).spanned()).collect(), json: false }
+                Arguments::Words { words: quoted_words(rest, escape).into_iter().map(|w| rest.slice(w).spanned()).collect(), json: false }
             }
             Some("CMD" | "ENTRYPOINT" | "RUN" | "SHELL") => text_or_json(rest)?,
             Some("ENV") => Arguments::Pairs(pairs(rest, escape, "ENV")?),
@@ -132,7 +132,7 @@ fn json_array(rest: Part<'_>) -> Result<Option<Vec<Spanned<String>>>, (ErrorKind
     let mut places = json_strings(rest.text()).into_iter();
     for value in values {
         let serde_json::Value::String(text) = value else { return Err((ErrorKind::JsonOfOthers, rest.span())) };
-        let place = places.next().map_or(rest.span(), |(start, end)| rest.sub(start..end).span());
+        let place = places.next().map_or(rest.span(), |(start, end)| rest.slice(start..end).span());
         elements.push(Spanned::new(text, place));
     }
     Ok(Some(elements))
@@ -180,7 +180,7 @@ fn probe(rest: Part<'_>) -> Result<Arguments, (ErrorKind, Span)> {
     if end == 0 {
         return Ok(Arguments::Probe(None));
     }
-    Ok(Arguments::Probe(Some((rest.sub(0..end).spanned(), Box::new(text_or_json(rest.from(end).trim())?)))))
+    Ok(Arguments::Probe(Some((rest.slice(0..end).spanned(), Box::new(text_or_json(rest.from(end).trim())?)))))
 }
 
 /// Words split at blanks outside quotes; quotes and escapes stay. An escape character at the very end is dropped.
@@ -227,9 +227,9 @@ fn pairs(rest: Part<'_>, escape: char, instruction: &'static str) -> Result<Vec<
     words
         .into_iter()
         .map(|range| {
-            let word = rest.sub(range);
+            let word = rest.slice(range);
             let at = word.text().find('=').ok_or_else(|| (ErrorKind::NotNameValue(word.text().to_owned()), word.span()))?;
-            Ok(KeyValue { key: word.sub(0..at).spanned(), value: word.from(at + 1).spanned(), legacy: false })
+            Ok(KeyValue { key: word.slice(0..at).spanned(), value: word.from(at + 1).spanned(), legacy: false })
         })
         .collect()
 }
