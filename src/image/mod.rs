@@ -15,12 +15,14 @@ mod transfer;
 mod verbs;
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex};
 
 use shale_cache::{ImageRecord, OciDigest, Store};
 
 pub use error::ImageError;
+pub use lookup::short_id;
 pub use inspect::{ContainerConfig, Inspect, InspectRootFs};
 /// A layer of a base: its DiffID, and its blob or its layer in the store where they are known.
 pub use shale_cache::ImageLayer as BaseLayer;
@@ -105,6 +107,42 @@ pub enum Origin {
     Registry(Vec<Reference>),
     /// An OCI layout directory.
     Layout(PathBuf),
+}
+
+impl NamedImage {
+    /// Reads `docker-image://…` or `oci-layout://…`; `None` = another kind of context.
+    pub fn parse(text: &str) -> Result<Option<Self>, ImageError> {
+        if let Some(name) = text.strip_prefix("docker-image://") {
+            return Ok(Some(Self::Image(name.into())));
+        }
+        let Some(rest) = text.strip_prefix("oci-layout://") else { return Ok(None) };
+        let invalid = |detail: &str| ImageError::NamedContext { text: text.into(), detail: detail.into() };
+        let (rest, digest) = match rest.split_once('@') {
+            Some((rest, digest)) => (rest, Some(digest.parse().map_err(|_| invalid("not a digest after @"))?)),
+            None => (rest, None),
+        };
+        let (path, tag) = match rest.rsplit_once(':') {
+            Some((path, tag)) if !tag.contains('/') => (path, Some(tag.to_owned())),
+            _ => (rest, None),
+        };
+        if path.is_empty() {
+            return Err(invalid("no path"));
+        }
+        Ok(Some(Self::Layout(LayoutName { path: path.into(), tag, digest })))
+    }
+}
+
+impl fmt::Display for LayoutName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "oci-layout://{}", self.path.display())?;
+        if let Some(tag) = &self.tag {
+            write!(f, ":{tag}")?;
+        }
+        if let Some(digest) = &self.digest {
+            write!(f, "@{digest}")?;
+        }
+        Ok(())
+    }
 }
 
 impl ImageService {
