@@ -52,6 +52,17 @@ impl PackKey {
     }
 }
 
+/// A layer that content was met as first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownLayer {
+    /// Its index.
+    pub layer: LayerId,
+    /// When the step that made it ended: seconds since the epoch.
+    pub created_secs: i64,
+    /// And nanoseconds.
+    pub created_nanos: u32,
+}
+
 /// A packed form.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Packed {
@@ -179,14 +190,28 @@ impl<'a> Layers<'a> {
         self.store.write_entry(entry::POINTER, &self.by_diff_path(diff_id), layer)
     }
 
-    /// A layer with that content.
-    pub fn by_content(&self, content: &ContentId) -> Result<Option<LayerId>, StoreError> {
-        self.follow(&self.by_content_path(content))
+    /// The layer that others with the same content become, with the time of the step that made it.
+    pub fn by_content(&self, content: &ContentId) -> Result<Option<KnownLayer>, StoreError> {
+        match self.store.read_entry::<KnownLayer>(entry::KNOWN, &self.by_content_path(content))?.trusted() {
+            Some(known) => Ok(self.has_index(&known.layer)?.then_some(known)),
+            None => Ok(None),
+        }
     }
 
     /// Notes a layer as the one that later ones with the same content become.
-    pub fn set_by_content(&self, content: &ContentId, layer: &LayerId) -> Result<(), StoreError> {
-        self.store.write_entry(entry::POINTER, &self.by_content_path(content), layer)
+    pub fn set_by_content(&self, content: &ContentId, known: &KnownLayer) -> Result<(), StoreError> {
+        self.store.write_entry(entry::KNOWN, &self.by_content_path(content), known)
+    }
+
+    /// The digest of a layer's uncompressed tar, where it was asked for before. `clamp_secs` as in [`PackKey`].
+    pub fn diff_id(&self, layer: &LayerId, clamp_secs: Option<i64>) -> Result<Option<DiffId>, StoreError> {
+        Ok(self.store.read_entry::<DiffId>(entry::DIFF, &self.diff_path(layer, clamp_secs))?.trusted())
+    }
+
+    /// Notes the digest of a layer's uncompressed tar.
+    pub fn set_diff_id(&self, layer: &LayerId, clamp_secs: Option<i64>, diff_id: &DiffId) -> Result<(), StoreError> {
+        self.require_index(layer)?;
+        self.store.write_entry(entry::DIFF, &self.diff_path(layer, clamp_secs), diff_id)
     }
 
     fn follow(&self, path: &Path) -> Result<Option<LayerId>, StoreError> {
@@ -210,6 +235,10 @@ impl<'a> Layers<'a> {
 
     fn packed_path(&self, layer: &LayerId, key: &PackKey) -> PathBuf {
         self.dir(layer).join("packed").join(key.file_name())
+    }
+
+    fn diff_path(&self, layer: &LayerId, clamp_secs: Option<i64>) -> PathBuf {
+        self.dir(layer).join("diff").join(clamp_secs.map_or_else(|| "as-is".into(), |secs| format!("clamp-{secs}")))
     }
 
     fn by_diff_path(&self, diff_id: &DiffId) -> PathBuf {

@@ -13,6 +13,7 @@
 //!   layers/<LayerId>/index     the sorted index; its blake3 is the name                   layer
 //!                    made      its size and stamp
 //!                    packed/<hash of PackKey>      blob, size, diff id, media type
+//!                    diff/as-is, diff/clamp-<secs>  DiffID of its tar
 //!                    fs/<MapId>/root/              the unpacked form
 //!                               made               its stamp
 //!   by-diff/<alg>-<hex>        DiffId → LayerId
@@ -68,7 +69,7 @@ pub use error::StoreError;
 pub use gc::{Gc, PruneReport};
 pub use image::{BlobRef, ImageLayer, ImageRecord, Images};
 pub use key::{KEY_FORMAT, KeyParts, KeyValue};
-pub use layer::{Layers, MapId, PackKey, Packed};
+pub use layer::{KnownLayer, Layers, MapId, PackKey, Packed};
 pub use lease::Lease;
 pub use list::Lists;
 pub use lock::{Patience, Waiting};
