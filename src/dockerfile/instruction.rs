@@ -153,10 +153,12 @@ impl Check<'_> {
             if name.is_empty() {
                 return Err(vec![(ErrorKind::BlankName("ARG"), word.span)]);
             }
-            // A name holds no continuation, as a rule; then its bytes stand as in the source.
-            let middle = (word.span.start + name.len() as u32).min(word.span.end);
-            let name = Spanned::new(name.to_owned(), Span { end: middle, ..word.span });
-            let value = Spanned::new(value.to_owned(), Span { start: (middle + 1).min(word.span.end), ..word.span });
+            // Bytes stand as in the source unless the line was continued within the word; then both parts are all of it.
+            let is_whole = word.span.end - word.span.start == word.node.len() as u32;
+            let middle = word.span.start + name.len() as u32;
+            let place = |start, end| if is_whole { Span { start, end } } else { word.span };
+            let name = Spanned::new(name.to_owned(), place(word.span.start, middle));
+            let value = Spanned::new(value.to_owned(), place(middle + 1, word.span.end));
             Ok(ArgDecl { name, default: Some(value) })
         };
         Ok(InstructionKind::Arg(self.words().iter().map(declare).collect::<Result<_, _>>()?))
