@@ -1,11 +1,28 @@
-//! The warnings that need values: names and sentences as BuildKit has them.
+//! The warnings that need values: names and sentences as BuildKit has them. Those that the text alone gives are `dockerfile::lint`'s.
 
 use super::graph::Warning;
 use super::scope::{GlobalScope, StageScope};
 use crate::dockerfile;
-use crate::dockerfile::word::{Expanded, quote};
+use crate::dockerfile::lint::CheckOptions;
+use crate::dockerfile::word::quote;
 use crate::oci::platform::Platform;
 use crate::span::Span;
+
+/// Adds what the file's `# check=`, and that above the instruction, want to hear.
+pub(crate) fn add_wanted(
+    warnings: &mut Vec<Warning>,
+    checks: &CheckOptions,
+    comments: &[String],
+    found: impl IntoIterator<Item = Warning>,
+) {
+    let checks = checks.with_comments(comments);
+    warnings.extend(found.into_iter().filter(|w| checks.allows(w.rule)));
+}
+
+/// A warning of a rule that is judged by `dockerfile::lint`, about a word with variables.
+pub(crate) fn of_word(span: Span, found: impl IntoIterator<Item = (&'static str, String)>) -> Vec<Warning> {
+    found.into_iter().map(|(rule, text)| warning(rule, span, text)).collect()
+}
 
 fn warning(rule: &'static str, span: Span, text: String) -> Warning {
     Warning { rule, text, span: Some(span) }
@@ -42,26 +59,6 @@ pub(crate) fn undefined_variables(scope: &StageScope, unmatched: &[String], span
 /// A FROM that only build arguments make valid.
 pub(crate) fn invalid_default_in_from(base: &str, span: Span) -> Warning {
     warning("InvalidDefaultArgInFrom", span, format!("Default value for ARG {base} results in empty or invalid base image name"))
-}
-
-/// `FROM --platform=$TARGETPLATFORM`
-pub(crate) fn redundant_target_platform(written: &str, expanded: &Expanded, scope: &GlobalScope, span: Span) -> Option<Warning> {
-    let target = scope.get("TARGETPLATFORM").unwrap_or_default();
-    let only = expanded.matched == ["TARGETPLATFORM"] && expanded.unmatched.is_empty();
-    (only && expanded.text == target).then(|| {
-        let text = format!("Setting platform to predefined {written} in FROM is redundant as this is the default behavior");
-        warning("RedundantTargetPlatform", span, text)
-    })
-}
-
-/// `FROM --platform=linux/amd64` in a stage whose name does not say so.
-pub(crate) fn constant_platform(stage_name: &str, expanded: &Expanded, platform: &Platform, span: Span) -> Option<Warning> {
-    let constant = expanded.matched.is_empty() && expanded.unmatched.is_empty();
-    let named = stage_name.contains(&platform.os) || stage_name.contains(&platform.architecture);
-    (constant && !named).then(|| {
-        let text = format!("FROM --platform flag should not use constant value {}", quote(&expanded.text));
-        warning("FromPlatformFlagConstDisallowed", span, text)
-    })
 }
 
 /// A base of another platform than the one that was asked for.

@@ -12,6 +12,7 @@ use super::stages::{Source, StageTable, lower_name};
 use super::support::Feature;
 use super::{BaseImages, ImageKey, image_config, lint, paths};
 use crate::dockerfile::ast::{ArgDecl, Instruction, InstructionKind, KeyValue};
+use crate::dockerfile::lint::{check_port, check_secret, check_workdir};
 use crate::dockerfile::word::{self, Expanded, WordError};
 use crate::oci::config::{HistoryEntry, ImageConfig};
 use crate::oci::history;
@@ -40,6 +41,8 @@ pub(crate) struct StageState {
     pub(crate) history: Vec<PlannedHistory>,
     pub(crate) scope: StageScope,
     pub(crate) platform: Platform,
+    /// A WORKDIR of this file came before, here or in a stage below.
+    has_workdir: bool,
 }
 
 impl<'a> Lowering<'a> {
@@ -149,6 +152,7 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
             history: Vec::new(),
             scope: StageScope::default(),
             platform,
+            has_workdir: false,
         };
         let no_cache = plan.options.no_cache.covers(&name);
         Self { plan, table, state, done, index, names, ordinal: 0, no_cache, own_cmd: false }
@@ -191,7 +195,7 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
                 if let Some(base) = self.plan.bases.get(key) {
                     self.state.config = base.config.clone();
                     let warning = lint::base_platform(written, &platform, &base.config.platform(), entry.stage.span);
-                    self.plan.warnings.extend(warning);
+                    lint::add_wanted(&mut self.plan.warnings, &table.checks, &entry.stage.comments, warning);
                 }
             }
             Source::Context(name) => self.state.root = self.context_vertex(name),
@@ -220,6 +224,9 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
             }
             InstructionKind::Arg(_) => self.arg(step)?,
             InstructionKind::Env(list) => {
+                for pair in list {
+                    self.warn_of_values(step, &pair.key, |name| check_secret("ENV", name).into_iter().collect());
+                }
                 let pairs = self.pairs(step, list)?;
                 for (name, value) in &pairs {
                     self.state.scope.set_env(name, value);
@@ -236,6 +243,9 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
             }
             InstructionKind::Entrypoint(command) => image_config::entrypoint(&mut self.state.config, command, self.own_cmd),
             InstructionKind::Expose(words) => {
+                for word in words {
+                    self.warn_of_values(step, word, check_port);
+                }
                 let words = self.split_words(step, words)?;
                 image_config::expose(&mut self.state.config, &words).map_err(kind)?
             }
@@ -303,8 +313,20 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
     /// The text of an expansion; what was undefined becomes a warning.
     pub(crate) fn expanded(&mut self, step: &Step<'_>, at: Span, result: Result<Expanded, WordError>) -> Result<String, PlanError> {
         let expanded = result.map_err(|e| PlanError::at(step.at(at), e))?;
-        self.plan.warnings.extend(lint::undefined_variables(&self.state.scope, &expanded.unmatched, step.span));
+        self.warn(step, lint::undefined_variables(&self.state.scope, &expanded.unmatched, step.span));
         Ok(expanded.text)
+    }
+
+    fn warn(&mut self, step: &Step<'_>, found: Vec<Warning>) {
+        lint::add_wanted(&mut self.plan.warnings, &self.table.checks, &step.instruction.comments, found);
+    }
+
+    /// Warns of words that only their values make unwise; the others the syntax tree told.
+    fn warn_of_values(&mut self, step: &Step<'_>, written: &str, judge: impl Fn(&str) -> Vec<(&'static str, String)>) {
+        let Ok(expanded) = word::expand(written, self.escape(), &|n| self.state.scope.get(n)) else { return };
+        if !expanded.matched.is_empty() || !expanded.unmatched.is_empty() {
+            self.warn(step, lint::of_word(step.span, judge(&expanded.text)));
+        }
     }
 
     pub(crate) fn escape(&self) -> char {
@@ -312,6 +334,9 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
     }
 
     fn workdir_step(&mut self, step: &Step<'_>, path: &Spanned<String>) -> Result<(), PlanError> {
+        if !std::mem::replace(&mut self.state.has_workdir, true) {
+            self.warn_of_values(step, path, |path| check_workdir(path).into_iter().collect());
+        }
         let path = self.word(step, path)?;
         let text = image_config::workdir(&mut self.state.config, &path);
         let directory = self.state.config.config.working_dir.clone();

@@ -10,6 +10,7 @@ use super::scope::GlobalScope;
 use super::support::Feature;
 use super::{ImageKey, lint};
 use crate::dockerfile::ast::{self, Dockerfile, Instruction, InstructionKind};
+use crate::dockerfile::lint::CheckOptions;
 use crate::dockerfile::word;
 use crate::oci::platform::Platform;
 use crate::span::Span;
@@ -62,6 +63,8 @@ pub(crate) struct StageTable<'a> {
     pub(crate) target: usize,
     pub(crate) epoch: Option<i64>,
     pub(crate) warnings: Vec<Warning>,
+    /// Which warnings are wanted.
+    pub(crate) checks: CheckOptions,
     /// Whether steps are shown without the stage's name: one stage, and no source but it.
     pub(crate) lone: bool,
     /// By short name: the name as the caller has it, and what it is.
@@ -86,6 +89,7 @@ impl<'a> StageTable<'a> {
             entries: Vec::new(),
             target: 0,
             warnings: Vec::new(),
+            checks: checks(dockerfile, options),
             lone: dockerfile.stages.len() == 1,
             contexts: contexts_by_short_name(&options.contexts).map_err(|e| vec![e])?,
         };
@@ -114,7 +118,8 @@ impl<'a> StageTable<'a> {
     fn entry(&mut self, stage: &'a ast::Stage) -> Result<StageEntry<'a>, PlanError> {
         let escape = self.dockerfile.directives.escape;
         let base = word::expand(&stage.base, escape, &|n| self.global.get(n)).map_err(|e| PlanError::at(stage.base.span, e))?;
-        self.warnings.extend(lint::undefined_in_from(&self.global, &base.unmatched, stage.span));
+        let undefined = lint::undefined_in_from(&self.global, &base.unmatched, stage.span);
+        lint::add_wanted(&mut self.warnings, &self.checks, &stage.comments, undefined);
         if base.text.is_empty() {
             return Err(PlanError::at(stage.base.span, PlanErrorKind::BlankBase(stage.base.node.clone())));
         }
@@ -138,21 +143,16 @@ impl<'a> StageTable<'a> {
     fn stage_platform(&mut self, stage: &ast::Stage, written: &crate::span::Spanned<String>) -> Result<Platform, PlanError> {
         let escape = self.dockerfile.directives.escape;
         let expanded = word::expand(written, escape, &|n| self.global.get(n)).map_err(|e| PlanError::at(written.span, e))?;
-        self.warnings.extend(lint::undefined_in_from(&self.global, &expanded.unmatched, stage.span));
-        self.warnings.extend(lint::redundant_target_platform(written, &expanded, &self.global, stage.span));
+        let undefined = lint::undefined_in_from(&self.global, &expanded.unmatched, stage.span);
+        lint::add_wanted(&mut self.warnings, &self.checks, &stage.comments, undefined);
         let expression = written.node.clone();
         let known = self.global.names();
         let suggestion = expanded.unmatched.iter().find_map(|name| lint::suggest(name, &known));
         if expanded.text.is_empty() {
             return Err(PlanError::at(written.span, PlanErrorKind::EmptyPlatform { expression, suggestion }));
         }
-        let platform: Platform = expanded
-            .text
-            .parse()
-            .map_err(|cause| PlanError::at(written.span, PlanErrorKind::BadPlatform { expression, cause, suggestion }))?;
-        let name = lower_name(stage).unwrap_or_default();
-        self.warnings.extend(lint::constant_platform(&name, &expanded, &platform, stage.span));
-        Ok(platform)
+        let bad = |cause| PlanError::at(written.span, PlanErrorKind::BadPlatform { expression, cause, suggestion });
+        expanded.text.parse().map_err(bad)
     }
 
     /// An image, scratch or named context: whatever is not a stage.
@@ -305,10 +305,17 @@ impl<'a> StageTable<'a> {
         for stage in &self.dockerfile.stages {
             let Ok(base) = word::expand(&stage.base, self.dockerfile.directives.escape, &|n| defaults.get(n)) else { return };
             if Name::parse(&base.text).is_err() {
-                self.warnings.push(lint::invalid_default_in_from(&stage.base, stage.span));
+                let warning = lint::invalid_default_in_from(&stage.base, stage.span);
+                lint::add_wanted(&mut self.warnings, &self.checks, &[], [warning]);
             }
         }
     }
+}
+
+/// `BUILDKIT_DOCKERFILE_CHECK` goes before the file's own directive. What neither can be read is the linter's to refuse.
+fn checks(dockerfile: &Dockerfile, options: &PlanOptions) -> CheckOptions {
+    let given = options.build_args.get("BUILDKIT_DOCKERFILE_CHECK");
+    given.map_or_else(|| CheckOptions::of(dockerfile), |text| CheckOptions::parse(text)).unwrap_or_default()
 }
 
 /// The name of a stage as it is looked up.
