@@ -225,7 +225,7 @@ fn write_renamed(path: &Path, bytes: &[u8]) -> io::Result<()> {
     ));
     let written = std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, path));
     if written.is_err() {
-        let _ = std::fs::remove_file(&temporary);
+        std::fs::remove_file(&temporary).ok();
     }
     written
 }
