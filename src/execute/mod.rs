@@ -1,1 +1,113 @@
-//! What a miss does.
+//! What a miss does: COPY and ADD select and graft, RUN runs, WORKDIR makes a directory. Layers change their form on demand.
+
+pub mod copy;
+pub mod error;
+pub mod forms;
+pub mod log;
+pub mod run;
+pub mod workdir;
+
+use std::sync::Arc;
+
+use shale_cache::{ContentId, LayerId, ListId, Store};
+
+use crate::plan::graph::{Graph, Op, VertexId};
+use crate::sandbox::cancel::Cancel;
+use crate::solve::event::Reporter;
+use crate::solve::key::Inputs;
+use crate::solve::{Executor, Made, Step};
+use crate::source::contexts::Contexts;
+use crate::tree::index::Index;
+pub use error::StepError;
+use forms::{Forms, PackSpec};
+
+/// Executes the steps of one build.
+pub struct BuildExecutor<'a> {
+    /// The store.
+    pub store: &'a Store,
+    /// Layers in the form a step needs.
+    pub forms: &'a Forms<'a>,
+    /// Where local files come from.
+    pub contexts: &'a Contexts,
+    /// The graph, to see what a layer is needed for.
+    pub graph: &'a Graph,
+    /// What becomes of the result, for the form of COPY's layers.
+    pub pack: PackSpec,
+    /// Takes the output of RUNs.
+    pub reporter: &'a dyn Reporter,
+    /// Ends running steps.
+    pub cancel: Cancel,
+    /// Full logs of this build's steps.
+    pub logs: log::StepLogs,
+}
+
+impl Executor for BuildExecutor<'_> {
+    type Selection = Option<copy::Selection>;
+    type Error = StepError;
+
+    fn select(&self, step: &Step<'_>) -> Result<(Inputs, Self::Selection), StepError> {
+        let Op::Copy(op) = &step.vertex.op else { return Ok((Inputs::default(), None)) };
+        let selection = copy::select(self, step, op)?;
+        let files = self.store.lists().put(&selection.canonical())?;
+        Ok((Inputs { files: Some(files) }, Some(selection)))
+    }
+
+    fn below(&self, step: &Step<'_>, selection: &Self::Selection) -> Result<Option<ListId>, StepError> {
+        let (Op::Copy(op), Some(selection)) = (&step.vertex.op, selection) else { return Ok(None) };
+        copy::below(self, step, op, selection)
+    }
+
+    fn execute(&self, step: &Step<'_>, selection: Self::Selection) -> Result<Made, StepError> {
+        match (&step.vertex.op, selection) {
+            (Op::Run(op), _) => run::run(self, step, op),
+            (Op::Copy(op), Some(selection)) => copy::write(self, step, op, selection),
+            (Op::Workdir(op), _) => workdir::make(self, step, op),
+            _ => unreachable!("scratch and images are no steps, and COPY is selected first"),
+        }
+    }
+
+    fn cancel(&self) {
+        self.cancel.cancel();
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+}
+
+impl BuildExecutor<'_> {
+    /// Whether a RUN will have the result of `id` below it: then its layer is wanted unpacked.
+    fn is_run_upon(&self, id: VertexId) -> bool {
+        let mut upon = vec![false; self.graph.vertices.len()];
+        upon[id.0] = true;
+        for (number, vertex) in self.graph.vertices.iter().enumerate().skip(id.0 + 1) {
+            if vertex.parent.is_some_and(|parent| upon[parent.0]) {
+                if matches!(vertex.op, Op::Run(_)) {
+                    return true;
+                }
+                upon[number] = true;
+            }
+        }
+        false
+    }
+
+    /// Puts an index into the store, under its id.
+    fn put_index(&self, index: &Index) -> Result<LayerId, StepError> {
+        Ok(self.store.layers().put_index(index.as_bytes())?)
+    }
+
+    /// A step that changed nothing: the canonical empty layer.
+    fn empty_layer(&self) -> Result<Made, StepError> {
+        let index = Index::empty();
+        let layer = self.put_index(&index)?;
+        Ok(Made { layer, content: index.content_id(None), inputs: None })
+    }
+
+    fn made(&self, index: &Index, content: ContentId) -> Result<Made, StepError> {
+        Ok(Made { layer: self.put_index(index)?, content, inputs: None })
+    }
+
+    fn view(&self, step: &Step<'_>) -> Result<Arc<crate::tree::view::View>, StepError> {
+        self.forms.view(&step.parent)
+    }
+}

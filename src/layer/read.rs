@@ -1,1 +1,478 @@
-//! layer/read
+//! Takes a layer's tar apart without trusting it.
+//!
+//! Headers are the `tar` crate's; extended headers are read by their lengths here. Paths are cleaned so that none leaves the root,
+//! whiteout names are checked, and attributes that belong to the storage are dropped. A link's target is kept as it is.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::{self, Read};
+
+use tar::{EntryType, Header};
+
+use super::write::{OPAQUE_MARKER, WHITEOUT_PREFIX};
+use super::{LayerError, shown};
+use crate::tree::entry::{Entry, Kind, Mtime, cmp_paths, file_name, join, parent};
+use crate::tree::index::{INLINE_LIMIT_BYTES, INLINE_PATHS, Index, IndexBuilder};
+
+const BLOCK_BYTES: u64 = 512;
+/// Extended headers larger than this are no honest layer's.
+const EXTENDED_LIMIT_BYTES: u64 = 16 << 20;
+
+/// One member of a tar, its content still in the stream.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Cleaned path, empty for the root itself.
+    pub path: Vec<u8>,
+    /// Type flag.
+    pub kind: EntryType,
+    /// `0o7777` bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Modification time.
+    pub mtime: Mtime,
+    /// Content bytes that follow.
+    pub size_bytes: u64,
+    /// Where the content begins in the stream.
+    pub offset: u64,
+    /// Link target as stored.
+    pub link: Vec<u8>,
+    /// Device numbers.
+    pub device: (u32, u32),
+    /// Kept extended attributes.
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+/// The members of a plain tar, one after the other.
+pub struct Members<R: Read> {
+    source: R,
+    offset: u64,
+    /// Content of the current member that was not read.
+    left: u64,
+    /// Padding after it.
+    padding: u64,
+}
+
+impl<R: Read> std::fmt::Debug for Members<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Members at {}", self.offset)
+    }
+}
+
+/// What extended headers say about the member after them.
+#[derive(Default)]
+struct Extended {
+    records: BTreeMap<Vec<u8>, Vec<u8>>,
+    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+impl<R: Read> Members<R> {
+    /// Reads from the start of a plain tar.
+    pub fn new(source: R) -> Self {
+        Self { source, offset: 0, left: 0, padding: 0 }
+    }
+
+    /// The next member; what is left of the current one's content is skipped. `None` at the end marker or the end of the stream.
+    pub fn advance(&mut self) -> Result<Option<Member>, LayerError> {
+        let mut extended = Extended::default();
+        loop {
+            self.skip(self.left + self.padding)?;
+            (self.left, self.padding) = (0, 0);
+            let Some(header) = self.header()? else { return Ok(None) };
+            let size = header.entry_size().map_err(|e| self.invalid(format!("a header without a size: {e}")))?;
+            match header.entry_type() {
+                EntryType::XHeader => self.pax(size, &mut extended)?,
+                EntryType::XGlobalHeader => drop(self.extended_content(size)?),
+                EntryType::GNULongName => self.long(size, b"path", &mut extended)?,
+                EntryType::GNULongLink => self.long(size, b"linkpath", &mut extended)?,
+                EntryType::GNUSparse => return Err(self.invalid("a sparse file")),
+                kind => return self.member(&header, kind, size, extended).map(Some),
+            }
+        }
+    }
+
+    /// The content of the current member.
+    pub fn content(&mut self) -> Content<'_, R> {
+        Content { members: self }
+    }
+
+    fn header(&mut self) -> Result<Option<Header>, LayerError> {
+        let mut block = [0; BLOCK_BYTES as usize];
+        let mut filled = 0;
+        while filled < block.len() {
+            match self.source.read(&mut block[filled..]) {
+                Ok(0) if filled == 0 => return Ok(None),
+                Ok(0) => return Err(self.invalid("a header that is cut off")),
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(LayerError::Stream { source }),
+            }
+        }
+        self.offset += BLOCK_BYTES;
+        if block.iter().all(|byte| *byte == 0) {
+            // The rest is padding; it is drained so that the digest of the whole stream can be taken.
+            io::copy(&mut self.source, &mut io::sink()).map_err(|source| LayerError::Stream { source })?;
+            return Ok(None);
+        }
+        let mut header = Header::new_old();
+        header.as_mut_bytes().copy_from_slice(&block);
+        let sum = header.cksum().map_err(|e| self.invalid(format!("a header without a checksum: {e}")))?;
+        let actual: u32 = block.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { u32::from(*b) }).sum();
+        if sum == actual { Ok(Some(header)) } else { Err(self.invalid("a header with a wrong checksum")) }
+    }
+
+    fn member(&mut self, header: &Header, kind: EntryType, size: u64, extended: Extended) -> Result<Member, LayerError> {
+        let Extended { records, xattrs } = extended;
+        if records.keys().any(|key| key.starts_with(b"GNU.sparse.")) {
+            return Err(self.invalid("a sparse file"));
+        }
+        let number = |key: &str| -> Option<u64> { std::str::from_utf8(records.get(key.as_bytes())?).ok()?.parse().ok() };
+        let id = |key: &str, field: io::Result<u64>| number(key).or(field.ok()).and_then(|id| u32::try_from(id).ok());
+        let uid = id("uid", header.uid()).ok_or_else(|| self.invalid("an owner that is no number"))?;
+        let gid = id("gid", header.gid()).ok_or_else(|| self.invalid("a group that is no number"))?;
+        let path = records.get(b"path".as_slice()).cloned().unwrap_or_else(|| header.path_bytes().into_owned());
+        let link = records.get(b"linkpath".as_slice()).cloned();
+        let link = link.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned)).unwrap_or_default();
+        let mtime = match records.get(b"mtime".as_slice()) {
+            Some(text) => pax_time(text).ok_or_else(|| self.invalid("a time that is no number"))?,
+            None => Mtime { secs: header.mtime().unwrap_or(0) as i64, nanos: 0 },
+        };
+        // Old tars mark a directory by the slash alone.
+        let kind = if kind == EntryType::Regular && path.ends_with(b"/") { EntryType::Directory } else { kind };
+        let size_bytes = match kind {
+            EntryType::Regular | EntryType::Continuous => number("size").unwrap_or(size),
+            _ => 0,
+        };
+        let skipped = if size_bytes == 0 { size } else { size_bytes };
+        self.left = skipped;
+        self.padding = (BLOCK_BYTES - skipped % BLOCK_BYTES) % BLOCK_BYTES;
+        let device = (header.device_major().ok().flatten().unwrap_or(0), header.device_minor().ok().flatten().unwrap_or(0));
+        let mode = header.mode().map_err(|e| self.invalid(format!("a mode that is no number: {e}")))? & 0o7777;
+        Ok(Member { path: clean(&path), kind, mode, uid, gid, mtime, size_bytes, offset: self.offset, link, device, xattrs })
+    }
+
+    fn pax(&mut self, size: u64, extended: &mut Extended) -> Result<(), LayerError> {
+        let bytes = self.extended_content(size)?;
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            let (key, value, after) = pax_record(rest).ok_or_else(|| self.invalid("an extended header that breaks its own lengths"))?;
+            match key.strip_prefix(b"SCHILY.xattr.") {
+                Some(name) if is_kept_xattr(name) => drop(extended.xattrs.insert(name.to_vec(), value.to_vec())),
+                Some(_) => {}
+                None => drop(extended.records.insert(key.to_vec(), value.to_vec())),
+            }
+            rest = after;
+        }
+        Ok(())
+    }
+
+    fn long(&mut self, size: u64, key: &[u8], extended: &mut Extended) -> Result<(), LayerError> {
+        let mut name = self.extended_content(size)?;
+        while name.last() == Some(&0) {
+            name.pop();
+        }
+        extended.records.entry(key.to_vec()).or_insert(name);
+        Ok(())
+    }
+
+    fn extended_content(&mut self, size: u64) -> Result<Vec<u8>, LayerError> {
+        if size > EXTENDED_LIMIT_BYTES {
+            return Err(self.invalid(format!("an extended header of {size} bytes")));
+        }
+        self.left = size;
+        self.padding = (BLOCK_BYTES - size % BLOCK_BYTES) % BLOCK_BYTES;
+        let mut bytes = Vec::new();
+        self.content().read_to_end(&mut bytes).map_err(|source| LayerError::Stream { source })?;
+        Ok(bytes)
+    }
+
+    fn skip(&mut self, bytes: u64) -> Result<(), LayerError> {
+        let skipped = io::copy(&mut (&mut self.source).take(bytes), &mut io::sink()).map_err(|source| LayerError::Stream { source })?;
+        self.offset += skipped;
+        // Some writers leave out the padding at the very end.
+        if skipped + self.padding < bytes { Err(self.invalid("a file that is cut off")) } else { Ok(()) }
+    }
+
+    fn invalid(&self, what: impl Into<String>) -> LayerError {
+        LayerError::Invalid { what: what.into(), offset: self.offset }
+    }
+}
+
+/// The bytes of one member.
+pub struct Content<'a, R: Read> {
+    members: &'a mut Members<R>,
+}
+
+impl<R: Read> std::fmt::Debug for Content<'_, R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Content of {} bytes", self.members.left)
+    }
+}
+
+impl<R: Read> Read for Content<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let want = buffer.len().min(usize::try_from(self.members.left).unwrap_or(usize::MAX));
+        let read = self.members.source.read(&mut buffer[..want])?;
+        if read == 0 && want > 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.members.left -= read as u64;
+        self.members.offset += read as u64;
+        Ok(read)
+    }
+}
+
+/// Where the entries of a layer go besides the index. Paths are clean, parents come before their children.
+pub trait Sink {
+    /// A regular file; `content` must be read to its end.
+    fn file(&mut self, entry: &Entry, content: &mut dyn Read) -> Result<(), LayerError>;
+    /// A further name of a file of this layer that was given before.
+    fn link(&mut self, path: &[u8], existing: &[u8]) -> Result<(), LayerError>;
+    /// Anything else, whiteouts included. A directory may come again with other metadata.
+    fn other(&mut self, entry: &Entry) -> Result<(), LayerError>;
+    /// Everything was given; the entries are final.
+    fn end(&mut self, index: &Index) -> Result<(), LayerError>;
+}
+
+/// Keeps nothing but the index.
+struct IndexOnly;
+
+impl Sink for IndexOnly {
+    fn file(&mut self, entry: &Entry, content: &mut dyn Read) -> Result<(), LayerError> {
+        io::copy(content, &mut io::sink()).map(drop).map_err(LayerError::io("read", shown(&entry.path)))
+    }
+
+    fn link(&mut self, _: &[u8], _: &[u8]) -> Result<(), LayerError> {
+        Ok(())
+    }
+
+    fn other(&mut self, _: &Entry) -> Result<(), LayerError> {
+        Ok(())
+    }
+
+    fn end(&mut self, _: &Index) -> Result<(), LayerError> {
+        Ok(())
+    }
+}
+
+/// The index of a plain tar.
+pub fn index_of(tar: impl Read) -> Result<Index, LayerError> {
+    read_layer(tar, &mut IndexOnly)
+}
+
+/// Reads a plain tar to its end, gives every entry to `sink`, and makes the index.
+pub fn read_layer(tar: impl Read, sink: &mut dyn Sink) -> Result<Index, LayerError> {
+    let mut members = Members::new(tar);
+    let mut layer = Layer { entries: HashMap::new(), links: Vec::new(), inline: BTreeMap::new(), sink };
+    while let Some(member) = members.advance()? {
+        layer.take(member, &mut members)?;
+    }
+    layer.finish()
+}
+
+struct Layer<'a> {
+    entries: HashMap<Vec<u8>, Entry>,
+    /// (name, the earlier name that it was linked to)
+    links: Vec<(Vec<u8>, Vec<u8>)>,
+    inline: BTreeMap<Vec<u8>, Vec<u8>>,
+    sink: &'a mut dyn Sink,
+}
+
+impl Layer<'_> {
+    fn take<R: Read>(&mut self, member: Member, members: &mut Members<R>) -> Result<(), LayerError> {
+        let invalid = |what: &str| LayerError::Invalid { what: format!("{what}: {}", shown(&member.path).display()), offset: member.offset };
+        if member.path.is_empty() {
+            return Ok(());
+        }
+        self.parents(parent(&member.path), &invalid)?;
+        let name = file_name(&member.path);
+        if name == OPAQUE_MARKER {
+            return self.opaque(parent(&member.path));
+        }
+        if let Some(hidden) = name.strip_prefix(WHITEOUT_PREFIX) {
+            return match hidden {
+                b"" | b"." | b".." => Err(invalid("a whiteout of no name")),
+                // Notes that AUFS left for itself.
+                _ if hidden.starts_with(WHITEOUT_PREFIX) => Ok(()),
+                _ => self.put(Entry::whiteout(join(parent(&member.path), hidden))),
+            };
+        }
+        let kind = match member.kind {
+            EntryType::Regular | EntryType::Continuous => return self.file(&member, members),
+            EntryType::Link => return self.link(&member, &invalid),
+            EntryType::Directory => Kind::Dir,
+            EntryType::Symlink => Kind::Symlink { target: member.link.clone() },
+            EntryType::Fifo => Kind::Fifo,
+            // An overlay's own form of a whiteout.
+            EntryType::Char if member.device == (0, 0) => return self.put(Entry::whiteout(member.path.clone())),
+            EntryType::Char => Kind::CharDevice { major: member.device.0, minor: member.device.1 },
+            EntryType::Block => Kind::BlockDevice { major: member.device.0, minor: member.device.1 },
+            other => return Err(invalid(&format!("a member of type {:?}", char::from(other.as_byte())))),
+        };
+        self.put(entry(&member, kind))
+    }
+
+    /// Directories that the tar leaves out are made as an extracting tar makes them.
+    fn parents(&mut self, dir: &[u8], invalid: &dyn Fn(&str) -> LayerError) -> Result<(), LayerError> {
+        match self.entries.get(dir) {
+            _ if dir.is_empty() => Ok(()),
+            Some(Entry { kind: Kind::Dir, .. }) => Ok(()),
+            Some(_) => Err(invalid("a path below something that is no directory")),
+            None => {
+                self.parents(parent(dir), invalid)?;
+                self.put(Entry::new(dir, Kind::Dir, 0o755, 0, 0, Mtime::default()))
+            }
+        }
+    }
+
+    fn opaque(&mut self, dir: &[u8]) -> Result<(), LayerError> {
+        let Some(entry) = self.entries.get_mut(dir) else { return Ok(()) };
+        entry.opaque = true;
+        let entry = entry.clone();
+        self.sink.other(&entry)
+    }
+
+    fn put(&mut self, mut entry: Entry) -> Result<(), LayerError> {
+        entry.opaque = entry.is_dir() && self.entries.get(&entry.path).is_some_and(|before| before.opaque);
+        self.sink.other(&entry)?;
+        self.entries.insert(entry.path.clone(), entry);
+        Ok(())
+    }
+
+    fn file<R: Read>(&mut self, member: &Member, members: &mut Members<R>) -> Result<(), LayerError> {
+        let keep = INLINE_PATHS.contains(&member.path.as_slice()) && member.size_bytes <= INLINE_LIMIT_BYTES as u64;
+        let mut content = Hashing { source: members.content(), hash: blake3::Hasher::new(), kept: keep.then(Vec::new) };
+        let mut entry = entry(member, Kind::File { size: member.size_bytes, digest: [0; 32], hardlink: None });
+        self.sink.file(&entry, &mut content)?;
+        if content.source.members.left > 0 {
+            return Err(LayerError::Invalid { what: "a file that was not read".into(), offset: member.offset });
+        }
+        let digest = *content.hash.finalize().as_bytes();
+        if let Some(bytes) = content.kept {
+            self.inline.insert(member.path.clone(), bytes);
+        }
+        entry.kind = Kind::File { size: member.size_bytes, digest, hardlink: None };
+        self.entries.insert(entry.path.clone(), entry);
+        Ok(())
+    }
+
+    fn link(&mut self, member: &Member, invalid: &dyn Fn(&str) -> LayerError) -> Result<(), LayerError> {
+        let existing = clean(&member.link);
+        let Some(target) = self.entries.get(&existing).filter(|e| matches!(e.kind, Kind::File { .. } | Kind::Symlink { .. } | Kind::Fifo))
+        else {
+            return Err(invalid("a hardlink to a path that is not in the layer before it"));
+        };
+        if existing == member.path {
+            return Ok(());
+        }
+        let entry = Entry { path: member.path.clone(), ..target.clone() };
+        self.sink.link(&entry.path, &existing)?;
+        if matches!(entry.kind, Kind::File { .. }) {
+            self.links.push((entry.path.clone(), existing.clone()));
+        }
+        if let Some(bytes) = self.inline.get(&existing).filter(|_| INLINE_PATHS.contains(&entry.path.as_slice())).cloned() {
+            self.inline.insert(entry.path.clone(), bytes);
+        }
+        self.entries.insert(entry.path.clone(), entry);
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Index, LayerError> {
+        self.name_links();
+        let mut builder = IndexBuilder::new();
+        for entry in self.entries.into_values() {
+            builder.push(entry);
+        }
+        for (path, bytes) in &self.inline {
+            builder.inline(path, bytes);
+        }
+        let index = builder.build();
+        self.sink.end(&index)?;
+        Ok(index)
+    }
+
+    /// The first path in order carries the file, the others name it.
+    fn name_links(&mut self) {
+        let mut groups: HashMap<Vec<u8>, BTreeSet<Vec<u8>>> = HashMap::new();
+        let mut group_of: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
+        for (name, existing) in std::mem::take(&mut self.links) {
+            let root = group_of.get(&existing).cloned().unwrap_or_else(|| existing.clone());
+            group_of.insert(name.clone(), root.clone());
+            groups.entry(root).or_insert_with(|| BTreeSet::from([existing])).insert(name);
+        }
+        for names in groups.into_values() {
+            let Some(first) = names.iter().min_by(|a, b| cmp_paths(a, b)).cloned() else { continue };
+            for name in &names {
+                if let Some(Entry { kind: Kind::File { hardlink, .. }, .. }) = self.entries.get_mut(name) {
+                    *hardlink = (*name != first).then(|| first.clone());
+                }
+            }
+        }
+    }
+}
+
+fn entry(member: &Member, kind: Kind) -> Entry {
+    Entry { xattrs: member.xattrs.clone(), ..Entry::new(member.path.clone(), kind, member.mode, member.uid, member.gid, member.mtime) }
+}
+
+struct Hashing<R> {
+    source: R,
+    hash: blake3::Hasher,
+    kept: Option<Vec<u8>>,
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.source.read(buffer)?;
+        self.hash.update(&buffer[..read]);
+        if let Some(kept) = &mut self.kept {
+            kept.extend_from_slice(&buffer[..read]);
+        }
+        Ok(read)
+    }
+}
+
+/// Drops `.`, empty parts and every `..` that would leave the root.
+pub fn clean(path: &[u8]) -> Vec<u8> {
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for part in path.split(|byte| *byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join(&b'/')
+}
+
+/// Attributes that are content; the others are the storage's or the system's.
+fn is_kept_xattr(name: &[u8]) -> bool {
+    name == b"security.capability"
+        || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay.") && name != b"user.rootlesscontainers")
+}
+
+/// Key, value and what follows a `LENGTH KEY=VALUE\n` record.
+fn pax_record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let space = bytes.iter().position(|byte| *byte == b' ')?;
+    let length: usize = std::str::from_utf8(&bytes[..space]).ok()?.parse().ok()?;
+    if length <= space + 1 || length > bytes.len() || bytes[length - 1] != b'\n' {
+        return None;
+    }
+    let record = &bytes[space + 1..length - 1];
+    let equals = record.iter().position(|byte| *byte == b'=')?;
+    Some((&record[..equals], &record[equals + 1..], &bytes[length..]))
+}
+
+/// `SECONDS[.FRACTION]`, possibly negative.
+fn pax_time(text: &[u8]) -> Option<Mtime> {
+    let text = std::str::from_utf8(text).ok()?;
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let secs: i64 = whole.parse().ok()?;
+    let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
+    let nanos: u32 = digits.parse().ok()?;
+    Some(match (text.starts_with('-'), nanos) {
+        (true, 1..) => Mtime { secs: secs - 1, nanos: 1_000_000_000 - nanos },
+        _ => Mtime { secs, nanos },
+    })
+}

@@ -1,3 +1,135 @@
-//! Graph → layers.
+//! Graph → layers: the schedule, the keys, and why a step ran.
 
 pub mod event;
+pub mod explain;
+pub mod key;
+pub mod schedule;
+pub mod snapshot;
+mod step;
+
+use std::error::Error;
+
+use shale_cache::{ContentId, KeyLock, LayerId, ListId, StoreError};
+
+use crate::plan::graph::{Graph, Vertex, VertexId};
+use event::TaskId;
+use key::Inputs;
+use snapshot::Snapshot;
+
+/// A vertex that is about to be solved, with everything before it.
+#[derive(Debug)]
+pub struct Step<'a> {
+    /// Which.
+    pub id: VertexId,
+    /// What it does.
+    pub vertex: &'a Vertex,
+    /// The filesystem it changes.
+    pub parent: Snapshot,
+    /// The results of the other vertices that it reads.
+    pub sources: Vec<(VertexId, Snapshot)>,
+    /// Its line in the progress display.
+    pub task: TaskId,
+}
+
+impl Step<'_> {
+    /// The result of a vertex that it reads.
+    pub fn source(&self, id: VertexId) -> &Snapshot {
+        let found = self.sources.iter().find(|(source, _)| *source == id);
+        &found.expect("the schedule solves every input first").1
+    }
+}
+
+/// What an executed step made: committed to the store, not yet under a key.
+#[derive(Debug)]
+pub struct Made {
+    /// Its index.
+    pub layer: LayerId,
+    /// Its content.
+    pub content: ContentId,
+    /// COPY and ADD: the inputs as they were written, if the files changed after they had been hashed.
+    pub inputs: Option<Inputs>,
+}
+
+/// Does what a miss asks for. `solve` sees `execute` through this alone; tests put a recorder here.
+pub trait Executor: Sync {
+    /// What COPY selected, ready to be written.
+    type Selection: Send;
+    /// Why a step failed.
+    type Error: Error + From<StoreError> + Send + 'static;
+
+    /// Matches and hashes what a step reads; the inputs enter its key.
+    fn select(&self, step: &Step<'_>) -> Result<(Inputs, Self::Selection), Self::Error>;
+    /// What the parent holds where the step writes; `None` if the step has no second look.
+    fn below(&self, step: &Step<'_>, selection: &Self::Selection) -> Result<Option<ListId>, Self::Error>;
+    /// Runs the step.
+    fn execute(&self, step: &Step<'_>, selection: Self::Selection) -> Result<Made, Self::Error>;
+    /// Ends whatever runs, soon: another step failed or the user asked.
+    fn cancel(&self);
+    /// Whether [`Executor::cancel`] was called.
+    fn is_cancelled(&self) -> bool;
+}
+
+/// Which build this is, for records of the same step ([`shale_cache::StepSite`]).
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// Identity of the context.
+    pub context: String,
+    /// Dockerfile name.
+    pub dockerfile: String,
+}
+
+/// A build that did not end.
+#[derive(Debug)]
+pub enum SolveError<E> {
+    /// A step failed; the first one that did.
+    Step {
+        /// Which.
+        vertex: VertexId,
+        /// Its line in the progress display.
+        task: TaskId,
+        /// Why.
+        cause: E,
+    },
+    /// The user gave it up before any step failed.
+    Cancelled,
+}
+
+/// Counts for the record of a build.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Steps whose result was found.
+    pub hits: usize,
+    /// Steps that ran.
+    pub misses: usize,
+}
+
+/// The snapshots of a solved graph, by vertex; `None` where nothing asked for it.
+#[derive(Debug)]
+pub struct Solved {
+    /// By vertex number.
+    pub snapshots: Vec<Option<Snapshot>>,
+    /// Hits and misses.
+    pub tally: Tally,
+}
+
+impl Solved {
+    /// The snapshot of a vertex that was among the roots or before one.
+    pub fn snapshot(&self, id: VertexId) -> &Snapshot {
+        self.snapshots[id.0].as_ref().expect("roots and their inputs are solved")
+    }
+}
+
+/// Which vertices a set of roots needs.
+pub fn reachable(graph: &Graph, roots: &[VertexId]) -> Vec<bool> {
+    let mut needed = vec![false; graph.vertices.len()];
+    let mut todo = roots.to_vec();
+    while let Some(id) = todo.pop() {
+        if !std::mem::replace(&mut needed[id.0], true) {
+            todo.extend(graph.vertices[id.0].inputs());
+        }
+    }
+    needed
+}
+
+/// The lock of a key that is being worked on, or none where the cache is passed by.
+type Held = Option<KeyLock>;

@@ -5,6 +5,7 @@
 pub mod diff;
 pub mod entry;
 pub mod index;
+mod record;
 pub mod select;
 pub mod view;
 pub mod walk;

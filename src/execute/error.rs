@@ -1,0 +1,86 @@
+//! Why a step failed. The sentences that scripts look for are BuildKit's; hints stand apart, in `cli::diagnostic`.
+
+use std::io;
+use std::path::PathBuf;
+
+use shale_cache::StoreError;
+
+use crate::image::ImageError;
+use crate::layer::LayerError;
+use crate::sandbox::SandboxError;
+use crate::source::context::ContextError;
+use crate::tree::accounts::AccountError;
+use crate::tree::graft::GraftError;
+use crate::tree::index::IndexError;
+use crate::tree::select::SelectError;
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// The command of a RUN ended with another code than 0.
+    #[error("process {command:?} did not complete successfully: exit code: {code}")]
+    Exit {
+        /// The command as it was run, words joined.
+        command: String,
+        /// Its exit code; 128 + signal if a signal ended it.
+        code: i32,
+        /// Its full log, if it printed anything.
+        log: Option<PathBuf>,
+    },
+    /// The sources of a COPY or ADD.
+    #[error(transparent)]
+    Select(#[from] SelectError),
+    /// A source that is not there, with what the context knows about it.
+    #[error("failed to calculate checksum of ref: {path:?}: not found")]
+    Missing {
+        /// The source, absolute within the context.
+        path: String,
+        /// Whether an ignore pattern hides it, or what is spelled alike.
+        why: Option<crate::source::context::Missing>,
+    },
+    /// What a COPY or ADD would write where.
+    #[error(transparent)]
+    Graft(#[from] GraftError),
+    /// A user or group.
+    #[error(transparent)]
+    Account(#[from] AccountError),
+    /// A base image.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// A layer's bytes.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// A layer's index.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// The build context.
+    #[error(transparent)]
+    Context(#[from] ContextError),
+    /// The sandbox or the worker.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Reading or writing a file.
+    #[error("cannot {deed} {path}: {source}", path = path.display())]
+    Io {
+        /// What was tried (`read`, `write the log`).
+        deed: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The build was given up.
+    #[error("context canceled")]
+    Cancelled,
+}
+
+impl StepError {
+    /// Joins an IO error to its path and deed.
+    pub fn io(deed: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { deed, path, source }
+    }
+}

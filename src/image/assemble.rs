@@ -1,0 +1,101 @@
+//! Config, history and layers of an image, from the plan and the solved graph.
+
+use shale_cache::DiffId;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::oci::config::{HistoryEntry, ImageConfig};
+use crate::plan::graph::PlannedImage;
+
+/// A point in time: seconds and nanoseconds since the epoch.
+pub type Timestamp = (i64, u32);
+
+/// The layer of one history entry.
+#[derive(Clone, Debug)]
+pub struct NewLayer {
+    /// Uncompressed digest as it is exported.
+    pub diff_id: DiffId,
+    /// When the step that made it ended.
+    pub created: Timestamp,
+}
+
+/// Fills rootfs, history and times of a planned image. `new_layers` are the layers of the entries with a vertex, in order;
+/// `base_diff_ids` those of the base image.
+///
+/// Metadata before the first new layer takes that layer's time, after it the previous one's (BuildKit); without any layer the
+/// base's, else the epoch. With `epoch_secs` every time of ours is the epoch.
+pub fn assemble(planned: &PlannedImage, base_diff_ids: &[DiffId], new_layers: &[NewLayer], epoch_secs: Option<i64>) -> ImageConfig {
+    let mut config = planned.config.clone();
+    let stamp = |time: Timestamp| epoch_secs.map_or(time, |epoch| (epoch, 0));
+    let base_created = config.created.take();
+    let first = new_layers.first().map(|layer| stamp(layer.created));
+    let without_layers = base_created.or_else(|| epoch_secs.map(|epoch| rfc3339((epoch, 0))));
+    let mut time = first;
+    let mut layers = new_layers.iter();
+    for planned in &planned.history {
+        if planned.vertex.is_some() {
+            time = layers.next().map(|layer| stamp(layer.created));
+        }
+        let created = time.map(rfc3339).or_else(|| without_layers.clone());
+        config.history.push(HistoryEntry { created, ..planned.entry.clone() });
+    }
+    config.created = time.map(rfc3339).or(without_layers);
+    config.rootfs.diff_ids = base_diff_ids.iter().chain(new_layers.iter().map(|layer| &layer.diff_id)).map(|id| id.0.to_string()).collect();
+    config
+}
+
+/// RFC 3339 in UTC with the nanoseconds that are there, as Go prints times.
+pub fn rfc3339((secs, nanos): Timestamp) -> String {
+    let time = OffsetDateTime::from_unix_timestamp(secs).unwrap_or(OffsetDateTime::UNIX_EPOCH) + time::Duration::nanoseconds(i64::from(nanos));
+    time.format(&Rfc3339).expect("every time of the range prints")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::platform::Platform;
+    use crate::plan::graph::{PlannedHistory, VertexId};
+
+    fn planned(steps: &[(&str, bool)]) -> PlannedImage {
+        let platform = Platform::native();
+        let history = steps
+            .iter()
+            .map(|(text, layer)| PlannedHistory {
+                entry: HistoryEntry { created_by: (*text).into(), empty_layer: !layer, ..HistoryEntry::default() },
+                vertex: layer.then_some(VertexId(0)),
+            })
+            .collect();
+        PlannedImage { config: ImageConfig::scratch(&platform), platform, root: VertexId(0), history }
+    }
+
+    fn layer(byte: u8, secs: i64) -> NewLayer {
+        NewLayer { diff_id: DiffId(shale_cache::OciDigest::sha256_of(&[byte])), created: (secs, 0) }
+    }
+
+    #[test]
+    fn metadata_takes_the_time_of_the_layer_before_it_or_of_the_first() {
+        let image = planned(&[("ENV a=b", false), ("RUN x", true), ("CMD y", false), ("COPY z", true), ("USER u", false)]);
+        let config = assemble(&image, &[], &[layer(1, 10), layer(2, 20)], None);
+        let times: Vec<_> = config.history.iter().map(|h| h.created.as_deref().unwrap_or_default()).collect();
+        let (ten, twenty) = ("1970-01-01T00:00:10Z", "1970-01-01T00:00:20Z");
+        assert_eq!(times, [ten, ten, ten, twenty, twenty]);
+        assert_eq!(config.created.as_deref(), Some(twenty));
+        assert_eq!(config.rootfs.diff_ids.len(), 2);
+    }
+
+    #[test]
+    fn the_epoch_is_every_time_of_ours() {
+        let config = assemble(&planned(&[("RUN x", true), ("RUN y", true)]), &[], &[layer(1, 5), layer(2, 20)], Some(10));
+        let times: Vec<_> = config.history.iter().map(|h| h.created.as_deref().unwrap_or_default()).collect();
+        assert_eq!(times, ["1970-01-01T00:00:10Z"; 2]);
+    }
+
+    #[test]
+    fn an_image_without_layers_takes_the_time_of_its_base_or_the_epoch() {
+        let mut image = planned(&[("CMD x", false)]);
+        assert_eq!(assemble(&image, &[], &[], None).created, None);
+        assert_eq!(assemble(&image, &[], &[], Some(1)).created.as_deref(), Some("1970-01-01T00:00:01Z"));
+        image.config.created = Some("2020-02-02T02:02:02Z".into());
+        assert_eq!(assemble(&image, &[], &[], Some(1)).created.as_deref(), Some("2020-02-02T02:02:02Z"));
+    }
+}

@@ -1,0 +1,121 @@
+//! Where the bytes of a layer's files lie while it is written.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Cursor, Read, Seek as _, SeekFrom};
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use serde::{Deserialize, Serialize};
+
+use crate::tree::entry::Entry;
+
+/// Gives the content of an index's files. Asked in the index's order, once per file.
+pub trait Contents {
+    /// Opens the content of a regular file of the index.
+    fn open<'a>(&'a mut self, entry: &Entry) -> io::Result<Box<dyn Read + 'a>>;
+}
+
+/// An unpacked layer, or any directory laid out like the index.
+#[derive(Debug)]
+pub struct Directory {
+    root: OwnedFd,
+}
+
+impl Directory {
+    /// Files below an open directory.
+    pub fn new(root: OwnedFd) -> Self {
+        Self { root }
+    }
+}
+
+impl Contents for Directory {
+    fn open<'a>(&'a mut self, entry: &Entry) -> io::Result<Box<dyn Read + 'a>> {
+        Ok(Box::new(open_beneath(&self.root, &entry.path)?))
+    }
+}
+
+/// Opens a file for reading without ever leaving `root` or following a link.
+pub fn open_beneath(root: impl AsFd, path: &[u8]) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    Ok(File::from(openat2(root, path, flags, Mode::empty(), resolve)?))
+}
+
+/// Where one file's bytes lie.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SourceRef {
+    /// A file below one of the roots that the writer is given.
+    Root {
+        /// Which root.
+        root: usize,
+        /// Path below it.
+        path: Vec<u8>,
+    },
+    /// Bytes of one of the spool files that the writer is given.
+    Spool {
+        /// Which spool file.
+        spool: usize,
+        /// Where they begin.
+        offset: u64,
+        /// How many there are.
+        size_bytes: u64,
+    },
+    /// The bytes themselves: a heredoc.
+    Inline(Vec<u8>),
+}
+
+/// Files from many places: what COPY and ADD write.
+#[derive(Debug)]
+pub struct Gathered {
+    /// Context directories and unpacked layers.
+    pub roots: Vec<OwnedFd>,
+    /// Plain files that hold many contents: unpacked archives, packed layers.
+    pub spools: Vec<File>,
+    /// By path in the new layer.
+    pub sources: HashMap<Vec<u8>, SourceRef>,
+}
+
+impl Contents for Gathered {
+    fn open<'a>(&'a mut self, entry: &Entry) -> io::Result<Box<dyn Read + 'a>> {
+        let source = self.sources.get(&entry.path).ok_or_else(|| io::Error::other("no source was given for the file"))?;
+        Ok(match source {
+            SourceRef::Root { root, path } => Box::new(open_beneath(&self.roots[*root], path)?),
+            SourceRef::Spool { spool, offset, size_bytes } => {
+                let mut file = &self.spools[*spool];
+                file.seek(SeekFrom::Start(*offset))?;
+                Box::new(file.take(*size_bytes))
+            }
+            SourceRef::Inline(bytes) => Box::new(Cursor::new(bytes.as_slice())),
+        })
+    }
+}
+
+/// Another tar of the same index: its files come in the index's order, so one pass serves.
+pub struct SameTar<R: Read> {
+    tar: super::read::Members<R>,
+}
+
+impl<R: Read> std::fmt::Debug for SameTar<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SameTar")
+    }
+}
+
+impl<R: Read> SameTar<R> {
+    /// Reads a plain tar that [`super::write`] made.
+    pub fn new(tar: R) -> Self {
+        Self { tar: super::read::Members::new(tar) }
+    }
+}
+
+impl<R: Read> Contents for SameTar<R> {
+    fn open<'a>(&'a mut self, entry: &Entry) -> io::Result<Box<dyn Read + 'a>> {
+        while let Some(member) = self.tar.advance().map_err(io::Error::other)? {
+            if member.path == entry.path {
+                return Ok(Box::new(self.tar.content()));
+            }
+        }
+        Err(io::Error::other("the packed form lacks a file of its index"))
+    }
+}

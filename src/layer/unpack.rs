@@ -1,0 +1,195 @@
+//! Puts a layer on disk as an overlay lower: whiteouts as devices 0:0, opaque directories by attribute. Runs in the worker.
+//!
+//! Every path is made relative to an open directory and no link is ever followed.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags, chownat, fchmod, fchown, fsetxattr, futimens,
+    linkat, makedev, mkdirat, mknodat, openat, openat2, symlinkat, unlinkat, utimensat,
+};
+use rustix::io::Errno;
+
+use super::read::Sink;
+use super::{LayerError, shown};
+use crate::tree::entry::{Entry, Kind, Mtime, file_name, parent};
+use crate::tree::index::Index;
+
+/// The attribute by which overlay knows an opaque directory in a user namespace.
+pub const OPAQUE_XATTR: &str = "user.overlay.opaque";
+
+/// Writes entries below a directory.
+#[derive(Debug)]
+pub struct Unpacker {
+    root: OwnedFd,
+    /// The directory of the entry before, since neighbours mostly share it.
+    last_dir: Option<(Vec<u8>, OwnedFd)>,
+    /// Device nodes that the kernel did not let us make, for one note.
+    pub skipped_devices: Vec<Vec<u8>>,
+}
+
+impl Unpacker {
+    /// Writes below an open, empty directory.
+    pub fn new(root: OwnedFd) -> Self {
+        Self { root, last_dir: None, skipped_devices: Vec::new() }
+    }
+
+    /// The open directory that holds `path`.
+    fn dir_of(&mut self, path: &[u8]) -> io::Result<BorrowedFd<'_>> {
+        let dir = parent(path);
+        if dir.is_empty() {
+            return Ok(self.root.as_fd());
+        }
+        if self.last_dir.as_ref().is_none_or(|(last, _)| last != dir) {
+            self.last_dir = Some((dir.to_vec(), open_dir(&self.root, dir)?));
+        }
+        Ok(self.last_dir.as_ref().map(|(_, fd)| fd.as_fd()).expect("just set"))
+    }
+
+    /// Removes what an earlier member left at the path, unless both are directories.
+    fn clear(&mut self, entry: &Entry) -> io::Result<()> {
+        let is_dir = entry.is_dir();
+        let dir = self.dir_of(&entry.path)?;
+        match unlinkat(dir, file_name(&entry.path), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(Errno::ISDIR | Errno::PERM) if is_dir => Ok(()),
+            Err(Errno::ISDIR | Errno::PERM) => Ok(unlinkat(dir, file_name(&entry.path), AtFlags::REMOVEDIR)?),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn make_file(&mut self, entry: &Entry, content: &mut dyn Read) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let name = file_name(&entry.path);
+        let fd = match openat(self.dir_of(&entry.path)?, name, flags, Mode::RUSR | Mode::WUSR) {
+            Err(Errno::EXIST) => {
+                self.clear(entry)?;
+                openat(self.dir_of(&entry.path)?, name, flags, Mode::RUSR | Mode::WUSR)?
+            }
+            other => other?,
+        };
+        let mut file = File::from(fd);
+        io::copy(content, &mut file)?;
+        set_metadata(&file, entry)?;
+        Ok(futimens(&file, &times(entry.mtime))?)
+    }
+
+    fn make_other(&mut self, entry: &Entry) -> io::Result<()> {
+        let name = file_name(&entry.path).to_vec();
+        if entry.is_dir() {
+            return self.make_dir(entry, &name);
+        }
+        self.clear(entry)?;
+        let dir = self.dir_of(&entry.path)?;
+        match &entry.kind {
+            Kind::Whiteout => return Ok(mknodat(dir, name, FileType::CharacterDevice, Mode::empty(), makedev(0, 0))?),
+            Kind::Symlink { target } => symlinkat(target.as_slice(), dir, &name)?,
+            Kind::Fifo => mknodat(dir, &name, FileType::Fifo, Mode::RUSR, 0)?,
+            Kind::CharDevice { major, minor } | Kind::BlockDevice { major, minor } => {
+                let kind = if matches!(entry.kind, Kind::CharDevice { .. }) { FileType::CharacterDevice } else { FileType::BlockDevice };
+                match mknodat(dir, &name, kind, Mode::RUSR, makedev(*major, *minor)) {
+                    Err(Errno::PERM) => {
+                        self.skipped_devices.push(entry.path.clone());
+                        return Ok(());
+                    }
+                    other => other?,
+                }
+            }
+            Kind::Dir | Kind::File { .. } => unreachable!("made elsewhere"),
+        }
+        chownat(dir, &name, uid(entry), gid(entry), AtFlags::SYMLINK_NOFOLLOW)?;
+        if !matches!(entry.kind, Kind::Symlink { .. }) {
+            rustix::fs::chmodat(dir, &name, Mode::from_raw_mode(entry.mode), AtFlags::empty())?;
+        }
+        Ok(utimensat(dir, &name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    fn make_dir(&mut self, entry: &Entry, name: &[u8]) -> io::Result<()> {
+        let dir = self.dir_of(&entry.path)?;
+        match mkdirat(dir, name, Mode::RWXU) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => {
+                self.clear(entry)?;
+                match mkdirat(self.dir_of(&entry.path)?, name, Mode::RWXU) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let fd = open_dir(&self.root, &entry.path)?;
+        set_metadata(&fd, entry)?;
+        if entry.opaque {
+            fsetxattr(&fd, OPAQUE_XATTR, b"y", XattrFlags::empty())?;
+        }
+        Ok(())
+    }
+}
+
+impl Sink for Unpacker {
+    fn file(&mut self, entry: &Entry, content: &mut dyn Read) -> Result<(), LayerError> {
+        self.make_file(entry, content).map_err(LayerError::io("unpack", shown(&entry.path)))
+    }
+
+    fn link(&mut self, path: &[u8], existing: &[u8]) -> Result<(), LayerError> {
+        let made = (|| {
+            let from = if parent(existing).is_empty() { None } else { Some(open_dir(&self.root, parent(existing))?) };
+            let from = from.as_ref().map_or(self.root.as_fd(), AsFd::as_fd).try_clone_to_owned()?;
+            let placeholder = Entry::whiteout(path);
+            self.clear(&placeholder)?;
+            let dir = self.dir_of(path)?;
+            Ok(linkat(&from, file_name(existing), dir, file_name(path), AtFlags::empty())?)
+        })();
+        made.map_err(LayerError::io("unpack the hardlink", shown(path)))
+    }
+
+    fn other(&mut self, entry: &Entry) -> Result<(), LayerError> {
+        self.make_other(entry).map_err(LayerError::io("unpack", shown(&entry.path)))
+    }
+
+    /// Directories get their times last: making their children changed them.
+    fn end(&mut self, index: &Index) -> Result<(), LayerError> {
+        for entry in index.iter().filter(Entry::is_dir) {
+            let made = (|| {
+                let fd = open_dir(&self.root, &entry.path)?;
+                Ok(futimens(&fd, &times(entry.mtime))?)
+            })();
+            made.map_err(LayerError::io("set the time of", shown(&entry.path)))?;
+        }
+        Ok(())
+    }
+}
+
+fn open_dir(root: impl AsFd, path: &[u8]) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    Ok(openat2(root, path, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)?)
+}
+
+/// Owner before mode, since a change of owner clears setuid; attributes last, since it clears capabilities too.
+fn set_metadata(fd: impl AsFd, entry: &Entry) -> io::Result<()> {
+    fchown(&fd, uid(entry), gid(entry))?;
+    fchmod(&fd, Mode::from_raw_mode(entry.mode))?;
+    for (name, value) in &entry.xattrs {
+        match fsetxattr(&fd, name.as_slice(), value, XattrFlags::empty()) {
+            // A file system without attributes keeps what it can.
+            Ok(()) | Err(Errno::NOTSUP) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn uid(entry: &Entry) -> Option<Uid> {
+    Some(Uid::from_raw(entry.uid))
+}
+
+fn gid(entry: &Entry) -> Option<Gid> {
+    Some(Gid::from_raw(entry.gid))
+}
+
+fn times(mtime: Mtime) -> Timestamps {
+    let time = Timespec { tv_sec: mtime.secs, tv_nsec: mtime.nanos.into() };
+    Timestamps { last_access: time, last_modification: time }
+}

@@ -1,0 +1,117 @@
+//! What a step's result depends on, as named parts. The hash of the parts is the cache key, so an explanation of a miss and the
+//! key can never disagree.
+//!
+//! | op | parts |
+//! |---|---|
+//! | all | format version and op kind (in the hash's frame), `parent` |
+//! | RUN | `platform`, `command`, `env` (image ENV in order), one `arg NAME` per ARG in scope, `user`, `workdir`, `network`, `hostname`, `add-host`, `ulimit`, `shm-size`, `mount`, `file` |
+//! | COPY, ADD | `destination`, `chown`, `chmod`, `unpack`, `files` (the selection's list: never an mtime) |
+//! | WORKDIR | `path`, `user` |
+//!
+//! The second look of COPY and ADD replaces `parent` by `below`: what the parent holds where the step writes.
+//! ADD that unpacks archives keeps `parent`: what it writes is known only after reading the archive.
+
+use shale_cache::{ChainId, KeyParts, ListId};
+
+use crate::plan::graph::{CopyOp, InlineFile, NetworkMode, Op, RunOp, Vertex, WorkdirOp};
+
+/// What a step reads that its text does not say: digests of long parts, put in the store by the caller.
+#[derive(Clone, Debug, Default)]
+pub struct Inputs {
+    /// COPY and ADD: the selection.
+    pub files: Option<ListId>,
+}
+
+/// The parts of the first look: text and ids only.
+///
+/// # Panics
+/// For vertices that are no steps (`Scratch`, `Image`): they have no key.
+pub fn first_look(vertex: &Vertex, parent: &ChainId, inputs: &Inputs) -> KeyParts {
+    match &vertex.op {
+        Op::Run(run) => run_parts(vertex, run, parent),
+        Op::Copy(copy) => {
+            let mut parts = KeyParts::new("copy");
+            parts.push_text("parent", parent.to_string());
+            copy_parts(&mut parts, copy, inputs);
+            parts
+        }
+        Op::Workdir(workdir) => workdir_parts(workdir, parent),
+        Op::Scratch | Op::Image(_) => unreachable!("only steps have keys"),
+    }
+}
+
+/// The parent-independent parts of COPY: `below` is the canonical list of what the parent holds at every path that the step writes.
+pub fn second_look(copy: &CopyOp, inputs: &Inputs, below: ListId) -> KeyParts {
+    let mut parts = KeyParts::new("copy onto");
+    parts.push_list("below", below);
+    copy_parts(&mut parts, copy, inputs);
+    parts
+}
+
+fn run_parts(vertex: &Vertex, run: &RunOp, parent: &ChainId) -> KeyParts {
+    let mut parts = KeyParts::new("run");
+    parts.push_text("parent", parent.to_string());
+    parts.push_text("platform", vertex.platform.to_string());
+    parts.push_text("command", lines(&run.argv));
+    parts.push_text("env", lines(&run.env));
+    for (name, value) in &run.args {
+        parts.push_text(format!("arg {name}"), value.clone());
+    }
+    parts.push_text("user", run.user.clone());
+    parts.push_text("workdir", run.workdir.clone());
+    let network = match run.network {
+        // The default is the host's network, but may come to mean another one: they are different keys.
+        NetworkMode::Default => "default",
+        NetworkMode::Host => "host",
+        NetworkMode::None => "none",
+    };
+    parts.push_text("network", network);
+    parts.push_text("hostname", run.hostname.clone());
+    for (name, address) in &run.add_hosts {
+        parts.push_text("add-host", format!("{name}:{address}"));
+    }
+    for (name, soft, hard) in &run.ulimits {
+        parts.push_text("ulimit", format!("{name}={soft}:{hard}"));
+    }
+    if let Some(bytes) = run.shm_size_bytes {
+        parts.push_text("shm-size", bytes.to_string());
+    }
+    inline_parts(&mut parts, &run.heredoc_files);
+    parts
+}
+
+fn copy_parts(parts: &mut KeyParts, copy: &CopyOp, inputs: &Inputs) {
+    parts.push_text("destination", copy.destination.clone());
+    if let Some(owner) = &copy.chown {
+        parts.push_text("chown", owner.clone());
+    }
+    if let Some(mode) = copy.chmod {
+        parts.push_text("chmod", format!("{mode:o}"));
+    }
+    if copy.unpack_archives {
+        parts.push_text("unpack", "archives");
+    }
+    inline_parts(parts, &copy.inline);
+    if let Some(files) = inputs.files {
+        parts.push_list("files", files);
+    }
+}
+
+fn inline_parts(parts: &mut KeyParts, files: &[InlineFile]) {
+    for file in files {
+        parts.push_text(format!("heredoc {}", file.name), file.content.clone());
+    }
+}
+
+fn workdir_parts(workdir: &WorkdirOp, parent: &ChainId) -> KeyParts {
+    let mut parts = KeyParts::new("workdir");
+    parts.push_text("parent", parent.to_string());
+    parts.push_text("path", workdir.path.clone());
+    parts.push_text("user", workdir.user.clone());
+    parts
+}
+
+/// A list as JSON: readable in an explanation, and no two lists give one text.
+fn lines(words: &[String]) -> String {
+    serde_json::to_string(words).expect("strings serialise")
+}

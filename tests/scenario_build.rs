@@ -1,0 +1,156 @@
+//! The main job: base → COPY → RUN → image, cached the second time.
+
+mod support;
+
+use support::{Lab, as_everybody, has, skip};
+
+const APP: &[(&str, &str)] = &[
+    ("Dockerfile", "FROM busybox\nENV GREETING=hello\nWORKDIR /app\nCOPY words.txt ./\nRUN echo \"$GREETING $(cat words.txt)\" >said\nCMD [\"cat\", \"/app/said\"]\n"),
+    ("words.txt", "world\n"),
+];
+
+#[test]
+fn a_first_build_runs_its_steps_and_a_second_one_gives_the_same_image_from_the_cache() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        lab.context("app", APP);
+        let first = lab.build("app", &["-t", "app:1"]);
+        assert_eq!(first.image.text("app/said"), "hello world\n");
+        assert_eq!(first.image.config["config"]["Cmd"][0], "cat");
+        assert_eq!(first.said.executed().len(), 3, "{}", first.said.stderr);
+        let second = lab.build("app", &["-t", "app:1"]);
+        assert_eq!(second.said.executed(), Vec::<String>::new(), "{}", second.said.stderr);
+        assert_eq!(second.image.digest, first.image.digest);
+    });
+}
+
+#[test]
+fn what_a_run_writes_chowns_deletes_and_links_comes_out_as_a_layer_diff() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        let script = "mkdir -p /a/b && echo x >/a/b/f && ln /a/b/f /a/b/g && ln -s ../b /a/s && chown 1000:50 /a/b/f && chmod 4755 /a/b/f \
+            && rm /etc/group && rm -r /home && mkdir /home && mkfifo /a/p && chmod 755 /bin/busybox && chown 12345 /a/s -h";
+        lab.context("ctx", &[("Dockerfile", &format!("FROM busybox\nRUN {script}\n"))]);
+        let built = lab.build("ctx", &[]);
+        let layer = &built.image.layers[1];
+        let names: Vec<&str> = layer.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["a", "a/b", "a/b/f", "a/b/g", "a/p", "a/s", "etc", "etc/.wh.group"], "{:?}", lab.who());
+        let file = &built.image.files["a/b/f"];
+        assert_eq!((file.mode, file.owner, file.content.as_slice()), (0o4755, (1000, 50), b"x\n".as_slice()));
+        let node = |name: &str| &layer.iter().find(|(n, _)| n == name).expect("present").1;
+        assert_eq!((node("a/b/g").kind, node("a/b/g").link.as_str()), ('1', "a/b/f"));
+        assert_eq!((node("a/s").kind, node("a/s").link.as_str(), node("a/s").owner.0), ('2', "../b", 12345));
+        assert_eq!(node("a/p").kind, '6');
+        assert_eq!((node("etc/.wh.group").mode, node("etc/.wh.group").mtime), (0, 0));
+        assert!(!built.image.files.contains_key("etc/group"));
+    });
+}
+
+#[test]
+fn stages_copy_from_each_other_and_unused_ones_are_not_built() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        lab.context(
+            "ctx",
+            &[(
+                "Dockerfile",
+                "FROM busybox AS build\nRUN mkdir /out && echo made >/out/file && chown -R 1000:1000 /out && chmod 600 /out/file\n\
+                 FROM busybox AS unused\nRUN false\n\
+                 FROM scratch\nCOPY --from=build /out /dest/\nCOPY --from=busybox /etc/passwd /p\n",
+            )],
+        );
+        let built = lab.build("ctx", &[]);
+        let file = &built.image.files["dest/file"];
+        assert_eq!((file.mode, file.owner, file.content.as_slice()), (0o600, (1000, 1000), b"made\n".as_slice()), "{:?}", lab.who());
+        assert!(built.image.text("p").starts_with("root:"));
+        assert_eq!(built.image.layers.len(), 2);
+    });
+}
+
+#[test]
+fn a_failing_step_shows_its_line_its_output_and_its_exit_code_and_leaves_no_image() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        lab.context("ctx", &[("Dockerfile", "FROM busybox\nRUN true\nRUN echo on its way; exit 7\n")]);
+        let said = lab.run(&["build", "--progress", "plain", "-t", "bad", "-o", "type=oci,dest=out.tar", "ctx"]);
+        assert_eq!(said.code, 1, "{}", said.stderr);
+        for part in ["on its way", "Dockerfile:3", ">>> RUN echo on its way; exit 7", "did not complete successfully: exit code: 7", ".log"] {
+            assert!(said.stderr.contains(part), "no {part:?} in:\n{}", said.stderr);
+        }
+        assert!(!lab.work("out.tar").exists());
+        assert_ne!(lab.run(&["inspect", "bad"]).code, 0);
+        assert_eq!(said.stdout, "");
+    });
+}
+
+#[test]
+fn an_image_of_files_alone_is_built_where_namespaces_are_forbidden() {
+    as_everybody(|lab| {
+        let ctx = [("Dockerfile", "FROM scratch AS a\nCOPY x /dir/x\nFROM scratch\nCOPY --from=a /dir /d\nCOPY --chown=5:6 x /e/\n"), ("x", "1\n")];
+        lab.context("ctx", &ctx);
+        let archive = lab.work("o.tar");
+        let output = format!("type=oci,dest={}", archive.display());
+        let binary = lab.path("shale");
+        let script = "echo 0 >/proc/sys/user/max_user_namespaces && echo 0 >/proc/sys/user/max_mnt_namespaces && exec \"$@\"";
+        let args =
+            ["-Ur", "sh", "-c", script, "sh", binary.to_str().expect("text"), "build", "--progress", "plain", "-o", &output, "ctx"];
+        let said = support::Said::of(lab.command_of("unshare", &args).output().expect("unshare starts"));
+        if said.stderr.contains("unshare:") {
+            return skip("no namespaces", &said.stderr);
+        }
+        assert!(said.ok(), "{:?}:\n{}", lab.who(), said.stderr);
+        let image = support::image::Image::read(&archive);
+        assert_eq!((image.text("d/x").as_str(), image.files["e/x"].owner), ("1\n", (5, 6)));
+    });
+}
+
+#[test]
+fn other_tools_read_what_shale_writes() {
+    let lab = Lab::new(support::Who::Caller);
+    lab.load_busybox();
+    lab.context("app", APP);
+    let built = lab.build("app", &["-t", "app:1"]);
+    if has("skopeo") {
+        let out = lab.command_of("skopeo", &["inspect", &format!("oci-archive:{}", built.archive.display())]).output().expect("starts");
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    } else {
+        skip("skopeo", "not installed");
+    }
+}
+
+#[test]
+fn the_same_digest_comes_from_cold_stores_of_different_users_and_numbers_of_cores() {
+    let dockerfile = "FROM busybox AS one\nRUN echo 1 >/one && chown 7 /one\nFROM busybox AS two\nCOPY f /f\nRUN rm /etc/group; ln /f /g\n\
+        FROM busybox\nCOPY --from=one /one /\nCOPY --from=two /f /g /sub/\nRUN mkdir /x && cat /one >/x/y\n";
+    let digests = std::sync::Mutex::new(Vec::new());
+    let epoch = "1600000000";
+    let build = |lab: &Lab, prefix: &[&str], name: &str| {
+        let archive = lab.work(name);
+        let output = format!("type=oci,dest={},rewrite-timestamp=true", archive.display());
+        let binary = lab.path("shale");
+        let mut words: Vec<&str> = prefix.to_vec();
+        words.extend([binary.to_str().expect("text"), "build", "--progress", "plain", "-o", &output, "ctx"]);
+        let out = lab.command_of(words[0], &words[1..]).env("SOURCE_DATE_EPOCH", epoch).output().expect("starts");
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        (support::image::Image::read(&archive).digest, support::Said::of(out))
+    };
+    as_everybody(|lab| {
+        lab.load_busybox();
+        lab.context("ctx", &[("Dockerfile", dockerfile), ("f", "content\n")]);
+        digests.lock().expect("no panic").push(build(lab, &[], "a.tar").0);
+        lab.run(&["builder", "prune", "--all", "--force"]);
+        if has("taskset") {
+            digests.lock().expect("no panic").push(build(lab, &["taskset", "-c", "0"], "b.tar").0);
+        } else {
+            skip("taskset", "not installed");
+        }
+        // A store that was filled without the epoch gives the same image, and nothing runs again.
+        lab.run(&["builder", "prune", "--all", "--force"]);
+        assert!(lab.run(&["build", "-q", "ctx"]).ok());
+        let (digest, said) = build(lab, &[], "c.tar");
+        assert_eq!(said.executed(), Vec::<String>::new(), "{}", said.stderr);
+        digests.lock().expect("no panic").push(digest);
+    });
+    let digests = digests.into_inner().expect("no panic");
+    assert!(digests.iter().all(|d| *d == digests[0]), "{digests:?}");
+}
