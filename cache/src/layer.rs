@@ -183,7 +183,9 @@ impl<'a> Layers<'a> {
     /// Any packed form whose blob is there, the first by name.
     pub fn any_packed(self, layer: &LayerId) -> Result<Option<(PackKey, Packed)>, StoreError> {
         let dir = self.dir(layer).join("packed");
-        for name in crate::tmp::names_in(&dir)? {
+        let mut names = crate::tmp::names_in(&dir)?;
+        names.sort();
+        for name in names {
             let Some(PackedEntry { key, .. }) = self.store.read_entry::<PackedEntry>(entry::PACKED, &dir.join(name))?.trusted() else { continue };
             if let Some(packed) = self.packed(layer, &key)? {
                 return Ok(Some((key, packed)));
