@@ -128,8 +128,7 @@ impl<W: Write> PackWriter<W> {
             Sink::Gzip(gzip) => gzip.finish()?,
             Sink::Zstd(zstd) => zstd.finish()?,
         };
-        let numbers =
-            PackNumbers { diff_id: DiffId(sha256(self.tar)), blob: sha256(out.hash), size_bytes: out.size_bytes };
+        let numbers = PackNumbers { diff_id: DiffId(sha256(self.tar)), blob: sha256(out.hash), size_bytes: out.size_bytes };
         Ok((numbers, out.out))
     }
 }
@@ -151,7 +150,8 @@ impl<W: Write> Write for PackWriter<W> {
 }
 
 fn sha256(hash: Sha256) -> OciDigest {
-    let hex: String = hash.finalize().iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|n| char::from(b"0123456789abcdef"[n as usize])).collect();
+    let hex: String =
+        hash.finalize().iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|n| char::from(b"0123456789abcdef"[n as usize])).collect();
     format!("sha256:{hex}").parse().expect("64 hex digits")
 }
 
@@ -465,7 +465,9 @@ mod tests {
 
     #[test]
     fn every_encoder_gives_back_what_it_took() {
-        for encoder in [Encoder::None, Encoder::Gzip { level: 0 }, Encoder::Gzip { level: 1 }, Encoder::Gzip { level: 6 }, Encoder::Zstd { level: 3 }] {
+        for encoder in
+            [Encoder::None, Encoder::Gzip { level: 0 }, Encoder::Gzip { level: 1 }, Encoder::Gzip { level: 6 }, Encoder::Zstd { level: 3 }]
+        {
             for kind in ["noise", "text", "mixed"] {
                 for len in [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 5 * CHUNK_BYTES + 77] {
                     let bytes = sample(kind, len);

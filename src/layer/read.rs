@@ -281,7 +281,8 @@ struct Layer<'a> {
 
 impl Layer<'_> {
     fn take<R: Read>(&mut self, member: Member, members: &mut Members<R>) -> Result<(), LayerError> {
-        let invalid = |what: &str| LayerError::Invalid { what: format!("{what}: {}", shown(&member.path).display()), offset: member.offset };
+        let invalid =
+            |what: &str| LayerError::Invalid { what: format!("{what}: {}", shown(&member.path).display()), offset: member.offset };
         if member.path.is_empty() {
             return Ok(());
         }

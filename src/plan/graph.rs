@@ -22,6 +22,8 @@ pub struct Plan {
     pub images: Vec<PlannedImage>,
     /// Warnings found while lowering.
     pub warnings: Vec<Warning>,
+    /// `SOURCE_DATE_EPOCH` as the options, a build argument or a global ARG set it, in seconds.
+    pub source_date_epoch: Option<i64>,
 }
 
 /// A lint warning: rule name and text as BuildKit has them.
@@ -42,7 +44,8 @@ pub struct PlannedImage {
     pub platform: Platform,
     /// The filesystem: the last vertex of the target stage.
     pub root: VertexId,
-    /// Config after every metadata instruction; rootfs, history and created are filled by `image::assemble`.
+    /// Config after every metadata instruction. Rootfs and history are still those of the base image (empty on scratch), `created`
+    /// is unset: `image::assemble` adds what the vertices make.
     pub config: ImageConfig,
     /// New history after the base's own, in order.
     pub history: Vec<PlannedHistory>,
@@ -141,7 +144,7 @@ pub enum NetworkMode {
 pub struct RunOp {
     /// The process, argv[0] looked up in PATH of `env` inside the root.
     pub argv: Vec<String>,
-    /// The image's ENV in order, `KEY=value`.
+    /// The image's ENV in order, `KEY=value`, without the names that `args` has: the later of ENV and ARG wins.
     pub env: Vec<String>,
     /// Every ARG in scope with its value, declared ones, sorted by name; part of the key and of the environment.
     pub args: BTreeMap<String, String>,
@@ -163,7 +166,7 @@ pub struct RunOp {
     pub hostname: String,
     /// `--mount`s; empty until they are executed (issue of the whole language).
     pub mounts: Vec<RunMount>,
-    /// Scripts of heredocs that become files: (path inside, content); a RUN whose body is a heredoc with a shebang.
+    /// Scripts of heredocs that become files of mode 0755, under their absolute path: a RUN whose body is a heredoc with a shebang.
     pub heredoc_files: Vec<InlineFile>,
 }
 
@@ -206,7 +209,8 @@ pub enum CopySource {
 pub struct CopyOp {
     /// Where the sources are found.
     pub source: CopySource,
-    /// Sources after expansion, cleaned: relative to the source's root, may hold wildcards.
+    /// Sources after expansion, cleaned: relative to the source's root (`.` is the root itself), may hold wildcards. With `parents`
+    /// they are as written, since `/./` in them means something.
     pub sources: Vec<String>,
     /// Heredoc files to write besides the sources.
     pub inline: Vec<InlineFile>,
