@@ -174,7 +174,12 @@ impl Index {
 
     /// Like a slice's `binary_search`: the entry at `path`, or where it would stand.
     pub fn search(&self, path: &[u8]) -> Result<usize, usize> {
-        let (mut low, mut high) = (0, self.count);
+        self.search_in(path, 0..self.count)
+    }
+
+    /// The same among a range of entries.
+    pub(super) fn search_in(&self, path: &[u8], range: Range<usize>) -> Result<usize, usize> {
+        let (mut low, mut high) = (range.start, range.end);
         while low < high {
             let middle = usize::midpoint(low, high);
             match cmp_paths(self.path(middle), path) {
