@@ -180,6 +180,20 @@ impl<'a> Layers<'a> {
         Ok(is_there.then_some(packed))
     }
 
+    /// Any packed form whose blob is there, the first by name.
+    pub fn any_packed(self, layer: &LayerId) -> Result<Option<(PackKey, Packed)>, StoreError> {
+        let dir = self.dir(layer).join("packed");
+        let mut names = crate::tmp::names_in(&dir)?;
+        names.sort();
+        for name in names {
+            let Some(PackedEntry { key, .. }) = self.store.read_entry::<PackedEntry>(entry::PACKED, &dir.join(name))?.trusted() else { continue };
+            if let Some(packed) = self.packed(layer, &key)? {
+                return Ok(Some((key, packed)));
+            }
+        }
+        Ok(None)
+    }
+
     /// Notes the packed form of a layer. Its blob must be in the store.
     pub fn put_packed(self, layer: &LayerId, key: &PackKey, packed: &Packed) -> Result<(), StoreError> {
         self.require_index(layer)?;

@@ -7,7 +7,9 @@
 //! Nothing survives anything: the end of the main process closes the control socket, on which the inner one ends, and with it
 //! everything in its pid namespace; the end of the outer one kills the inner one.
 
+mod capture;
 mod inner;
+mod layers;
 mod outer;
 mod protocol;
 mod relay;
@@ -16,18 +18,22 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::geteuid;
 
+use crate::layer::compress::PackNumbers;
 use crate::sandbox::ids::{IdMaps, IdsError};
 use crate::sandbox::{Failure, SandboxError, ladder};
 use crate::solve::event::Stream;
 use crate::tree::entry::Mtime;
 use protocol::{Reply, Request, Start};
+
+pub use layers::{From, Packing, To, WriteLayer, gathered, pack};
 
 pub use crate::sandbox::{Cancel, Exit, LowerLayer, RunRequest, Ulimit};
 
@@ -129,6 +135,25 @@ impl Worker {
         relay::run(&socket, pipes, output, cancel)
     }
 
+    /// Unpacks a blob into a fresh directory of the store's `tmp/`; returns the encoded index.
+    pub fn unpack(&self, blob: &File, dest: &Path) -> Result<Vec<u8>, SandboxError> {
+        let socket = self.ask(&Request::Unpack(dest.to_owned()), &[blob.as_fd()])?;
+        match next_reply(&socket)? {
+            (Reply::Unpacked, index) => Ok(index),
+            (other, _) => Err(unexpected(other)),
+        }
+    }
+
+    /// Writes a layer in another form. `out` takes a packed form, `packed` is the source of [`From::Packed`].
+    pub fn write(&self, request: WriteLayer, out: Option<&File>, packed: Option<&File>) -> Result<Option<PackNumbers>, SandboxError> {
+        let fds: Vec<BorrowedFd<'_>> = out.into_iter().chain(packed).map(AsFd::as_fd).collect();
+        let socket = self.ask(&Request::Write(Box::new(request)), &fds)?;
+        match next_reply(&socket)? {
+            (Reply::Written(numbers), _) => Ok(numbers),
+            (other, _) => Err(unexpected(other)),
+        }
+    }
+
     /// Deletes trees, whoever owns what is in them.
     pub fn remove(&self, paths: &[PathBuf]) -> Result<(), SandboxError> {
         let socket = self.ask(&Request::Remove(paths.to_vec()), &[])?;
@@ -171,13 +196,13 @@ pub(crate) enum StartError {
     Other(SandboxError),
 }
 
-impl From<IdsError> for StartError {
+impl std::convert::From<IdsError> for StartError {
     fn from(error: IdsError) -> Self {
         Self::Ids(error)
     }
 }
 
-impl From<SandboxError> for StartError {
+impl std::convert::From<SandboxError> for StartError {
     fn from(error: SandboxError) -> Self {
         Self::Other(error)
     }
