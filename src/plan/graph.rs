@@ -3,7 +3,7 @@
 //! A vertex's result is a filesystem (`solve::Snapshot`). Everything here is resolved text: no variables, no Dockerfile.
 //! Vertices stand in topological order: a vertex refers only to vertices before it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::oci::config::{HistoryEntry, ImageConfig};
 use crate::oci::platform::Platform;
@@ -24,6 +24,8 @@ pub struct Plan {
     pub warnings: Vec<Warning>,
     /// `SOURCE_DATE_EPOCH` as the options, a build argument or a global ARG set it, in seconds.
     pub source_date_epoch: Option<i64>,
+    /// Numbers of the stages that the target reaches: what the linter looks into.
+    pub stages: BTreeSet<usize>,
 }
 
 /// A lint warning: rule name and text as BuildKit has them.
@@ -100,7 +102,7 @@ impl Vertex {
             }
             Op::Run(run) => inputs.extend(run.mounts.iter().filter_map(|m| match m {
                 RunMount::Bind { source: CopySource::Vertex(v), .. } => Some(*v),
-                _ => None,
+                RunMount::Bind { .. } => None,
             })),
             _ => {}
         }

@@ -1,10 +1,10 @@
 //! Stages → vertices, configs and history.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::{PlanError, PlanErrorKind};
 use super::graph::{CopyOp, CopySource, Graph, Op, Plan, PlannedHistory, PlannedImage, Vertex, VertexId, Warning, WorkdirOp};
-use super::names::StepNames;
+use super::names::{self, StepNames};
 use super::options::PlanOptions;
 use super::reach::Reach;
 use super::scope::{StageScope, arg_declarations, unconsumed};
@@ -31,6 +31,7 @@ pub(crate) struct Lowering<'a> {
     errors: Vec<PlanError>,
     image_vertices: BTreeMap<ImageKey, VertexId>,
     epoch: Option<i64>,
+    stages: BTreeSet<usize>,
 }
 
 /// A stage after its last instruction.
@@ -57,6 +58,7 @@ impl<'a> Lowering<'a> {
             errors: Vec::new(),
             image_vertices: BTreeMap::new(),
             epoch: None,
+            stages: BTreeSet::new(),
         }
     }
 
@@ -64,6 +66,7 @@ impl<'a> Lowering<'a> {
     pub(crate) fn platform(&mut self, table: &StageTable<'_>, reach: &Reach, platform: &Platform) {
         self.warnings.extend(table.warnings.iter().cloned());
         self.epoch = table.epoch;
+        self.stages.extend(&reach.stages);
         let mut done: BTreeMap<usize, StageState> = BTreeMap::new();
         for index in &reach.stages {
             let mut state = StageLowering::new(self, table, &done, *index, reach).run(reach);
@@ -94,7 +97,7 @@ impl<'a> Lowering<'a> {
             }
         }
         warnings.sort_by_key(|w| w.span.map_or(u32::MAX, |s| s.start));
-        Ok(Plan { graph: self.graph, images: self.images, warnings, source_date_epoch: self.epoch })
+        Ok(Plan { graph: self.graph, images: self.images, warnings, source_date_epoch: self.epoch, stages: self.stages })
     }
 
     fn push(&mut self, vertex: Vertex) -> VertexId {
@@ -142,8 +145,7 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
     ) -> Self {
         let entry = &table.entries[index];
         let label = (!table.lone).then(|| table.label(index));
-        let shown = plan.options.names_platforms().then_some(&table.platform);
-        let names = StepNames::new(label.as_deref(), shown, count_steps(table, index, reach));
+        let names = StepNames::new(label.as_deref(), count_steps(table, index, reach));
         let name = lower_name(entry.stage).unwrap_or_default();
         let platform = entry.platform.clone().unwrap_or_else(|| table.platform.clone());
         let state = StageState {
@@ -194,7 +196,8 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
                 self.state.root = self.image_vertex(key, true);
                 if let Some(base) = self.plan.bases.get(key) {
                     self.state.config = base.config.clone();
-                    let warning = lint::base_platform(written, &platform, &base.config.platform(), entry.stage.span);
+                    let actual = base.config.platform();
+                    let warning = lint::base_platform(written, &platform, &actual, entry.stage.span);
                     lint::add_wanted(&mut self.plan.warnings, &table.checks, &entry.stage.comments, warning);
                 }
             }
@@ -364,17 +367,16 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
 
     /// [`Self::display`] for RUN: its text is the shell's, so quotes and unknown variables stay.
     pub(crate) fn run_display(&self, step: &Step<'_>, summary: Option<&str>) -> String {
-        let mut original = step.instruction.original.trim().to_string();
-        if let Some(summary) = summary {
-            original.push_str(&format!(" ({summary})"));
-        }
+        let summary = summary.map(|s| format!(" ({s})")).unwrap_or_default();
+        let original = format!("{}{summary}", step.instruction.original.trim());
         let expanded = word::expand_display(&original, self.escape(), &|n| self.state.scope.get(n));
         expanded.map_or(original, |e| e.text)
     }
 
     /// Puts a filesystem step on top of the stage, with its history entry.
     pub(crate) fn advance(&mut self, step: &Step<'_>, op: Op, display: String, cached_unless_asked: bool, created_by: String) {
-        let name = self.names.step(step.onbuild, &display);
+        let shown = self.options().names_platforms().then(|| names::platform(&self.state.platform, &self.state.scope));
+        let name = self.names.step(shown.as_deref(), step.onbuild, &display);
         let vertex = Vertex {
             op,
             parent: Some(self.state.root),
@@ -418,7 +420,8 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
     /// The vertex of an image; the first that asks for it names it.
     fn image_vertex(&mut self, key: &ImageKey, counted: bool) -> VertexId {
         let from = format!("FROM {}", key.name);
-        let name = if counted { self.names.step(false, &from) } else { from };
+        let shown = self.options().names_platforms().then(|| key.platform.to_string());
+        let name = if counted { self.names.step(shown.as_deref(), false, &from) } else { from };
         self.ordinal = self.ordinal.max(1);
         if let Some(known) = self.plan.image_vertices.get(key) {
             return *known;
