@@ -78,6 +78,8 @@ pub struct BaseImage {
     pub id: BaseId,
     /// The config as it was pulled.
     pub config: ImageConfig,
+    /// Digest of what the name stands for, `sha256:…`: shown behind the name, part of no key.
+    pub digest: Option<String>,
 }
 
 /// The resolved images, by what they were asked as.

@@ -419,7 +419,8 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
 
     /// The vertex of an image; the first that asks for it names it.
     fn image_vertex(&mut self, key: &ImageKey, counted: bool) -> VertexId {
-        let from = format!("FROM {}", key.name);
+        let digest = self.plan.bases.get(key).and_then(|b| b.digest.as_ref()).filter(|_| !key.name.contains('@'));
+        let from = format!("FROM {}{}", key.name, digest.map(|d| format!("@{d}")).unwrap_or_default());
         let shown = self.options().names_platforms().then(|| key.platform.to_string());
         let name = if counted { self.names.step(shown.as_deref(), false, &from) } else { from };
         self.ordinal = self.ordinal.max(1);
