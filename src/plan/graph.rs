@@ -111,7 +111,7 @@ impl Vertex {
 }
 
 /// A filesystem step.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
     /// The empty filesystem.
     Scratch,
@@ -142,7 +142,7 @@ pub enum NetworkMode {
 }
 
 /// `RUN`, ready to execute.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunOp {
     /// The process, argv[0] looked up in PATH of `env` inside the root.
     pub argv: Vec<String>,
@@ -173,7 +173,7 @@ pub struct RunOp {
 }
 
 /// `RUN --mount`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RunMount {
     /// `type=bind`
     Bind {
@@ -207,7 +207,7 @@ pub enum CopySource {
 }
 
 /// `COPY`, `ADD` of local files.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopyOp {
     /// Where the sources are found.
     pub source: CopySource,
@@ -235,7 +235,7 @@ pub struct CopyOp {
 }
 
 /// `WORKDIR`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkdirOp {
     /// Absolute path to create.
     pub path: String,

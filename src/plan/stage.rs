@@ -100,7 +100,13 @@ impl<'a> Lowering<'a> {
         Ok(Plan { graph: self.graph, images: self.images, warnings, source_date_epoch: self.epoch, stages: self.stages })
     }
 
+    /// Adds a vertex, unless an earlier platform brought the same one: what does not depend on the target is done once.
     fn push(&mut self, vertex: Vertex) -> VertexId {
+        let same =
+            |v: &Vertex| (&v.stage, v.ordinal, v.parent, &v.platform) == (&vertex.stage, vertex.ordinal, vertex.parent, &vertex.platform);
+        if let Some(known) = self.graph.vertices.iter().position(|v| same(v) && v.op == vertex.op) {
+            return VertexId(known);
+        }
         self.graph.vertices.push(vertex);
         VertexId(self.graph.vertices.len() - 1)
     }
@@ -157,7 +163,7 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
             has_workdir: false,
         };
         let no_cache = plan.options.no_cache.covers(&name);
-        Self { plan, table, state, done, index, names, ordinal: 0, no_cache, own_cmd: false }
+        Self { plan, table, state, done, index, names, ordinal: 1, no_cache, own_cmd: false }
     }
 
     fn run(mut self, reach: &Reach) -> StageState {
@@ -190,7 +196,7 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
                 // The config of scratch is of the target's platform, whatever FROM asks for.
                 self.state.platform = table.platform.clone();
                 self.state.config = ImageConfig::scratch(&table.platform);
-                self.state.root = self.root_vertex(Op::Scratch, "FROM scratch".into());
+                self.state.root = self.scratch_vertex();
             }
             Source::Image(key, written) => {
                 self.state.root = self.image_vertex(key, true);
@@ -401,20 +407,16 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
         lower_name(self.table.entries[self.index].stage).unwrap_or_else(|| self.index.to_string())
     }
 
-    fn root_vertex(&mut self, op: Op, name: String) -> VertexId {
+    /// A vertex below the numbered steps: scratch, an image, a context.
+    fn ground(&mut self, op: Op, parent: Option<VertexId>, name: String, platform: Platform) -> VertexId {
         let span = self.table.entries[self.index].stage.span;
-        let vertex = Vertex {
-            op,
-            parent: None,
-            name,
-            source: Some((self.plan.source.clone(), span)),
-            stage: self.site(),
-            ordinal: 0,
-            no_cache: false,
-            platform: self.state.platform.clone(),
-        };
-        self.ordinal = 1;
-        self.plan.push(vertex)
+        let source = Some((self.plan.source.clone(), span));
+        self.plan.push(Vertex { op, parent, name, source, stage: self.site(), ordinal: 0, no_cache: false, platform })
+    }
+
+    fn scratch_vertex(&mut self) -> VertexId {
+        let platform = self.state.platform.clone();
+        self.ground(Op::Scratch, None, "FROM scratch".into(), platform)
     }
 
     /// The vertex of an image; the first that asks for it names it.
@@ -423,22 +425,18 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
         let from = format!("FROM {}{}", key.name, digest.map(|d| format!("@{d}")).unwrap_or_default());
         let shown = self.options().names_platforms().then(|| key.platform.to_string());
         let name = if counted { self.names.step(shown.as_deref(), false, &from) } else { from };
-        self.ordinal = self.ordinal.max(1);
         if let Some(known) = self.plan.image_vertices.get(key) {
             return *known;
         }
         let id = self.plan.bases.get(key).map(|b| b.id).expect("lower() asks for images before it lowers");
-        let ordinal = self.ordinal;
-        let vertex = self.root_vertex(Op::Image(id), name);
-        self.ordinal = ordinal;
-        self.plan.graph.vertices[vertex.0].platform = key.platform.clone();
+        let vertex = self.ground(Op::Image(id), None, name, key.platform.clone());
         self.plan.image_vertices.insert(key.clone(), vertex);
         vertex
     }
 
     /// FROM a named directory: everything that it holds, on nothing.
     fn context_vertex(&mut self, name: &str) -> VertexId {
-        let scratch = self.root_vertex(Op::Scratch, "FROM scratch".into());
+        let scratch = self.scratch_vertex();
         let op = CopyOp {
             source: CopySource::Context(Some(name.into())),
             sources: vec![".".into()],
@@ -452,11 +450,8 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
             link: false,
             instruction: "COPY",
         };
-        let vertex = self.root_vertex(Op::Copy(Box::new(op)), format!("[context {name}] load from client"));
-        let placed = &mut self.plan.graph.vertices[vertex.0];
-        placed.parent = Some(scratch);
-        placed.ordinal = 1;
-        self.ordinal = 2;
+        let (shown, platform) = (format!("[context {name}] load from client"), self.state.platform.clone());
+        let vertex = self.ground(Op::Copy(Box::new(op)), Some(scratch), shown, platform);
         let entry = HistoryEntry { comment: "buildkit.exporter.image.v0".into(), ..HistoryEntry::default() };
         self.state.history.push(PlannedHistory { entry, vertex: Some(vertex) });
         vertex
@@ -469,17 +464,10 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
                 Some(stage) => CopySource::Vertex(stage.root),
                 None => return Err(PlanErrorKind::CopyFromLater { from: from.into(), stage: self.shown_label() }),
             },
-            Source::Scratch => CopySource::Vertex(self.root_vertex_beside(Op::Scratch)),
+            Source::Scratch => CopySource::Vertex(self.scratch_vertex()),
             Source::Image(key, _) => CopySource::Vertex(self.image_vertex(&key, false)),
             Source::Context(name) => CopySource::Context(Some(name)),
         })
-    }
-
-    fn root_vertex_beside(&mut self, op: Op) -> VertexId {
-        let ordinal = self.ordinal;
-        let vertex = self.root_vertex(op, "FROM scratch".into());
-        self.ordinal = ordinal;
-        vertex
     }
 
     fn shown_label(&self) -> String {
