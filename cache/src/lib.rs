@@ -1,1 +1,78 @@
-//! x
+//! The store of shale: layers, step records, blobs and image names, as plain files that many processes share.
+//!
+//! It knows no Dockerfile. What it keeps, and where:
+//!
+//! ```text
+//! <root>/                      0700, owned by the one user
+//!   version                    "shale store 1"
+//!   CACHEDIR.TAG               backup programs skip the directory
+//!   lease                      flock: shared by builds, alone for gc                      lease
+//!   durable/<epoch>            until when the entries of a boot are on the disk           durable
+//!   blobs/<algorithm>/<hex>    OCI content: configs, manifests, packed layers             blob
+//!   blobs/made/<alg>-<hex>     its size and stamp
+//!   layers/<LayerId>/index     the sorted index; its blake3 is the name                   layer
+//!                    made      its size and stamp
+//!                    packed/<hash of PackKey>      blob, size, diff id, media type
+//!                    fs/<MapId>/root/              the unpacked form
+//!                               made               its stamp
+//!   by-diff/<alg>-<hex>        DiffId → LayerId
+//!   by-content/<hex>           ContentId → LayerId
+//!   steps/<aa>/<CacheKey>      step records                                               step
+//!   steps/last/<hash of StepSite>                  the newest record's key
+//!   lists/<ListId>             long parts of keys                                         list
+//!   images/records/<alg>-<hex> what an image consists of                                  image
+//!   images/names/<escaped>     reference → image id
+//!   locks/<name>               flock; there only while held                               lock
+//!   tmp/<id>/  tmp/<id>.lock   unfinished things of one process                           tmp
+//!   trash/                     what is being deleted                                      remove
+//!   mounts/ contexts/ builds/  kept here, written by others
+//! ```
+//!
+//! **Writing.** A file is written in `tmp/` and renamed to its place, so no reader ever sees half of one, and nobody locks to
+//! read. Small files are *entries*: a line with kind, stamp and checksum, then JSON (`entry`). Nothing is fsynced; stamps and
+//! marks tell what survived a power loss (`durable`):
+//!
+//! | what | torn | of another boot, without its mark |
+//! |---|---|---|
+//! | blob, index | size or hash tell | hashed again; kept if it is whole |
+//! | unpacked form | – | dropped: there is nothing to check it against |
+//! | record, packed, by-diff, by-content | checksum tells | dropped |
+//! | list | hash tells | hash tells |
+//! | image and its names | checksum tells | kept; what they point to is checked |
+//!
+//! **Deleting.** Only [`Gc`] deletes what is still good, and only while no [`Lease`] is held.
+
+mod digest;
+mod durable;
+mod entry;
+mod error;
+mod key;
+mod lock;
+mod store;
+mod tmp;
+
+mod blob;
+mod image;
+mod layer;
+mod list;
+mod step;
+
+mod gc;
+mod lease;
+mod remove;
+mod usage;
+
+pub use blob::{BlobWriter, Blobs};
+pub use digest::{CacheKey, ChainId, ContentId, DiffId, DigestError, LayerId, ListId, OciDigest};
+pub use error::StoreError;
+pub use gc::{Gc, PruneReport};
+pub use image::{BlobRef, ImageLayer, ImageRecord, Images};
+pub use key::{KEY_FORMAT, KeyParts, KeyValue};
+pub use layer::{Layers, MapId, PackKey, Packed};
+pub use lease::Lease;
+pub use list::Lists;
+pub use lock::{Patience, Waiting};
+pub use step::{KeyLock, Lookup, STEP_RECORD_VERSION, StepRecord, StepSite, Steps};
+pub use store::Store;
+pub use tmp::TmpDir;
+pub use usage::Usage;

@@ -1,0 +1,191 @@
+//! OCI content, by its digest.
+
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256, Sha512};
+
+use crate::digest::OciDigest;
+use crate::durable::Trust;
+use crate::entry::{self, Found, is_absent};
+use crate::error::StoreError;
+use crate::store::Inner;
+
+/// The entry next to a large file: what it was when it was complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Made {
+    pub(crate) size_bytes: u64,
+}
+
+/// The blobs of a store.
+#[derive(Clone, Copy, Debug)]
+pub struct Blobs<'a> {
+    store: &'a Arc<Inner>,
+}
+
+impl<'a> Blobs<'a> {
+    pub(crate) fn new(store: &'a Arc<Inner>) -> Self {
+        Self { store }
+    }
+
+    /// Where the blob is, if it is there.
+    pub fn path(&self, digest: &OciDigest) -> PathBuf {
+        self.store.root().join("blobs").join(digest.algorithm()).join(digest.hex())
+    }
+
+    /// Opens a blob for reading.
+    pub fn open(&self, digest: &OciDigest) -> Result<Option<File>, StoreError> {
+        if self.size(digest)?.is_none() {
+            return Ok(None);
+        }
+        let path = self.path(digest);
+        match File::open(&path) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(StoreError::io("open", &path, error)),
+        }
+    }
+
+    /// Reads a whole blob; for configs and manifests.
+    pub fn read(&self, digest: &OciDigest) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(mut file) = self.open(digest)? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(|error| StoreError::io("read", &self.path(digest), error))?;
+        Ok(Some(bytes))
+    }
+
+    /// The size of a blob that is there and whole.
+    pub fn size(&self, digest: &OciDigest) -> Result<Option<u64>, StoreError> {
+        let Found::Entry(made, trust) = self.store.read_entry::<Made>(entry::MADE, &self.made_path(digest))? else { return Ok(None) };
+        let path = self.path(digest);
+        let is_whole = file_len(&path)? == Some(made.size_bytes)
+            && (trust != Trust::None || self.is_as_named(digest, &path)? && self.mark_made(digest, made.size_bytes).is_ok());
+        Ok(is_whole.then_some(made.size_bytes))
+    }
+
+    /// Keeps some bytes.
+    pub fn put(&self, bytes: &[u8]) -> Result<OciDigest, StoreError> {
+        let mut writer = self.writer()?;
+        writer.write_all(bytes).map_err(|error| StoreError::io("write", &writer.path, error))?;
+        writer.commit(None).map(|(digest, _)| digest)
+    }
+
+    /// Starts a blob whose digest is not known yet.
+    pub fn writer(&self) -> Result<BlobWriter, StoreError> {
+        let (file, path) = self.store.fresh_file()?;
+        Ok(BlobWriter { store: Arc::clone(self.store), file, path, hasher: Sha256::new(), size_bytes: 0 })
+    }
+
+    pub(crate) fn made_path(&self, digest: &OciDigest) -> PathBuf {
+        self.store.root().join("blobs/made").join(digest.file_name())
+    }
+
+    fn mark_made(&self, digest: &OciDigest, size_bytes: u64) -> Result<(), StoreError> {
+        self.store.write_entry(entry::MADE, &self.made_path(digest), &Made { size_bytes })
+    }
+
+    fn is_as_named(&self, digest: &OciDigest, path: &Path) -> Result<bool, StoreError> {
+        let hashed = File::open(path).and_then(|file| digest_of(file, digest.algorithm()));
+        hashed.map(|actual| actual == *digest).map_err(|error| StoreError::io("read", path, error))
+    }
+
+    /// Moves a complete file to its place, unless a whole one is there.
+    fn settle(&self, digest: &OciDigest, size_bytes: u64, from: &Path) -> Result<(), StoreError> {
+        if self.size(digest)? == Some(size_bytes) {
+            return Ok(());
+        }
+        let to = self.path(digest);
+        self.store.rename_dir(from, &to).map_err(|error| StoreError::io("write", &to, error))?;
+        self.mark_made(digest, size_bytes)
+    }
+}
+
+/// A blob being written. Dropped without a commit, it leaves nothing.
+#[derive(Debug)]
+pub struct BlobWriter {
+    store: Arc<Inner>,
+    file: File,
+    path: PathBuf,
+    hasher: Sha256,
+    size_bytes: u64,
+}
+
+impl BlobWriter {
+    /// The file behind it, to be handed to another process that writes and hashes; then [`Self::commit_as`] ends it.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Ends the blob, and returns its digest and size. With an expected digest, bytes that do not have it are refused.
+    pub fn commit(self, expected: Option<&OciDigest>) -> Result<(OciDigest, u64), StoreError> {
+        let actual = match expected {
+            // Written data is hashed by sha256, which is what images name. The few of sha512 are read once more.
+            Some(expected) if expected.algorithm() == "sha512" => {
+                let again = (&self.file).rewind().and_then(|()| digest_of(&self.file, "sha512"));
+                again.map_err(|error| StoreError::io("read", &self.path, error))?
+            }
+            _ => OciDigest::of_sha256(self.hasher.clone()),
+        };
+        if let Some(expected) = expected.filter(|expected| **expected != actual) {
+            return Err(StoreError::DigestMismatch { expected: expected.clone(), actual, size_bytes: self.size_bytes });
+        }
+        Blobs::new(&self.store).settle(&actual, self.size_bytes, &self.path)?;
+        Ok((actual, self.size_bytes))
+    }
+
+    /// Ends a blob whose bytes another process wrote into [`Self::file`] and hashed. Only the size is checked.
+    pub fn commit_as(self, digest: &OciDigest, size_bytes: u64) -> Result<(), StoreError> {
+        let actual = self.file.metadata().map_err(|error| StoreError::io("stat", &self.path, error))?.len();
+        if actual != size_bytes {
+            return Err(StoreError::SizeMismatch { digest: digest.clone(), expected: size_bytes, actual });
+        }
+        Blobs::new(&self.store).settle(digest, size_bytes, &self.path)
+    }
+}
+
+impl Write for BlobWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        self.size_bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for BlobWriter {
+    fn drop(&mut self) {
+        // After a commit it has been renamed, or another's was kept.
+        drop(std::fs::remove_file(&self.path));
+    }
+}
+
+/// The length of a regular file.
+pub(crate) fn file_len(path: &Path) -> Result<Option<u64>, StoreError> {
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) => Ok(meta.is_file().then_some(meta.len())),
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(StoreError::io("stat", path, error)),
+    }
+}
+
+fn digest_of(mut file: impl io::Read, algorithm: &str) -> io::Result<OciDigest> {
+    let (mut sha256, mut sha512) = (Sha256::new(), Sha512::new());
+    let mut buffer = vec![0; 128 * 1024];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) if algorithm == "sha512" => return Ok(OciDigest::of_sha512(sha512)),
+            Ok(0) => return Ok(OciDigest::of_sha256(sha256)),
+            Ok(len) if algorithm == "sha512" => sha512.update(&buffer[..len]),
+            Ok(len) => sha256.update(&buffer[..len]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}

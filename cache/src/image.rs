@@ -1,0 +1,202 @@
+//! Images and the names they have.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{DiffId, LayerId, OciDigest};
+use crate::entry::{self, is_absent};
+use crate::error::StoreError;
+use crate::store::Inner;
+use crate::tmp::names_in;
+
+/// A blob as a manifest names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobRef {
+    /// Its digest.
+    pub digest: OciDigest,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Its media type.
+    pub media_type: String,
+}
+
+/// One layer of an image, in the forms that the image relies on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageLayer {
+    /// The digest of the uncompressed tar.
+    pub diff_id: DiffId,
+    /// The layer in the store, if it was indexed.
+    pub layer: Option<LayerId>,
+    /// The packed layer, if it was packed.
+    pub blob: Option<BlobRef>,
+}
+
+/// What an image consists of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRecord {
+    /// The digest of its config.
+    pub id: OciDigest,
+    /// Its manifest, if it has one.
+    pub manifest: Option<BlobRef>,
+    /// Its layers, the lowest first.
+    pub layers: Vec<ImageLayer>,
+    /// Names with digests under which registries know it: `name@sha256:…`.
+    pub repo_digests: Vec<String>,
+    /// When it came into the store: seconds since the epoch.
+    pub stored_at_secs: i64,
+}
+
+/// The entry behind a name. The name is in it, for not every file name can be turned back.
+#[derive(Serialize, Deserialize)]
+struct Named {
+    name: String,
+    id: OciDigest,
+}
+
+/// The images of a store.
+#[derive(Clone, Copy, Debug)]
+pub struct Images<'a> {
+    store: &'a Arc<Inner>,
+}
+
+impl<'a> Images<'a> {
+    pub(crate) fn new(store: &'a Arc<Inner>) -> Self {
+        Self { store }
+    }
+
+    /// Keeps an image, without a name. Replaces the record of the same id.
+    pub fn put(&self, record: &ImageRecord) -> Result<(), StoreError> {
+        self.store.write_entry(entry::IMAGE, &self.record_path(&record.id), record)
+    }
+
+    /// The record of an image.
+    pub fn get(&self, id: &OciDigest) -> Result<Option<ImageRecord>, StoreError> {
+        self.store.read_entry(entry::IMAGE, &self.record_path(id)).map(entry::Found::whole)
+    }
+
+    /// Gives an image a name, a full reference with its tag. An image that had the name stays, without it.
+    pub fn tag(&self, name: &str, id: &OciDigest) -> Result<(), StoreError> {
+        if self.get(id)?.is_none() {
+            return Err(StoreError::NoImage { id: id.clone() });
+        }
+        self.store.write_entry(entry::NAME, &self.name_path(name), &Named { name: name.to_owned(), id: id.clone() })
+    }
+
+    /// Takes a name away, and returns the image that had it.
+    pub fn untag(&self, name: &str) -> Result<Option<OciDigest>, StoreError> {
+        let path = self.name_path(name);
+        let named = self.store.read_entry::<Named>(entry::NAME, &path)?.whole();
+        remove_file(&path)?;
+        Ok(named.map(|named| named.id))
+    }
+
+    /// The image with a name: a reference with its tag, or `name@digest` as some registry knows it.
+    pub fn resolve(&self, name: &str) -> Result<Option<OciDigest>, StoreError> {
+        if let Some(named) = self.store.read_entry::<Named>(entry::NAME, &self.name_path(name))?.whole() {
+            if named.name == name && self.get(&named.id)?.is_some() {
+                return Ok(Some(named.id));
+            }
+        }
+        if !name.contains('@') {
+            return Ok(None);
+        }
+        let mut records = self.records()?;
+        records.retain(|record| record.repo_digests.iter().any(|own| own == name));
+        // A manifest list can bring several images under one digest; the newest is the one last asked for.
+        Ok(records.into_iter().max_by_key(|record| (record.stored_at_secs, record.id.clone())).map(|record| record.id))
+    }
+
+    /// The names of an image, sorted.
+    pub fn names_of(&self, id: &OciDigest) -> Result<Vec<String>, StoreError> {
+        Ok(self.names()?.into_iter().filter(|named| named.id == *id).map(|named| named.name).collect())
+    }
+
+    /// All images with their names, the newest first.
+    pub fn list(&self) -> Result<Vec<(ImageRecord, Vec<String>)>, StoreError> {
+        let names = self.names()?;
+        let mut records = self.records()?;
+        records.sort_by(|a, b| b.stored_at_secs.cmp(&a.stored_at_secs).then_with(|| a.id.cmp(&b.id)));
+        let names_of = |id: &OciDigest| names.iter().filter(|named| named.id == *id).map(|named| named.name.clone()).collect();
+        Ok(records.into_iter().map(|record| (names_of(&record.id), record)).map(|(names, record)| (record, names)).collect())
+    }
+
+    /// The images whose id starts with some digits, with or without `sha256:` in front; sorted. None for no digits at all.
+    pub fn find_by_id_prefix(&self, prefix: &str) -> Result<Vec<OciDigest>, StoreError> {
+        let starts = |id: &OciDigest| match prefix.split_once(':') {
+            Some((algorithm, hex)) => algorithm == id.algorithm() && !hex.is_empty() && id.hex().starts_with(hex),
+            None => !prefix.is_empty() && id.hex().starts_with(prefix),
+        };
+        Ok(self.ids()?.into_iter().filter(starts).collect())
+    }
+
+    /// Removes an image with all its names. What it consists of stays until it is pruned. Returns whether it was there.
+    pub fn remove(&self, id: &OciDigest) -> Result<bool, StoreError> {
+        for name in self.names_of(id)? {
+            remove_file(&self.name_path(&name))?;
+        }
+        remove_file(&self.record_path(id))
+    }
+
+    /// The ids of all images, sorted.
+    fn ids(&self) -> Result<Vec<OciDigest>, StoreError> {
+        let names = names_in(&self.store.root().join("images/records"))?;
+        let mut ids: Vec<OciDigest> = names.iter().filter_map(|name| OciDigest::from_file_name(name)).collect();
+        ids.sort();
+        Ok(ids)
+    }
+
+    pub(crate) fn records(&self) -> Result<Vec<ImageRecord>, StoreError> {
+        self.ids()?.iter().filter_map(|id| self.get(id).transpose()).collect()
+    }
+
+    fn names(&self) -> Result<Vec<Named>, StoreError> {
+        let dir = self.store.root().join("images/names");
+        let mut names: Vec<Named> = Vec::new();
+        for file in names_in(&dir)? {
+            names.extend(self.store.read_entry::<Named>(entry::NAME, &dir.join(file))?.whole());
+        }
+        names.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(names)
+    }
+
+    fn record_path(&self, id: &OciDigest) -> PathBuf {
+        self.store.root().join("images/records").join(id.file_name())
+    }
+
+    fn name_path(&self, name: &str) -> PathBuf {
+        self.store.root().join("images/names").join(escape(name))
+    }
+}
+
+/// Whether there was such a file.
+fn remove_file(path: &std::path::Path) -> Result<bool, StoreError> {
+    match std::fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if is_absent(&error) => Ok(false),
+        Err(error) => Err(StoreError::io("remove", path, error)),
+    }
+}
+
+/// Longer file names are replaced by a hash; 255 is the limit of the file systems.
+const LONGEST_NAME: usize = 200;
+
+/// Turns any text into a file name, different texts into different ones. Letters, digits, `_`, `-` and `.` stay, but for a
+/// leading `.`; any other byte becomes `%` and two digits; what gets too long becomes `%~` and a hash.
+pub(crate) fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 8);
+    for (at, byte) in text.bytes().enumerate() {
+        let is_plain = byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-') || byte == b'.' && at > 0;
+        if is_plain {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    match out.len() {
+        0 => "%".to_owned(),
+        len if len > LONGEST_NAME => format!("%~{}", blake3::hash(text.as_bytes()).to_hex()),
+        _ => out,
+    }
+}

@@ -1,0 +1,250 @@
+//! Layers: an index each, and the forms made from it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::blob::{Blobs, Made, file_len};
+use crate::digest::{ContentId, DiffId, LayerId, OciDigest};
+use crate::durable::Trust;
+use crate::entry::{self, Found};
+use crate::error::StoreError;
+use crate::image::escape;
+use crate::key::push_bytes;
+use crate::lock::FileLock;
+use crate::store::Inner;
+use crate::tmp::make_dir;
+
+/// Which id map and ownership mode an unpacked form was made under; forms of different maps are never shared.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MapId(pub String);
+
+impl fmt::Display for MapId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What decides about the bytes of a packed form, beside the layer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PackKey {
+    /// `none`, `gzip` or `zstd`.
+    pub compression: String,
+    /// The level.
+    pub level: i32,
+    /// The encoder and its version.
+    pub encoder: String,
+    /// Mtimes later than this were written as this.
+    pub clamp_secs: Option<i64>,
+}
+
+impl PackKey {
+    fn file_name(&self) -> String {
+        let mut bytes = Vec::new();
+        push_bytes(&mut bytes, self.compression.as_bytes());
+        push_bytes(&mut bytes, &self.level.to_le_bytes());
+        push_bytes(&mut bytes, self.encoder.as_bytes());
+        push_bytes(&mut bytes, &self.clamp_secs.map_or(Vec::new(), |secs| secs.to_le_bytes().to_vec()));
+        blake3::Hasher::new_derive_key("shale pack key v1").update(&bytes).finalize().to_hex()[..32].to_owned()
+    }
+}
+
+/// A packed form.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packed {
+    /// The tar, compressed or not.
+    pub blob: OciDigest,
+    /// Its size.
+    pub size_bytes: u64,
+    /// The digest of the uncompressed tar.
+    pub diff_id: DiffId,
+    /// Its media type.
+    pub media_type: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PackedEntry {
+    key: PackKey,
+    packed: Packed,
+}
+
+/// The layers of a store.
+#[derive(Clone, Copy, Debug)]
+pub struct Layers<'a> {
+    store: &'a Arc<Inner>,
+}
+
+impl<'a> Layers<'a> {
+    pub(crate) fn new(store: &'a Arc<Inner>) -> Self {
+        Self { store }
+    }
+
+    /// Keeps an index.
+    pub fn put_index(&self, index: &[u8]) -> Result<LayerId, StoreError> {
+        let layer = LayerId::of_index(index);
+        if self.has_index(&layer)? {
+            return Ok(layer);
+        }
+        let dir = self.store.scratch()?.fresh();
+        make_dir(&dir)?;
+        let made = Made { size_bytes: index.len() as u64 };
+        std::fs::write(dir.join("index"), index).map_err(|error| StoreError::io("write", &self.index_path(&layer), error))?;
+        self.store.write_entry(entry::MADE, &dir.join("made"), &made)?;
+        self.install(&dir, &self.dir(&layer), || self.has_index(&layer))?;
+        Ok(layer)
+    }
+
+    /// Where the index is, if it is there.
+    pub fn index_path(&self, layer: &LayerId) -> PathBuf {
+        self.dir(layer).join("index")
+    }
+
+    /// Whether the layer's index is there and whole.
+    pub fn has_index(&self, layer: &LayerId) -> Result<bool, StoreError> {
+        let made_path = self.dir(layer).join("made");
+        let Found::Entry(made, trust) = self.store.read_entry::<Made>(entry::MADE, &made_path)? else { return Ok(false) };
+        let path = self.index_path(layer);
+        if file_len(&path)? != Some(made.size_bytes) {
+            return Ok(false);
+        }
+        if trust != Trust::None {
+            return Ok(true);
+        }
+        let bytes = std::fs::read(&path).map_err(|error| StoreError::io("read", &path, error))?;
+        let is_whole = LayerId::of_index(&bytes) == *layer;
+        if is_whole {
+            self.store.write_entry(entry::MADE, &made_path, &made)?;
+        }
+        Ok(is_whole)
+    }
+
+    /// Whether the index is there, for a caller that knows it to have been whole in this boot.
+    pub(crate) fn has_index_file(&self, layer: &LayerId) -> Result<bool, StoreError> {
+        file_len(&self.index_path(layer)).map(|len| len.is_some())
+    }
+
+    /// Where the unpacked form is, if it is there.
+    pub fn fs_path(&self, layer: &LayerId, map: &MapId) -> PathBuf {
+        self.fs_dir(layer, map).join("root")
+    }
+
+    /// Whether the unpacked form is there and whole.
+    pub fn has_fs(&self, layer: &LayerId, map: &MapId) -> Result<bool, StoreError> {
+        let made = self.store.read_entry::<Made>(entry::MADE, &self.fs_dir(layer, map).join("made"))?;
+        Ok(made.trusted().is_some() && self.fs_path(layer, map).is_dir())
+    }
+
+    /// Makes the directory `from`, which is in the store's `tmp/`, the layer's unpacked form. If there is one already, that one
+    /// stays and `from` goes to `trash/`. Returns where the unpacked form is.
+    pub fn commit_fs(&self, layer: &LayerId, map: &MapId, from: &Path) -> Result<PathBuf, StoreError> {
+        self.require_index(layer)?;
+        if self.has_fs(layer, map)? {
+            self.store.move_to_trash(from)?;
+            return Ok(self.fs_path(layer, map));
+        }
+        // Form and stamp appear together, by one rename.
+        let dir = self.store.scratch()?.fresh();
+        make_dir(&dir)?;
+        self.store.rename_dir(from, &dir.join("root")).map_err(|error| StoreError::io("move", from, error))?;
+        self.store.write_entry(entry::MADE, &dir.join("made"), &Made { size_bytes: 0 })?;
+        self.install(&dir, &self.fs_dir(layer, map), || self.has_fs(layer, map))?;
+        Ok(self.fs_path(layer, map))
+    }
+
+    /// The packed form that was made in this way, if its blob is still there.
+    pub fn packed(&self, layer: &LayerId, key: &PackKey) -> Result<Option<Packed>, StoreError> {
+        let found = self.store.read_entry::<PackedEntry>(entry::PACKED, &self.packed_path(layer, key))?;
+        let Some(PackedEntry { key: own, packed }) = found.trusted() else { return Ok(None) };
+        let is_there = own == *key && Blobs::new(self.store).size(&packed.blob)? == Some(packed.size_bytes);
+        Ok(is_there.then_some(packed))
+    }
+
+    /// Notes the packed form of a layer. Its blob must be in the store.
+    pub fn put_packed(&self, layer: &LayerId, key: &PackKey, packed: &Packed) -> Result<(), StoreError> {
+        self.require_index(layer)?;
+        let entry = PackedEntry { key: key.clone(), packed: packed.clone() };
+        self.store.write_entry(entry::PACKED, &self.packed_path(layer, key), &entry)
+    }
+
+    /// The layer with that uncompressed tar.
+    pub fn by_diff(&self, diff_id: &DiffId) -> Result<Option<LayerId>, StoreError> {
+        self.follow(&self.by_diff_path(diff_id))
+    }
+
+    /// Notes that a layer came from, or was packed to, that uncompressed tar.
+    pub fn set_by_diff(&self, diff_id: &DiffId, layer: &LayerId) -> Result<(), StoreError> {
+        self.store.write_entry(entry::POINTER, &self.by_diff_path(diff_id), layer)
+    }
+
+    /// A layer with that content.
+    pub fn by_content(&self, content: &ContentId) -> Result<Option<LayerId>, StoreError> {
+        self.follow(&self.by_content_path(content))
+    }
+
+    /// Notes a layer as the one that later ones with the same content become.
+    pub fn set_by_content(&self, content: &ContentId, layer: &LayerId) -> Result<(), StoreError> {
+        self.store.write_entry(entry::POINTER, &self.by_content_path(content), layer)
+    }
+
+    fn follow(&self, path: &Path) -> Result<Option<LayerId>, StoreError> {
+        match self.store.read_entry::<LayerId>(entry::POINTER, path)?.trusted() {
+            Some(layer) => Ok(self.has_index(&layer)?.then_some(layer)),
+            None => Ok(None),
+        }
+    }
+
+    pub(crate) fn require_index(&self, layer: &LayerId) -> Result<(), StoreError> {
+        if self.has_index(layer)? { Ok(()) } else { Err(StoreError::NoLayer { layer: *layer }) }
+    }
+
+    pub(crate) fn dir(&self, layer: &LayerId) -> PathBuf {
+        self.store.root().join("layers").join(layer.to_hex())
+    }
+
+    fn fs_dir(&self, layer: &LayerId, map: &MapId) -> PathBuf {
+        self.dir(layer).join("fs").join(escape(&map.0))
+    }
+
+    fn packed_path(&self, layer: &LayerId, key: &PackKey) -> PathBuf {
+        self.dir(layer).join("packed").join(key.file_name())
+    }
+
+    fn by_diff_path(&self, diff_id: &DiffId) -> PathBuf {
+        self.store.root().join("by-diff").join(diff_id.0.file_name())
+    }
+
+    fn by_content_path(&self, content: &ContentId) -> PathBuf {
+        self.store.root().join("by-content").join(content.to_hex())
+    }
+
+    /// Renames a complete directory to its place. A good one that is there stays; a bad one, which a power loss left and
+    /// nobody uses, goes. Deciding which needs a lock: the bad one may have been replaced meanwhile.
+    fn install(&self, dir: &Path, to: &Path, is_good: impl Fn() -> Result<bool, StoreError>) -> Result<(), StoreError> {
+        if self.rename_if_free(dir, to)? {
+            return Ok(());
+        }
+        let name = to.strip_prefix(self.store.root()).unwrap_or(to).to_string_lossy().replace('/', "-");
+        let _lock = FileLock::take_quietly(&self.store.lock_path(&name))?;
+        while !is_good()? {
+            if to.exists() {
+                self.store.move_to_trash(to)?;
+            }
+            if self.rename_if_free(dir, to)? {
+                return Ok(());
+            }
+        }
+        self.store.move_to_trash(dir).map(drop)
+    }
+
+    fn rename_if_free(&self, dir: &Path, to: &Path) -> Result<bool, StoreError> {
+        use std::io::ErrorKind::{AlreadyExists, DirectoryNotEmpty};
+        match self.store.rename_dir(dir, to) {
+            Ok(()) => Ok(true),
+            Err(error) if matches!(error.kind(), AlreadyExists | DirectoryNotEmpty) => Ok(false),
+            Err(error) => Err(StoreError::io("write", to, error)),
+        }
+    }
+}

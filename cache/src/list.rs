@@ -1,0 +1,51 @@
+//! Long parts of keys, such as the selection of a COPY: stored once, read only to explain a miss.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::blob::file_len;
+use crate::digest::ListId;
+use crate::entry::is_absent;
+use crate::error::StoreError;
+use crate::store::Inner;
+
+/// The lists of a store.
+#[derive(Clone, Copy, Debug)]
+pub struct Lists<'a> {
+    store: &'a Arc<Inner>,
+}
+
+impl<'a> Lists<'a> {
+    pub(crate) fn new(store: &'a Arc<Inner>) -> Self {
+        Self { store }
+    }
+
+    /// Keeps a list. [`ListId::of`] gives its id without keeping it.
+    pub fn put(&self, bytes: &[u8]) -> Result<ListId, StoreError> {
+        let id = ListId::of(bytes);
+        let path = self.path(&id);
+        if file_len(&path)? != Some(bytes.len() as u64) {
+            self.store.replace_file(&path, |file| file.write_all(bytes))?;
+        }
+        Ok(id)
+    }
+
+    /// Reads a list. One whose bytes do not have the id is removed, and not there.
+    pub fn get(&self, id: &ListId) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.path(id);
+        match std::fs::read(&path) {
+            Ok(bytes) if ListId::of(&bytes) == *id => Ok(Some(bytes)),
+            Ok(_) => {
+                drop(std::fs::remove_file(&path));
+                Ok(None)
+            }
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(StoreError::io("read", &path, error)),
+        }
+    }
+
+    fn path(&self, id: &ListId) -> PathBuf {
+        self.store.root().join("lists").join(id.to_hex())
+    }
+}

@@ -1,0 +1,188 @@
+//! Locks that a dying process releases, and whose files do not pile up.
+//!
+//! A lock is a `flock` on a file of its own. The holder removes the file before it lets go, so whoever gets the lock has to
+//! check that the file it locked is still the one at the path; if not, it starts over. `flock` belongs to the open file
+//! description: two threads exclude each other as two processes do, and every descriptor is close-on-exec, so a child
+//! process keeps no lock.
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+
+use crate::error::StoreError;
+
+/// From here on a waiting caller is told for whom it waits.
+const TELL_AFTER: Duration = Duration::from_secs(1);
+/// The first pause between two tries; it doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_micros(500);
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+
+/// What a caller is told while it waits for a lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// The process that holds the lock, if it has written its id.
+    pub holder_pid: Option<u32>,
+    /// How long the caller has been waiting.
+    pub waited: Duration,
+}
+
+/// How a caller waits for a lock.
+pub struct Patience<'a> {
+    /// Called once, when the wait has lasted for a second.
+    pub on_wait: &'a mut dyn FnMut(&Waiting),
+    /// Asked about 50 times a second; the wait ends with [`StoreError::WaitCancelled`] when it says `false`.
+    pub keep_waiting: &'a dyn Fn() -> bool,
+}
+
+impl std::fmt::Debug for Patience<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Patience")
+    }
+}
+
+/// A held lock. Dropping it removes the file and lets go.
+#[derive(Debug)]
+pub(crate) struct FileLock {
+    file: File,
+    path: PathBuf,
+}
+
+impl FileLock {
+    /// Takes the lock if nobody holds it.
+    pub(crate) fn try_take(path: &Path) -> Result<Option<Self>, StoreError> {
+        loop {
+            let file = open_lock_file(path)?;
+            if !try_flock(&file, FlockOperation::NonBlockingLockExclusive, path)? {
+                return Ok(None);
+            }
+            if is_still_at(&file, path)? {
+                return Ok(Some(Self::held(file, path)));
+            }
+        }
+    }
+
+    /// Takes the lock, waiting for whoever holds it.
+    pub(crate) fn take(path: &Path, patience: &mut Patience<'_>) -> Result<Self, StoreError> {
+        let mut wait = Wait::new();
+        loop {
+            let file = open_lock_file(path)?;
+            while !try_flock(&file, FlockOperation::NonBlockingLockExclusive, path)? {
+                wait.pause(path, patience, || read_pid(&file))?;
+            }
+            if is_still_at(&file, path)? {
+                return Ok(Self::held(file, path));
+            }
+        }
+    }
+
+    /// Takes a lock that is only ever held for moments.
+    pub(crate) fn take_quietly(path: &Path) -> Result<Self, StoreError> {
+        Self::take(path, &mut Patience { on_wait: &mut |_| {}, keep_waiting: &|| true })
+    }
+
+    /// Takes the lock of a file left behind, without making one.
+    pub(crate) fn try_take_existing(path: &Path) -> Result<Option<Self>, StoreError> {
+        let file = match File::options().read(true).write(true).open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(StoreError::io("open", path, error)),
+        };
+        let taken = try_flock(&file, FlockOperation::NonBlockingLockExclusive, path)? && is_still_at(&file, path)?;
+        Ok(taken.then(|| Self { file, path: path.to_owned() }))
+    }
+
+    fn held(mut file: File, path: &Path) -> Self {
+        // The pid only serves a message to whoever waits: a full disk must not stop a build here.
+        let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
+        drop(written);
+        Self { file, path: path.to_owned() }
+    }
+}
+
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        drop(std::fs::remove_file(&self.path));
+        // Not left to close(): a child between fork and exec may still share the description.
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
+/// The pauses of one wait, and the one call of `on_wait`.
+pub(crate) struct Wait {
+    since: Instant,
+    pause: Duration,
+    told: bool,
+}
+
+impl Wait {
+    pub(crate) fn new() -> Self {
+        Self { since: Instant::now(), pause: FIRST_PAUSE, told: false }
+    }
+
+    pub(crate) fn pause(
+        &mut self,
+        path: &Path,
+        patience: &mut Patience<'_>,
+        holder: impl FnOnce() -> Option<u32>,
+    ) -> Result<(), StoreError> {
+        if !(patience.keep_waiting)() {
+            return Err(StoreError::WaitCancelled { path: path.to_owned() });
+        }
+        let waited = self.since.elapsed();
+        if !self.told && waited >= TELL_AFTER {
+            self.told = true;
+            (patience.on_wait)(&Waiting { holder_pid: holder(), waited });
+        }
+        std::thread::sleep(self.pause);
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        Ok(())
+    }
+}
+
+/// Opens or makes a lock file. The standard library opens everything close-on-exec.
+pub(crate) fn open_lock_file(path: &Path) -> Result<File, StoreError> {
+    let open = || File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+    match open() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            if let Some(parent) = path.parent() {
+                std::fs::create_dir_all(parent).map_err(|error| StoreError::io("create", parent, error))?;
+            }
+            open().map_err(|error| StoreError::io("open", path, error))
+        }
+        other => other.map_err(|error| StoreError::io("open", path, error)),
+    }
+}
+
+/// Whether the lock was got; `false` when another description holds it.
+pub(crate) fn try_flock(file: &File, operation: FlockOperation, path: &Path) -> Result<bool, StoreError> {
+    loop {
+        match rustix::fs::flock(file, operation) {
+            Ok(()) => return Ok(true),
+            Err(Errno::WOULDBLOCK) => return Ok(false),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(StoreError::io("lock", path, error)),
+        }
+    }
+}
+
+fn is_still_at(file: &File, path: &Path) -> Result<bool, StoreError> {
+    let own = file.metadata().map_err(|error| StoreError::io("stat", path, error))?;
+    match std::fs::symlink_metadata(path) {
+        Ok(there) => Ok(there.ino() == own.ino() && there.dev() == own.dev()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(StoreError::io("stat", path, error)),
+    }
+}
+
+fn read_pid(file: &File) -> Option<u32> {
+    let mut file = file;
+    file.rewind().ok()?;
+    let mut text = String::new();
+    file.take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}

@@ -1,0 +1,185 @@
+//! What steps made, by their keys.
+//!
+//! [`Steps::lookup`] either hits, or returns the lock of the key: whoever holds it is the only one that runs the step, and
+//! everybody else with the same key waits, in this process or in another. A caller may hold one key's lock while it looks up
+//! another, if all callers do so in the same order (first look before second look).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{CacheKey, ContentId, LayerId};
+use crate::durable::Trust;
+use crate::entry::{self, Found};
+use crate::error::StoreError;
+use crate::key::{KeyParts, push_bytes};
+use crate::layer::Layers;
+use crate::lock::{FileLock, Patience};
+use crate::store::Inner;
+
+/// The version of [`StepRecord`]; a record of another one is a miss.
+pub const STEP_RECORD_VERSION: u32 = 1;
+
+/// Where in a build a step stands: what "the same step, last time" means.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct StepSite {
+    /// The root of the context.
+    pub context: String,
+    /// The Dockerfile.
+    pub dockerfile: String,
+    /// The stage, by name or number.
+    pub stage: String,
+    /// The number of the step in its stage.
+    pub ordinal: usize,
+}
+
+impl StepSite {
+    fn file_name(&self) -> String {
+        let mut bytes = Vec::new();
+        for field in [&self.context, &self.dockerfile, &self.stage] {
+            push_bytes(&mut bytes, field.as_bytes());
+        }
+        bytes.extend_from_slice(&(self.ordinal as u64).to_le_bytes());
+        blake3::Hasher::new_derive_key("shale step site v1").update(&bytes).finalize().to_hex()[..32].to_owned()
+    }
+}
+
+/// What a step made, and why its key is what it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// [`STEP_RECORD_VERSION`].
+    pub version: u32,
+    /// The hash of `parts`.
+    pub key: CacheKey,
+    /// The explanation of the key.
+    pub parts: KeyParts,
+    /// The layer that the step made or adopted.
+    pub layer: LayerId,
+    /// That layer's content.
+    pub content: ContentId,
+    /// When the layer was made: seconds since the epoch.
+    pub created_secs: i64,
+    /// And nanoseconds.
+    pub created_nanos: u32,
+    /// How long the step took.
+    pub cost_ms: u64,
+    /// Where it stands.
+    pub site: StepSite,
+}
+
+/// The answer to a lookup.
+#[derive(Debug)]
+pub enum Lookup {
+    /// The step's layer is known, and its index is there.
+    Hit(StepRecord),
+    /// It is not, and the caller is the one to make it.
+    Miss(KeyLock),
+}
+
+/// The step records of a store.
+#[derive(Clone, Copy, Debug)]
+pub struct Steps<'a> {
+    store: &'a Arc<Inner>,
+}
+
+impl<'a> Steps<'a> {
+    pub(crate) fn new(store: &'a Arc<Inner>) -> Self {
+        Self { store }
+    }
+
+    /// Looks a key up. While someone else is making it, waits and looks again.
+    pub fn lookup(&self, key: &CacheKey) -> Result<Lookup, StoreError> {
+        self.lookup_with(key, &mut Patience { on_wait: &mut |_| {}, keep_waiting: &|| true })
+    }
+
+    /// Looks a key up, and tells when that takes long.
+    pub fn lookup_with(&self, key: &CacheKey, patience: &mut Patience<'_>) -> Result<Lookup, StoreError> {
+        if let Some(record) = self.peek(key)? {
+            return Ok(Lookup::Hit(record));
+        }
+        let lock = FileLock::take(&self.store.lock_path(&format!("step-{key}")), patience)?;
+        if let Some(record) = self.peek(key)? {
+            return Ok(Lookup::Hit(record));
+        }
+        // Under the lock nobody else writes the record, so what is bad now is nobody's good one.
+        let path = self.path(key);
+        if self.store.read_entry::<StepRecord>(entry::STEP, &path)?.is_worthless() {
+            drop(std::fs::remove_file(&path));
+        }
+        Ok(Lookup::Miss(KeyLock { store: Arc::clone(self.store), key: *key, _lock: lock }))
+    }
+
+    /// The record of a key, without waiting for anyone. One whose layer has no index any more is none.
+    pub fn peek(&self, key: &CacheKey) -> Result<Option<StepRecord>, StoreError> {
+        let Found::Entry(record, trust) = self.store.read_entry::<StepRecord>(entry::STEP, &self.path(key))? else { return Ok(None) };
+        if record.version != STEP_RECORD_VERSION || record.key != *key {
+            return Ok(None);
+        }
+        let layers = Layers::new(self.store);
+        let has_layer = match trust {
+            // The index was whole when the record was written, and this boot has not ended since.
+            Trust::ThisBoot => layers.has_index_file(&record.layer)?,
+            Trust::Synced => layers.has_index(&record.layer)?,
+            Trust::None => false,
+        };
+        Ok(has_layer.then_some(record))
+    }
+
+    /// Writes a record without having looked it up: for a key that was computed from what was written, and for second looks.
+    /// Nobody is harmed if two do so at once, for both records are true.
+    pub fn put(&self, record: &StepRecord) -> Result<(), StoreError> {
+        let actual = record.parts.key();
+        if actual != record.key {
+            return Err(StoreError::KeyMismatch { expected: record.key, actual });
+        }
+        Layers::new(self.store).require_index(&record.layer)?;
+        self.store.write_entry(entry::STEP, &self.path(&record.key), record)?;
+        self.set_last(&record.site, &record.key)
+    }
+
+    /// The newest record of a site, for explanations only: its layer may be gone.
+    pub fn last(&self, site: &StepSite) -> Result<Option<StepRecord>, StoreError> {
+        match self.store.read_entry::<CacheKey>(entry::LAST, &self.last_path(site))?.whole() {
+            Some(key) => Ok(self.store.read_entry::<StepRecord>(entry::STEP, &self.path(&key))?.whole()),
+            None => Ok(None),
+        }
+    }
+
+    /// Makes a record the last of a site. A commit does so by itself.
+    pub fn set_last(&self, site: &StepSite, key: &CacheKey) -> Result<(), StoreError> {
+        self.store.write_entry(entry::LAST, &self.last_path(site), key)
+    }
+
+    fn path(&self, key: &CacheKey) -> PathBuf {
+        let hex = key.to_hex();
+        self.store.root().join("steps").join(&hex[..2]).join(hex)
+    }
+
+    fn last_path(&self, site: &StepSite) -> PathBuf {
+        self.store.root().join("steps/last").join(site.file_name())
+    }
+}
+
+/// The right to make what a key stands for. Dropped without a commit, it lets the next one try.
+#[derive(Debug)]
+pub struct KeyLock {
+    store: Arc<Inner>,
+    key: CacheKey,
+    _lock: FileLock,
+}
+
+impl KeyLock {
+    /// The key that is locked.
+    pub fn key(&self) -> CacheKey {
+        self.key
+    }
+
+    /// Writes the record of the key, which must be the hash of its parts, and lets those who wait have it.
+    pub fn commit(self, record: &StepRecord) -> Result<(), StoreError> {
+        if record.key != self.key {
+            return Err(StoreError::KeyMismatch { expected: self.key, actual: record.key });
+        }
+        Steps::new(&self.store).put(record)
+    }
+}

@@ -1,0 +1,276 @@
+//! Opening a store, and the handle to it.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use rustix::fs::{Access, FlockOperation};
+
+use crate::blob::Blobs;
+use crate::durable::{Durability, current_epoch};
+use crate::entry::is_absent;
+use crate::error::StoreError;
+use crate::gc::Gc;
+use crate::image::Images;
+use crate::layer::Layers;
+use crate::lease::Lease;
+use crate::list::Lists;
+use crate::lock::Patience;
+use crate::step::Steps;
+use crate::tmp::{Scratch, TmpDir, make_dir, make_dirs, names_in};
+use crate::usage::Usage;
+
+/// The version of the layout. Raise it when an older shale must not touch the store.
+const VERSION: &str = "shale store 1";
+const CACHEDIR_TAG: &str =
+    "Signature: 8a477f597d28d172789f06886806bc55\n# The store of shale, an image builder. See https://bford.info/cachedir/\n";
+const DIRECTORIES: &[&str] = &[
+    "blobs",
+    "builds",
+    "by-content",
+    "by-diff",
+    "contexts",
+    "durable",
+    "images",
+    "layers",
+    "lists",
+    "locks",
+    "mounts",
+    "steps",
+    "tmp",
+    "trash",
+];
+
+/// A handle to a store. Clones share it; threads and processes may use one store at the same time.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pub(crate) inner: Arc<Inner>,
+}
+
+impl Store {
+    /// Opens the store in a directory, and makes it where there is none.
+    ///
+    /// Refuses a store of another user or of an unknown version, and a directory that holds something else.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        Self::open_in_epoch(root, current_epoch())
+    }
+
+    /// Opens a store as if in a given boot.
+    pub(crate) fn open_in_epoch(root: &Path, epoch: String) -> Result<Self, StoreError> {
+        make_dirs(root).map_err(|error| StoreError::io("create the store", root, error))?;
+        let root = root.canonicalize().map_err(|error| StoreError::io("open the store", root, error))?;
+        check_access(&root)?;
+        prepare(&root)?;
+        let inner = Inner { root, durability: Durability::new(epoch), scratch: OnceLock::new(), scratch_making: Mutex::new(()) };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The store's directory, as an absolute path without symbolic links.
+    pub fn root(&self) -> &Path {
+        self.inner.root()
+    }
+
+    /// OCI content by digest.
+    pub fn blobs(&self) -> Blobs<'_> {
+        Blobs::new(&self.inner)
+    }
+
+    /// Layers in their forms.
+    pub fn layers(&self) -> Layers<'_> {
+        Layers::new(&self.inner)
+    }
+
+    /// The records of what steps made.
+    pub fn steps(&self) -> Steps<'_> {
+        Steps::new(&self.inner)
+    }
+
+    /// Long parts of keys.
+    pub fn lists(&self) -> Lists<'_> {
+        Lists::new(&self.inner)
+    }
+
+    /// Images and their names.
+    pub fn images(&self) -> Images<'_> {
+        Images::new(&self.inner)
+    }
+
+    /// Deleting what is still good.
+    pub fn gc(&self) -> Gc<'_> {
+        Gc::new(&self.inner)
+    }
+
+    /// Takes the lease that every build, pull and load holds while it runs. Waits while a [`Gc`] runs.
+    pub fn lease(&self) -> Result<Lease, StoreError> {
+        self.lease_with(&mut Patience { on_wait: &mut |_| {}, keep_waiting: &|| true })
+    }
+
+    /// Takes the lease, and tells when that takes long.
+    pub fn lease_with(&self, patience: &mut Patience<'_>) -> Result<Lease, StoreError> {
+        Lease::shared(&self.inner.lease_path(), patience)
+    }
+
+    /// Makes a fresh directory in `tmp/`, which the next process can tell to be dead when this one is.
+    pub fn tmp(&self) -> Result<TmpDir, StoreError> {
+        TmpDir::new(&self.inner)
+    }
+
+    /// Deletes what dead processes left in `tmp/`, `locks/` and `trash/`. To be called at the start of every build: cheap
+    /// when nothing is there. Returns the paths in `trash/` with files of other ids, for a worker to delete.
+    pub fn reap(&self) -> Result<Vec<PathBuf>, StoreError> {
+        self.inner.reap().map(|(_, undeletable)| undeletable)
+    }
+
+    /// Moves a file or tree of the store out of the way, for the next [`Self::reap`]. Returns where it is.
+    pub fn move_to_trash(&self, path: &Path) -> Result<PathBuf, StoreError> {
+        self.inner.move_to_trash(path)
+    }
+
+    /// Makes what was committed survive a power loss. To be called at the end of every build, a failed one too, after
+    /// everything that the user waits for. Does nothing, and returns `false`, if this process committed nothing since.
+    pub fn sync_after_commit(&self) -> Result<bool, StoreError> {
+        self.inner.durability.sync(&self.inner)
+    }
+
+    /// How much space each part takes.
+    pub fn usage(&self) -> Result<Usage, StoreError> {
+        Usage::of(&self.inner)
+    }
+}
+
+/// What all handles of one opened store share.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    root: PathBuf,
+    pub(crate) durability: Durability,
+    scratch: OnceLock<Scratch>,
+    scratch_making: Mutex<()>,
+}
+
+impl Inner {
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn tmp(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    pub(crate) fn trash(&self) -> PathBuf {
+        self.root.join("trash")
+    }
+
+    pub(crate) fn locks(&self) -> PathBuf {
+        self.root.join("locks")
+    }
+
+    pub(crate) fn lock_path(&self, name: &str) -> PathBuf {
+        self.root.join("locks").join(name)
+    }
+
+    pub(crate) fn lease_path(&self) -> PathBuf {
+        self.root.join("lease")
+    }
+
+    /// This process's directory in `tmp/`, made at the first call: a build that only hits makes none.
+    pub(crate) fn scratch(&self) -> Result<&Scratch, StoreError> {
+        if let Some(scratch) = self.scratch.get() {
+            return Ok(scratch);
+        }
+        let _making = self.scratch_making.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(scratch) = self.scratch.get() {
+            return Ok(scratch);
+        }
+        let fresh = Scratch::new(&self.tmp())?;
+        Ok(self.scratch.get_or_init(|| fresh))
+    }
+
+    /// Makes an empty file in `tmp/`, open for reading and writing.
+    pub(crate) fn fresh_file(&self) -> Result<(File, PathBuf), StoreError> {
+        let path = self.scratch()?.fresh();
+        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path);
+        file.map(|file| (file, path.clone())).map_err(|error| StoreError::io("create", &path, error))
+    }
+
+    /// Writes a file in `tmp/` and renames it to its place.
+    pub(crate) fn replace_file(&self, to: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), StoreError> {
+        let (mut file, from) = self.fresh_file()?;
+        let written = write(&mut file).and_then(|()| self.rename_dir(&from, to));
+        written.map_err(|error| {
+            drop(std::fs::remove_file(&from));
+            StoreError::io("write", to, error)
+        })
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(scratch) = self.scratch.take() {
+            self.discard(scratch.path());
+        }
+    }
+}
+
+/// Refuses a store of another user, and one that cannot be written.
+fn check_access(root: &Path) -> Result<(), StoreError> {
+    let meta = std::fs::metadata(root).map_err(|error| StoreError::io("open the store", root, error))?;
+    let uid = rustix::process::geteuid().as_raw();
+    if meta.uid() != uid {
+        return Err(StoreError::ForeignOwner { path: root.to_owned(), owner: meta.uid(), uid });
+    }
+    rustix::fs::access(root, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK)
+        .map_err(|error| StoreError::io("write the store", root, error))
+}
+
+/// Checks the version, and makes what is missing.
+fn prepare(root: &Path) -> Result<(), StoreError> {
+    // CACHEDIR.TAG is written last, so a store that has it has everything.
+    if read_version(root)? && root.join("CACHEDIR.TAG").exists() {
+        return Ok(());
+    }
+    let dir = File::open(root).map_err(|error| StoreError::io("open the store", root, error))?;
+    // Best effort, for some network file systems cannot lock a directory: only two that start a new store at once need it.
+    let _ = rustix::fs::flock(&dir, FlockOperation::LockExclusive);
+    let made = make_layout(root);
+    let _ = rustix::fs::flock(&dir, FlockOperation::Unlock);
+    made
+}
+
+fn make_layout(root: &Path) -> Result<(), StoreError> {
+    if !read_version(root)? {
+        // A volume's own lost+found is no sign of somebody else's data; anything else is, and reap() would delete in its tmp/.
+        let is_foreign = |name: &String| !matches!(name.as_str(), "lost+found" | "version.new");
+        if let Some(found) = names_in(root)?.into_iter().filter(is_foreign).min() {
+            return Err(StoreError::NotAStore { path: root.to_owned(), found });
+        }
+        write_in_root(root, "version", &format!("{VERSION}\n"))?;
+    }
+    for name in DIRECTORIES {
+        let path = root.join(name);
+        if !path.is_dir() {
+            make_dir(&path)?;
+        }
+    }
+    write_in_root(root, "CACHEDIR.TAG", CACHEDIR_TAG)
+}
+
+/// Whether there is a version file; an error if it names another version.
+fn read_version(root: &Path) -> Result<bool, StoreError> {
+    let path = root.join("version");
+    match std::fs::read_to_string(&path) {
+        Ok(text) if text.trim_end() == VERSION => Ok(true),
+        Ok(text) => {
+            let found = text.trim_end().chars().take(80).collect();
+            Err(StoreError::Version { path: root.to_owned(), found, supported: VERSION.to_owned() })
+        }
+        Err(error) if is_absent(&error) => Ok(false),
+        Err(error) => Err(StoreError::io("read", &path, error)),
+    }
+}
+
+fn write_in_root(root: &Path, name: &str, text: &str) -> Result<(), StoreError> {
+    let (fresh, path) = (root.join("version.new"), root.join(name));
+    std::fs::write(&fresh, text).and_then(|()| std::fs::rename(&fresh, &path)).map_err(|error| StoreError::io("write", &path, error))
+}

@@ -1,0 +1,235 @@
+//! Places for what is not finished, and for what nobody needs any more.
+//!
+//! Each open store has one directory in `tmp/`, made when it first writes, and a lock `tmp/<id>.lock` next to it that it holds
+//! until it ends, however it ends. Files are written in there and renamed to their places. [`Store::reap`](crate::Store::reap)
+//! moves the directories whose lock is free to `trash/` and deletes what is there. What cannot be deleted, because it belongs to
+//! mapped ids, stays in `trash/` and is reported, for the caller to hand to its worker.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::entry::is_absent;
+use crate::error::StoreError;
+use crate::lock::FileLock;
+use crate::remove::{Removed, remove_tree};
+use crate::store::Inner;
+
+/// The directory of one open store in `tmp/`.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    path: PathBuf,
+    counter: AtomicU64,
+    _lock: FileLock,
+}
+
+impl Scratch {
+    /// Makes the lock first and then the directory: a directory without a lock has no owner.
+    pub(crate) fn new(tmp: &Path) -> Result<Self, StoreError> {
+        loop {
+            let id = unique_name();
+            let Some(lock) = FileLock::try_take(&tmp.join(format!("{id}.lock")))? else { continue };
+            let path = tmp.join(id);
+            make_dir(&path)?;
+            return Ok(Self { path, counter: AtomicU64::new(0), _lock: lock });
+        }
+    }
+
+    /// A path in the directory at which nothing is.
+    pub(crate) fn fresh(&self) -> PathBuf {
+        self.path.join(self.counter.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// A fresh directory on the store's file system. Dropping it deletes it; what cannot be deleted goes to `trash/`.
+#[derive(Debug)]
+pub struct TmpDir {
+    store: Arc<Inner>,
+    path: PathBuf,
+    is_gone: bool,
+}
+
+impl TmpDir {
+    pub(crate) fn new(store: &Arc<Inner>) -> Result<Self, StoreError> {
+        let path = store.scratch()?.fresh();
+        make_dir(&path)?;
+        Ok(Self { store: Arc::clone(store), path, is_gone: false })
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Deletes the directory now. Returns where in `trash/` the rest of it is, if files of other ids are in it.
+    pub fn close(mut self) -> Option<PathBuf> {
+        self.is_gone = true;
+        self.store.discard(&self.path).1
+    }
+}
+
+impl Drop for TmpDir {
+    fn drop(&mut self) {
+        if !self.is_gone {
+            self.store.discard(&self.path);
+        }
+    }
+}
+
+impl Inner {
+    /// Moves a file or tree out of the way. One that belongs to another id cannot be moved.
+    pub(crate) fn move_to_trash(&self, path: &Path) -> Result<PathBuf, StoreError> {
+        let to = self.trash().join(unique_name());
+        match self.rename_dir(path, &to) {
+            Ok(()) => Ok(to),
+            Err(error) => Err(StoreError::io("move to trash/", path, error)),
+        }
+    }
+
+    /// Deletes a file or tree; what is left of it is moved to `trash/`, and its path returned.
+    pub(crate) fn discard(&self, path: &Path) -> (Removed, Option<PathBuf>) {
+        let removed = remove_tree(path);
+        let left = removed.is_incomplete.then(|| self.move_to_trash(path).unwrap_or_else(|_| path.to_owned()));
+        (removed, left)
+    }
+
+    /// Renames a file or directory to a place whose parent may not exist yet. A directory of ours that we may not write
+    /// cannot change its parent, so it is made writable for that moment.
+    pub(crate) fn rename_dir(&self, from: &Path, to: &Path) -> std::io::Result<()> {
+        use std::os::unix::fs::PermissionsExt as _;
+        match rename_into(from, to) {
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                let before = std::fs::symlink_metadata(from)?;
+                if !before.is_dir() {
+                    return Err(error);
+                }
+                std::fs::set_permissions(from, std::fs::Permissions::from_mode(before.permissions().mode() | 0o700))?;
+                let renamed = rename_into(from, to);
+                let now_at = if renamed.is_ok() { to } else { from };
+                std::fs::set_permissions(now_at, before.permissions())?;
+                renamed
+            }
+            other => other,
+        }
+    }
+
+    /// Deletes what dead processes left. Costs three readings of empty directories when there is nothing.
+    pub(crate) fn reap(&self) -> Result<(Removed, Vec<PathBuf>), StoreError> {
+        for name in names_in(&self.tmp())? {
+            self.reap_scratch(&name)?;
+        }
+        for name in names_in(&self.locks())? {
+            // Taking and dropping a lock that its holder could not drop removes its file.
+            drop(FileLock::try_take_existing(&self.locks().join(name))?);
+        }
+        self.empty_trash()
+    }
+
+    fn reap_scratch(&self, name: &str) -> Result<(), StoreError> {
+        let path = self.tmp().join(name);
+        if name.ends_with(".lock") {
+            if let Some(lock) = FileLock::try_take_existing(&path)? {
+                self.trash_if_there(&path.with_extension(""))?;
+                drop(lock);
+            }
+        } else if !is_there(&path.with_extension("lock")) {
+            // Its lock goes last, and is made first: asked only after the directory was seen, its absence is the owner's.
+            self.trash_if_there(&path)?;
+        }
+        Ok(())
+    }
+
+    fn trash_if_there(&self, path: &Path) -> Result<(), StoreError> {
+        if !is_there(path) {
+            return Ok(());
+        }
+        match self.rename_dir(path, &self.trash().join(unique_name())) {
+            // Another reaper was faster.
+            Err(error) if !is_absent(&error) => Err(StoreError::io("move to trash/", path, error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes everything in `trash/`, and returns what of it could not be.
+    pub(crate) fn empty_trash(&self) -> Result<(Removed, Vec<PathBuf>), StoreError> {
+        let (mut total, mut left) = (Removed::default(), Vec::new());
+        for name in names_in(&self.trash())? {
+            let path = self.trash().join(name);
+            let removed = remove_tree(&path);
+            if removed.is_incomplete && is_there(&path) {
+                left.push(path);
+            }
+            total.add(removed);
+        }
+        left.sort();
+        Ok((total, left))
+    }
+}
+
+fn is_there(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok()
+}
+
+fn rename_into(from: &Path, to: &Path) -> std::io::Result<()> {
+    match std::fs::rename(from, to) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && is_there(from) => {
+            if let Some(parent) = to.parent() {
+                make_dirs(parent)?;
+            }
+            std::fs::rename(from, to)
+        }
+        other => other,
+    }
+}
+
+/// Makes a directory and its parents, for the owner alone.
+pub(crate) fn make_dirs(path: &Path) -> std::io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Makes a directory for the owner alone.
+pub(crate) fn make_dir(path: &Path) -> Result<(), StoreError> {
+    DirBuilder::new().mode(0o700).create(path).map_err(|error| StoreError::io("create", path, error))
+}
+
+/// The names in a directory, in no order; none if it is not there. Names that are not UTF-8 are not ours and left out.
+pub(crate) fn names_in(dir: &Path) -> Result<Vec<String>, StoreError> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if is_absent(&error) => return Ok(Vec::new()),
+        Err(error) => return Err(StoreError::io("list", dir, error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|error| StoreError::io("list", dir, error))?;
+        names.extend(entry.file_name().into_string());
+    }
+    Ok(names)
+}
+
+/// A name that no other process and no other call makes: `<pid>-<random>`. Without a dot.
+pub(crate) fn unique_name() -> String {
+    format!("{}-{:016x}", std::process::id(), random_u64())
+}
+
+/// A random number, to be unique, not to be secret.
+pub(crate) fn random_u64() -> u64 {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+    let mut bytes = [0; 8];
+    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK) {
+        Ok(8) => u64::from_ne_bytes(bytes),
+        // Early in a boot: the standard library's per-process keys, and a counter.
+        _ => {
+            let mut hasher = std::hash::RandomState::new().build_hasher();
+            hasher.write_u64(CALLS.fetch_add(1, Ordering::Relaxed));
+            hasher.finish()
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Which image of the store a text means.
