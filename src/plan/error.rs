@@ -4,6 +4,7 @@ use super::ImageRef;
 use super::support::Feature;
 use crate::dockerfile::word::{WordError, quote};
 use crate::oci::platform::PlatformError;
+use crate::oci::reference::ReferenceError;
 use crate::span::Span;
 
 /// Why there is no plan.
@@ -85,7 +86,7 @@ pub enum PlanErrorKind {
         /// After expansion.
         name: String,
         /// What the reference grammar says.
-        cause: String,
+        cause: ReferenceError,
     },
     /// `--build-context` with a name that no stage or image could have.
     #[error("invalid context name {name}: {cause}")]
@@ -93,7 +94,7 @@ pub enum PlanErrorKind {
         /// As given.
         name: String,
         /// What the reference grammar says.
-        cause: String,
+        cause: ReferenceError,
     },
     /// `--target` names no stage.
     #[error("target stage {} could not be found{}", quote(.target), did_you_mean(.suggestion.as_ref()))]

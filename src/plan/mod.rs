@@ -16,7 +16,6 @@ mod names;
 mod paths;
 mod ports;
 mod reach;
-mod reference;
 mod run;
 mod stages;
 mod support;
