@@ -46,8 +46,8 @@ pub struct PlannedImage {
     pub platform: Platform,
     /// The filesystem: the last vertex of the target stage.
     pub root: VertexId,
-    /// Config after every metadata instruction. Rootfs and history are still those of the base image (empty on scratch), `created`
-    /// is unset: `image::assemble` adds what the vertices make.
+    /// Config after every metadata instruction. Rootfs, history and `created` are still those of the base image (empty on scratch):
+    /// `image::assemble` adds what the vertices make.
     pub config: ImageConfig,
     /// New history after the base's own, in order.
     pub history: Vec<PlannedHistory>,
