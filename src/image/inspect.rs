@@ -3,7 +3,7 @@
 use super::{ImageError, ImageService};
 
 /// What `docker inspect` prints of an image.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize)]
 pub struct Inspect {}
 
 /// `Config` of [`Inspect`].
