@@ -191,7 +191,9 @@ mod tests {
 
     fn view(entries: &[Entry]) -> View {
         let mut builder = IndexBuilder::new();
-        entries.iter().for_each(|e| builder.push(e.clone()));
+        for entry in entries {
+            builder.push(entry.clone());
+        }
         View::new(vec![Arc::new(builder.build())])
     }
 
@@ -252,7 +254,9 @@ mod tests {
     #[test]
     fn a_whiteout_in_the_form_of_a_file_becomes_a_device() {
         let mut walked = upper(vec![Entry::whiteout("b"), Entry::whiteout("c")]);
-        walked.iter_mut().for_each(|one| one.internal_xattrs = vec![b"user.overlay.whiteout".to_vec()]);
+        for one in &mut walked {
+            one.internal_xattrs = vec![b"user.overlay.whiteout".to_vec()];
+        }
         let diff = diff(&walked, &base(), &BTreeMap::new());
         assert_eq!(shown(&diff), ["-b"]);
         assert_eq!(diff.fixes, [Fix::Remove(b"b".to_vec()), Fix::Whiteout(b"b".to_vec()), Fix::Remove(b"c".to_vec())]);
@@ -261,8 +265,8 @@ mod tests {
     #[test]
     fn links_are_named_after_the_first_that_stays() {
         let mut walked = upper(vec![dir("a", 9), file("a/f", 1, 1), file("a/g", 1, 1), file("h", 1, 1)]);
-        for at in 1..4 {
-            walked[at].inode = Some((1, 7));
+        for one in &mut walked[1..4] {
+            one.inode = Some((1, 7));
         }
         let diff = diff(&walked, &base(), &BTreeMap::new());
         assert_eq!(shown(&diff), ["/a", "a/g", "=h"]);

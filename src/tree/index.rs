@@ -93,7 +93,7 @@ fn load(path: &Path) -> io::Result<Bytes> {
 
 impl std::fmt::Debug for Index {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Index").field("entries", &self.count).field("bytes", &self.bytes.len()).finish()
+        f.debug_struct("Index").field("entries", &self.count).field("bytes", &self.bytes.len()).finish_non_exhaustive()
     }
 }
 
