@@ -3,6 +3,8 @@
 //! The suites are other projects' data and not part of this repository: `SHALE_SHARED` names the folder that holds `conformance/`
 //! and `bases/`, else `../shared` is tried. Without it the test says so and passes.
 
+#![expect(clippy::print_stderr, reason = "counts and skips are for whoever runs the test")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
@@ -113,6 +115,47 @@ fn what_buildkit_refuses_before_building_is_refused() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// With every image at hand there is a plan in good shape or a refusal, for files without a recording too.
+#[test]
+fn every_file_is_planned_or_refused() {
+    let Some(corpus) = Corpus::open() else {
+        eprintln!("SKIPPED plan_corpus: no conformance suites beside the repository (set SHALE_SHARED)");
+        return;
+    };
+    let (mut planned, mut refused) = (0, 0);
+    for case in corpus.cases() {
+        let source = SourceFile::new("Dockerfile", read_dockerfile(&case.dir.join(case.json["dockerfile"].as_str().expect("a path"))));
+        let (Some(parsed), _) = dockerfile::parse(&source) else { continue };
+        let mut options = options_of(&case.json["options"]);
+        options.platforms.extend(["linux/arm64".parse().expect("a platform"), "linux/amd64".parse().expect("a platform")]);
+        let mut bases = corpus.bases.clone();
+        let outcome = loop {
+            match plan::lower(&parsed, &source, &options, &bases) {
+                Err(LowerError::NeedsImages(refs)) => {
+                    for image in refs {
+                        let (id, config) = (BaseId(bases.len()), ImageConfig::scratch(&image.key.platform));
+                        assert!(bases.insert(image.key, BaseImage { id, config, digest: None }).is_none(), "{}: asked twice", case.name);
+                    }
+                }
+                Err(LowerError::Errors(errors)) => break Err(errors),
+                Ok(plan) => break Ok(plan),
+            }
+        };
+        match outcome {
+            Ok(plan) => {
+                check_shape(&plan);
+                planned += 1;
+            }
+            Err(errors) => {
+                assert!(!errors.is_empty(), "{}", case.name);
+                refused += 1;
+            }
+        }
+    }
+    eprintln!("plan_corpus: {planned} planned, {refused} refused");
+    assert!(planned > 0, "nothing was planned");
+}
+
 /// The rules that `plan` knows; the others are the parser's.
 const RULES: [&str; 4] = ["UndefinedArgInFrom", "UndefinedVar", "InvalidDefaultArgInFrom", "InvalidBaseImagePlatform"];
 
@@ -125,7 +168,7 @@ fn warnings_are_those_of_buildkit() {
     let (mut wrong, mut compared) = (Vec::new(), 0);
     for case in corpus.cases() {
         let Some(lint) = case.json["lint"]["warnings"].as_array() else { continue };
-        let Ok((plan, _)) = corpus.lower(&case) else { continue };
+        let Ok(plan) = corpus.lower(&case) else { continue };
         compared += 1;
         let source = SourceFile::new("Dockerfile", read_dockerfile(&case.dir.join(case.json["dockerfile"].as_str().expect("a path"))));
         let line = |w: &plan::graph::Warning| w.span.map_or(0, |s| source.lines_of(s).0);
@@ -174,7 +217,7 @@ impl Corpus {
             for (index, (name, file)) in BASES.into_iter().enumerate() {
                 let config = base_config(&shared.join("bases").join(file));
                 let key = plan::ImageKey { name: name.into(), platform: config.platform() };
-                bases.insert(key, BaseImage { id: BaseId(index), config });
+                bases.insert(key, BaseImage { id: BaseId(index), config, digest: None });
             }
             Self { cases, bases }
         })
@@ -192,7 +235,7 @@ impl Corpus {
     }
 
     fn judge(&self, case: &Case) -> Outcome {
-        let (plan, bases) = match self.lower(case) {
+        let plan = match self.lower(case) {
             Ok(done) => done,
             Err(Refused::Plan(errors)) => {
                 let missing: BTreeSet<String> = errors
@@ -210,7 +253,7 @@ impl Corpus {
             Err(Refused::Other(error)) => return Outcome::Failed(error),
         };
         check_shape(&plan);
-        let (config, history) = assembled(&plan, &bases);
+        let (config, history) = assembled(&plan);
         let mut differences = Vec::new();
         let (have, want) = (normalised(&config), &case.json["oracle"]["config"]);
         if have != *want {
@@ -225,7 +268,7 @@ impl Corpus {
         if differences.is_empty() { Outcome::Equal } else { Outcome::Different(differences) }
     }
 
-    fn lower(&self, case: &Case) -> Result<(Plan, BaseImages), Refused> {
+    fn lower(&self, case: &Case) -> Result<Plan, Refused> {
         let source = SourceFile::new("Dockerfile", read_dockerfile(&case.dir.join(case.json["dockerfile"].as_str().expect("a path"))));
         let (parsed, errors) = dockerfile::parse(&source);
         let Some(parsed) = parsed else {
@@ -240,7 +283,7 @@ impl Corpus {
             return Err(Refused::Other(format!("no such base: {}", unknown.key.name)));
         }
         match plan::lower(&parsed, &source, &options, &bases) {
-            Ok(plan) => Ok((plan, bases)),
+            Ok(plan) => Ok(plan),
             Err(LowerError::Errors(errors)) => Err(refused(errors)),
             Err(LowerError::NeedsImages(refs)) => Err(Refused::Other(format!("needs {refs:?}"))),
         }
@@ -250,13 +293,13 @@ impl Corpus {
     fn add_prebuilt(&self, case: &Case, options: &mut PlanOptions, bases: &mut BaseImages) -> Result<(), Refused> {
         for built in case.json["prebuild"].as_array().into_iter().flatten() {
             let parent = self.case(built["case"].as_str().expect("a name").to_string());
-            let (plan, parent_bases) = self.lower(&parent)?;
-            let (mut config, history) = assembled(&plan, &parent_bases);
+            let plan = self.lower(&parent)?;
+            let (mut config, history) = assembled(&plan);
             config.history = history;
             let tag = built["tag"].as_str().expect("a tag");
             let key = plan::ImageKey { name: format!("docker.io/library/{tag}:latest"), platform: config.platform() };
             options.contexts.insert(tag.into(), NamedContext::Image(tag.into()));
-            bases.insert(key, BaseImage { id: BaseId(bases.len()), config });
+            bases.insert(key, BaseImage { id: BaseId(bases.len()), config, digest: None });
         }
         Ok(())
     }
@@ -271,7 +314,7 @@ fn options_of(json: &Value) -> PlanOptions {
         let context = if value.starts_with("docker-image://") { NamedContext::Image(value) } else { NamedContext::Dir };
         (name, context)
     });
-    let platforms = json["platform"].as_str().into_iter().flat_map(|p| p.split(',')).map(|p| p.parse().expect("a platform"));
+    let platforms = json["platform"].as_str().into_iter().flat_map(|p| p.split(',')).filter_map(|p| p.parse().ok());
     PlanOptions {
         build_args: map("build_args"),
         labels: map("labels"),
@@ -283,9 +326,8 @@ fn options_of(json: &Value) -> PlanOptions {
 }
 
 /// What `image::assemble` will make of a plan, without layers and times.
-fn assembled(plan: &Plan, bases: &BaseImages) -> (ImageConfig, Vec<HistoryEntry>) {
+fn assembled(plan: &Plan) -> (ImageConfig, Vec<HistoryEntry>) {
     let image = &plan.images[0];
-    let _ = bases;
     let mut history = image.config.history.clone();
     history.extend(image.history.iter().map(|h| h.entry.clone()));
     (image.config.clone(), history)

@@ -169,7 +169,7 @@ pub struct BuildArgs {
 #[derive(Clone, Debug, Args)]
 #[command(override_usage = "shale images [OPTIONS] [REPOSITORY[:TAG]]")]
 pub struct ImagesArgs {
-    /// Show images without a name too.
+    /// Accepted for Docker's sake: there are no intermediate images to show.
     #[arg(short, long, value_parser = parse_bool, action = ArgAction::Set)]
     pub all: bool,
     /// Print ids only.
@@ -328,7 +328,7 @@ fn refusal(error: &clap::Error, argv: &[OsString]) -> Refusal {
     let tail = format!("\n\nUsage:  {usage}\n\nRun '{path} --help' for more information");
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
-        Some(ContextValue::Strings(texts)) => texts.first().cloned(),
+        Some(ContextValue::Strings(texts)) => texts.last().cloned(),
         _ => None,
     };
     let arg = context(ContextKind::InvalidArg).unwrap_or_default();

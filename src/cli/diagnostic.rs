@@ -65,6 +65,13 @@ impl Diagnostic {
         self
     }
 
+    /// Adds one cause.
+    #[must_use]
+    pub fn because(mut self, cause: impl Into<String>) -> Self {
+        self.causes.push(cause.into());
+        self
+    }
+
     /// Adds what can be done.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

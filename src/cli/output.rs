@@ -17,8 +17,10 @@ pub struct Output {
     pub names: Vec<String>,
     /// How layers are packed.
     pub layers: LayerOptions,
-    /// `tar=false`: a directory instead of a tar archive (only `type=oci`).
+    /// `tar=false`: a layout directory instead of a tar archive.
     pub as_directory: bool,
+    /// `oci-mediatypes=false`: Docker's media types.
+    pub docker_media_types: bool,
 }
 
 /// The exporters.
@@ -158,6 +160,7 @@ impl Output {
             names: vec![],
             layers: LayerOptions::default(),
             as_directory: false,
+            docker_media_types: false,
         }
     }
 
@@ -210,6 +213,7 @@ struct Fields {
     names: Vec<String>,
     layers: LayerOptions,
     as_directory: bool,
+    docker_media_types: bool,
 }
 
 impl Fields {
@@ -234,14 +238,10 @@ impl Fields {
             "compression-level" if is_image => self.layers.level = Some(value.parse().map_err(|_| wrong("it is a number"))?),
             "force-compression" if is_image => self.layers.force = switch()?,
             "rewrite-timestamp" if kind != OutputKind::CacheOnly => self.layers.rewrite_timestamp = switch()?,
-            "tar" if matches!(kind, OutputKind::Oci | OutputKind::Docker) => {
-                self.as_directory = !switch()?;
-                if self.as_directory && kind == OutputKind::Docker {
-                    return Err(unsupported());
-                }
-            }
-            // Shale writes OCI media types and keeps what it stores, always.
-            "oci-mediatypes" | "store" if is_image => {
+            "tar" if matches!(kind, OutputKind::Oci | OutputKind::Docker) => self.as_directory = !switch()?,
+            "oci-mediatypes" if is_image => self.docker_media_types = !switch()?,
+            // What is built is always kept in the store.
+            "store" if is_image => {
                 if !switch()? {
                     return Err(unsupported());
                 }
@@ -261,7 +261,7 @@ impl Fields {
 
 /// Settles the destination.
 fn finish(kind: OutputKind, name: &str, fields: Fields, environment: &Environment) -> Result<Output, OutputError> {
-    let Fields { dest, names, layers, as_directory } = fields;
+    let Fields { dest, names, layers, as_directory, docker_media_types } = fields;
     check_level(&layers)?;
     let is_directory = kind == OutputKind::Local || as_directory;
     let to_stdout = |kind| match environment.stdout_is_terminal {
@@ -276,7 +276,7 @@ fn finish(kind: OutputKind, name: &str, fields: Fields, environment: &Environmen
         (_, None | Some("" | "-")) => to_stdout(kind)?,
         (_, Some(path)) => (kind, Destination::Path(environment.resolve(path.as_ref()))),
     };
-    Ok(Output { kind, destination, names, layers, as_directory })
+    Ok(Output { kind, destination, names, layers, as_directory, docker_media_types })
 }
 
 fn check_level(layers: &LayerOptions) -> Result<(), OutputError> {
@@ -307,7 +307,7 @@ pub(super) fn csv_fields(text: &str) -> Result<Vec<String>, String> {
 }
 
 /// Names that stand twice among outputs and tags are written once.
-pub(super) fn unique(names: impl IntoIterator<Item = String>) -> Vec<String> {
+pub(super) fn unique<T: Clone + Ord>(names: Vec<T>) -> Vec<T> {
     let mut seen = BTreeSet::new();
     names.into_iter().filter(|name| seen.insert(name.clone())).collect()
 }

@@ -1,11 +1,13 @@
 //! Arguments and environment → one build request. Every default is resolved here, once; what follows works on plain data.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::image::{LayoutName, NamedImage};
 use crate::oci::platform::{Platform, PlatformError};
+use crate::oci::reference::{Reference, ReferenceError};
 use crate::plan::graph::NetworkMode;
+use crate::source::registry::RegistryConfig;
 
 use super::args::BuildArgs;
 use super::environment::Environment;
@@ -19,8 +21,8 @@ pub struct BuildRequest {
     pub context: ContextSource,
     /// Where the Dockerfile is.
     pub dockerfile: DockerfileSource,
-    /// Names of the image as given, each once; checked.
-    pub tags: Vec<String>,
+    /// Names of the image, each once and with a tag.
+    pub tags: Vec<Reference>,
     /// `--build-arg`, with SOURCE_DATE_EPOCH of the environment; the last of a name counts.
     pub build_args: BTreeMap<String, String>,
     /// `--label`
@@ -60,7 +62,7 @@ pub struct BuildRequest {
     /// The store.
     pub store_root: PathBuf,
     /// What talking to registries depends on.
-    pub registry: RegistryEnvironment,
+    pub registry: RegistryConfig,
 }
 
 /// Where the build context is.
@@ -90,17 +92,8 @@ pub enum DockerfileSource {
 pub enum NamedContext {
     /// A directory, absolute.
     Dir(PathBuf),
-    /// `docker-image://ref`
-    Image(String),
-    /// `oci-layout://path[:tag][@digest]`
-    OciLayout {
-        /// The layout's directory, absolute.
-        path: PathBuf,
-        /// A tag in its index.
-        tag: Option<String>,
-        /// A digest in its index.
-        digest: Option<String>,
-    },
+    /// `docker-image://ref`, `oci-layout://path[:tag][@digest]`
+    Image(NamedImage),
 }
 
 /// How progress is shown.
@@ -112,39 +105,6 @@ pub enum ProgressMode {
     Tty,
     /// Nothing.
     Quiet,
-}
-
-/// What talking to registries depends on, as plain values.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct RegistryEnvironment {
-    /// Content of DOCKER_AUTH_CONFIG: comes before every file.
-    pub auth_json: Option<String>,
-    /// Files with credentials, most important first; those that do not exist are skipped.
-    pub auth_files: Vec<PathBuf>,
-    /// PATH, for credential helpers.
-    pub path: Option<String>,
-    /// HTTPS_PROXY or ALL_PROXY.
-    pub https_proxy: Option<String>,
-    /// HTTP_PROXY (lower case only, as curl) or ALL_PROXY.
-    pub http_proxy: Option<String>,
-    /// NO_PROXY
-    pub no_proxy: Option<String>,
-    /// SSL_CERT_FILE
-    pub ssl_cert_file: Option<PathBuf>,
-    /// SSL_CERT_DIR
-    pub ssl_cert_dir: Option<PathBuf>,
-    /// Directories with `HOST[:PORT]/*.crt`, most important first.
-    pub cert_dirs: Vec<PathBuf>,
-}
-
-impl fmt::Debug for RegistryEnvironment {
-    /// Leaves out what holds or may hold passwords.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RegistryEnvironment")
-            .field("auth_files", &self.auth_files)
-            .field("cert_dirs", &self.cert_dirs)
-            .finish_non_exhaustive()
-    }
 }
 
 /// A request that cannot be served.
@@ -169,12 +129,12 @@ pub enum RequestError {
     #[error("only one output can be written to stdout")]
     StdoutTwice,
     /// A name that no image can have.
-    #[error("invalid tag {text:?}: {reason}")]
+    #[error("invalid tag {text:?}: {source}")]
     Tag {
         /// The name.
         text: String,
         /// Why.
-        reason: String,
+        source: ReferenceError,
     },
     /// A `key=value` without a key.
     #[error("invalid value {text:?} for {flag}: expected key=value")]
@@ -239,8 +199,7 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<(BuildRequ
     };
     let outputs = outputs(&args.outputs, environment)?;
     let tags = args.tags.iter().cloned().chain(outputs.iter().flat_map(|output| output.names.iter().cloned()));
-    let tags = unique(tags);
-    tags.iter().try_for_each(|tag| check_tag(tag))?;
+    let tags = unique(tags.map(|text| image_name(&text)).collect::<Result<_, _>>()?);
     let (progress, progress_note) = progress_mode(args, environment)?;
     let (store_root, store_note) = environment.store_root();
     notes.extend(progress_note.into_iter().chain(store_note));
@@ -270,7 +229,7 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<(BuildRequ
         ulimits: args.ulimits.iter().map(|limit| (limit.name.clone(), limit.clone())).collect::<BTreeMap<_, _>>().into_values().collect(),
         source_date_epoch,
         store_root,
-        registry: registry_environment(environment),
+        registry: registry_config(environment),
     };
     Ok((request, notes))
 }
@@ -393,16 +352,20 @@ fn named_context(text: &str, environment: &Environment) -> Result<(String, Named
     if name.is_empty() || value.is_empty() {
         return Err(error("expected name=value"));
     }
-    let name = name.strip_suffix(":latest").unwrap_or(name).to_owned();
+    // FROM names are looked up in the familiar form, and `:latest` is what no tag means.
+    let name = Reference::parse(name).map_err(|e| error(&e.to_string()))?.familiar();
+    let name = name.strip_suffix(":latest").unwrap_or(&name).to_owned();
     if let Some(image) = value.strip_prefix("docker-image://") {
-        return Ok((name, NamedContext::Image(image.into())));
+        return Ok((name, NamedContext::Image(NamedImage::Image(image.into()))));
     }
     if let Some(layout) = value.strip_prefix("oci-layout://") {
-        let (rest, digest) = layout.split_once('@').map_or((layout, None), |(rest, digest)| (rest, Some(digest.to_owned())));
+        let (rest, digest) = layout.split_once('@').map_or((layout, None), |(rest, digest)| (rest, Some(digest)));
+        let digest = digest.map(|digest| digest.parse().map_err(|_| error("the digest is malformed"))).transpose()?;
         // A colon after the last slash starts a tag; one before it is part of the path.
         let colon = rest.rfind(':').filter(|colon| !rest[*colon..].contains('/'));
         let (path, tag) = colon.map_or((rest, None), |colon| (&rest[..colon], Some(rest[colon + 1..].to_owned())));
-        return Ok((name, NamedContext::OciLayout { path: environment.resolve(Path::new(path)), tag, digest }));
+        let path = environment.resolve(Path::new(path));
+        return Ok((name, NamedContext::Image(NamedImage::Layout(LayoutName { path, tag, digest }))));
     }
     if value.contains("://") || value.starts_with("git@") || value.starts_with("target:") {
         return Err(error("only directories, docker-image:// and oci-layout:// are supported yet"));
@@ -410,37 +373,40 @@ fn named_context(text: &str, environment: &Environment) -> Result<(String, Named
     Ok((name, NamedContext::Dir(environment.resolve(Path::new(value)))))
 }
 
-/// Refuses a name that no image can have.
-fn check_tag(text: &str) -> Result<(), RequestError> {
-    let error = |reason: &str| Err(RequestError::Tag { text: text.into(), reason: reason.into() });
-    if text.is_empty() || text.chars().any(char::is_whitespace) {
-        return error("invalid reference format");
+/// A name for the result. What has no tag is `latest`; a digest cannot be chosen.
+fn image_name(text: &str) -> Result<Reference, RequestError> {
+    let error = |source| RequestError::Tag { text: text.into(), source };
+    let name = Reference::parse(text).map_err(error)?;
+    match name.digest() {
+        Some(_) => Err(error(ReferenceError::Format { text: text.into() })),
+        None => Ok(name.with_default_tag()),
     }
-    Ok(())
 }
 
-fn registry_environment(environment: &Environment) -> RegistryEnvironment {
+/// What talking to registries depends on.
+pub fn registry_config(environment: &Environment) -> RegistryConfig {
     let own = |name: &str| environment.non_empty(name).map(str::to_owned);
     // HTTP_PROXY in capitals is not read: a CGI server sets it from a request header.
     let proxy = |names: &[&str]| names.iter().find_map(|name| own(name));
-    let docker_config = environment.non_empty("DOCKER_CONFIG").map(|dir| environment.resolve(Path::new(dir)));
-    let docker_config = docker_config.or_else(|| environment.home().map(|home| home.join(".docker")));
+    let path = |name| environment.non_empty(name).map(|path| environment.resolve(Path::new(path)));
+    let docker_config = path("DOCKER_CONFIG").or_else(|| environment.home().map(|home| home.join(".docker")));
     let podman = [
-        environment.non_empty("REGISTRY_AUTH_FILE").map(|file| environment.resolve(Path::new(file))),
+        path("REGISTRY_AUTH_FILE"),
         environment.absolute_path("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json")),
         environment.home().map(|home| home.join(".config/containers/auth.json")),
     ];
     let home_certs = environment.home().map(|home| home.join(".docker/certs.d"));
-    RegistryEnvironment {
+    RegistryConfig {
         auth_json: own("DOCKER_AUTH_CONFIG"),
         auth_files: docker_config.map(|dir| dir.join("config.json")).into_iter().chain(podman.into_iter().flatten()).collect(),
-        path: own("PATH"),
+        helper_path: own("PATH").map(Into::into),
         https_proxy: proxy(&["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]),
         http_proxy: proxy(&["http_proxy", "all_proxy", "ALL_PROXY"]),
         no_proxy: proxy(&["no_proxy", "NO_PROXY"]),
-        ssl_cert_file: environment.non_empty("SSL_CERT_FILE").map(|file| environment.resolve(Path::new(file))),
-        ssl_cert_dir: environment.non_empty("SSL_CERT_DIR").map(|dir| environment.resolve(Path::new(dir))),
+        system_ca_file: path("SSL_CERT_FILE"),
+        system_ca_dir: path("SSL_CERT_DIR"),
         cert_dirs: ["/etc/docker/certs.d", "/etc/containers/certs.d"].into_iter().map(PathBuf::from).chain(home_certs).collect(),
+        ..RegistryConfig::default()
     }
 }
 

@@ -16,11 +16,8 @@ pub fn entry(created_by: String, empty_layer: bool) -> HistoryEntry {
 
 /// `ENV a=b c=d`, `LABEL a=b`
 pub fn pairs(instruction: &str, pairs: &[(String, String)]) -> String {
-    let mut out = instruction.to_string();
-    for (key, value) in pairs {
-        out.push_str(&format!(" {key}={value}"));
-    }
-    out
+    let words = pairs.iter().map(|(key, value)| format!(" {key}={value}"));
+    format!("{instruction}{}", words.collect::<String>())
 }
 
 /// `ARG a=b c`
@@ -90,23 +87,14 @@ pub struct CopyText<'a> {
 
 /// `COPY --chown=1:2 a b /c # buildkit`; `--from`, `--link`, `--exclude` and the like are not told.
 pub fn copy(text: CopyText<'_>) -> String {
-    let mut out = text.instruction.to_string();
-    if text.parents {
-        out.push_str(" --parents");
-    }
-    if let Some(chown) = text.chown {
-        out.push_str(&format!(" --chown={chown}"));
-    }
-    if let Some(chmod) = text.chmod {
-        out.push_str(&format!(" --chmod={chmod}"));
-    }
-    for source in text.sources {
-        out.push_str(&format!(" {source}"));
-    }
-    for heredoc in text.heredocs {
-        out.push_str(&format!(" <<{heredoc}"));
-    }
-    format!("{out} {}{SUFFIX}", text.destination)
+    let mut words = vec![text.instruction.to_string()];
+    words.extend(text.parents.then(|| "--parents".into()));
+    words.extend(text.chown.map(|chown| format!("--chown={chown}")));
+    words.extend(text.chmod.map(|chmod| format!("--chmod={chmod}")));
+    words.extend_from_slice(text.sources);
+    words.extend(text.heredocs.iter().map(|name| format!("<<{name}")));
+    words.push(text.destination.into());
+    words.join(" ") + SUFFIX
 }
 
 /// A duration in nanoseconds as Go prints it: `1m30s`, `1.5s`, `250ms`, `0s`.

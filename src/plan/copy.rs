@@ -172,7 +172,7 @@ fn is_git(source: &str) -> bool {
     }
     if is_http(source) {
         let path = source.split(['?', '#']).next().unwrap_or_default();
-        return path.ends_with(".git");
+        return path.strip_suffix(".git").is_some();
     }
     let word = |text: &str, more: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c));
     let user_and_host = source.split_once(':').and_then(|(place, _)| place.split_once('@'));

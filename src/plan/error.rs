@@ -4,6 +4,7 @@ use super::ImageRef;
 use super::support::Feature;
 use crate::dockerfile::word::{WordError, quote};
 use crate::oci::platform::PlatformError;
+use crate::oci::reference::ReferenceError;
 use crate::span::Span;
 
 /// Why there is no plan.
@@ -62,7 +63,7 @@ pub enum PlanErrorKind {
     #[error("base name ({0}) should not be blank")]
     BlankBase(String),
     /// `FROM --platform=$X` where `X` is empty.
-    #[error("empty platform value from expression {expression}{}", did_you_mean(.suggestion))]
+    #[error("empty platform value from expression {expression}{}", did_you_mean(.suggestion.as_ref()))]
     EmptyPlatform {
         /// As written.
         expression: String,
@@ -70,7 +71,7 @@ pub enum PlanErrorKind {
         suggestion: Option<String>,
     },
     /// `FROM --platform=` with something that is no platform.
-    #[error("failed to parse platform {expression}: {cause}{}", did_you_mean(.suggestion))]
+    #[error("failed to parse platform {expression}: {cause}{}", did_you_mean(.suggestion.as_ref()))]
     BadPlatform {
         /// As written.
         expression: String,
@@ -85,7 +86,7 @@ pub enum PlanErrorKind {
         /// After expansion.
         name: String,
         /// What the reference grammar says.
-        cause: String,
+        cause: ReferenceError,
     },
     /// `--build-context` with a name that no stage or image could have.
     #[error("invalid context name {name}: {cause}")]
@@ -93,10 +94,10 @@ pub enum PlanErrorKind {
         /// As given.
         name: String,
         /// What the reference grammar says.
-        cause: String,
+        cause: ReferenceError,
     },
     /// `--target` names no stage.
-    #[error("target stage {} could not be found{}", quote(.target), did_you_mean(.suggestion))]
+    #[error("target stage {} could not be found{}", quote(.target), did_you_mean(.suggestion.as_ref()))]
     NoTarget {
         /// As given.
         target: String,
@@ -156,9 +157,6 @@ pub enum PlanErrorKind {
     /// `RUN []`
     #[error("failed to marshal LLB definition: arguments are required")]
     EmptyRun,
-    /// `RUN --network=` with an unknown mode.
-    #[error("unsupported network mode {}", quote(.0))]
-    BadNetwork(String),
     /// STOPSIGNAL with an unknown signal.
     #[error("invalid signal: {0}")]
     BadSignal(String),
@@ -184,8 +182,8 @@ pub enum PlanErrorKind {
     NoStages,
 }
 
-fn did_you_mean(suggestion: &Option<String>) -> String {
-    suggestion.as_ref().map(|s| format!(" (did you mean {s}?)")).unwrap_or_default()
+fn did_you_mean(suggestion: Option<&String>) -> String {
+    suggestion.map(|s| format!(" (did you mean {s}?)")).unwrap_or_default()
 }
 
 impl PlanErrorKind {

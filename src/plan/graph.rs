@@ -3,7 +3,7 @@
 //! A vertex's result is a filesystem (`solve::Snapshot`). Everything here is resolved text: no variables, no Dockerfile.
 //! Vertices stand in topological order: a vertex refers only to vertices before it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::oci::config::{HistoryEntry, ImageConfig};
 use crate::oci::platform::Platform;
@@ -24,6 +24,8 @@ pub struct Plan {
     pub warnings: Vec<Warning>,
     /// `SOURCE_DATE_EPOCH` as the options, a build argument or a global ARG set it, in seconds.
     pub source_date_epoch: Option<i64>,
+    /// Numbers of the stages that the target reaches: what the linter looks into.
+    pub stages: BTreeSet<usize>,
 }
 
 /// A lint warning: rule name and text as BuildKit has them.
@@ -44,8 +46,8 @@ pub struct PlannedImage {
     pub platform: Platform,
     /// The filesystem: the last vertex of the target stage.
     pub root: VertexId,
-    /// Config after every metadata instruction. Rootfs and history are still those of the base image (empty on scratch), `created`
-    /// is unset: `image::assemble` adds what the vertices make.
+    /// Config after every metadata instruction. Rootfs, history and `created` are still those of the base image (empty on scratch):
+    /// `image::assemble` adds what the vertices make.
     pub config: ImageConfig,
     /// New history after the base's own, in order.
     pub history: Vec<PlannedHistory>,
@@ -100,7 +102,7 @@ impl Vertex {
             }
             Op::Run(run) => inputs.extend(run.mounts.iter().filter_map(|m| match m {
                 RunMount::Bind { source: CopySource::Vertex(v), .. } => Some(*v),
-                _ => None,
+                RunMount::Bind { .. } => None,
             })),
             _ => {}
         }
@@ -109,7 +111,7 @@ impl Vertex {
 }
 
 /// A filesystem step.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
     /// The empty filesystem.
     Scratch,
@@ -140,7 +142,7 @@ pub enum NetworkMode {
 }
 
 /// `RUN`, ready to execute.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunOp {
     /// The process, argv[0] looked up in PATH of `env` inside the root.
     pub argv: Vec<String>,
@@ -171,7 +173,7 @@ pub struct RunOp {
 }
 
 /// `RUN --mount`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RunMount {
     /// `type=bind`
     Bind {
@@ -205,7 +207,7 @@ pub enum CopySource {
 }
 
 /// `COPY`, `ADD` of local files.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopyOp {
     /// Where the sources are found.
     pub source: CopySource,
@@ -233,7 +235,7 @@ pub struct CopyOp {
 }
 
 /// `WORKDIR`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkdirOp {
     /// Absolute path to create.
     pub path: String,

@@ -31,9 +31,8 @@ pub(crate) fn command_words(config: &ImageConfig, command: &CommandLine) -> Vec<
     }
 }
 
-/// The config that a stage starts with: the base's, with a PATH and an absolute working directory, without triggers and time.
+/// The config that a stage starts with: the base's, with a PATH and an absolute working directory, without triggers.
 pub(crate) fn begin(config: &mut ImageConfig) {
-    config.created = None;
     config.config.on_build = None;
     let env = config.config.env.get_or_insert_default();
     if !env.iter().any(|e| e.split_once('=').map_or(e.as_str(), |(name, _)| name) == "PATH") {
@@ -282,10 +281,9 @@ mod tests {
     fn a_stage_starts_with_path_and_without_triggers() {
         let mut config = ImageConfig::default();
         config.config.on_build = Some(vec!["RUN x".into()]);
-        config.created = Some("2020-01-01T00:00:00Z".into());
         begin(&mut config);
         assert_eq!(config.config.env, Some(vec![format!("PATH={DEFAULT_PATH}")]));
-        assert_eq!((config.config.on_build, config.created), (None, None));
+        assert_eq!(config.config.on_build, None);
     }
 
     #[test]

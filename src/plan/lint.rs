@@ -33,11 +33,8 @@ pub(crate) fn undefined_in_from(scope: &GlobalScope, unmatched: &[String], span:
     let unknown = unmatched.iter().filter(|name| !scope.knows(name));
     unknown
         .map(|name| {
-            let mut text = format!("FROM argument '{name}' is not declared");
-            if let Some(better) = suggest(name, &scope.names()) {
-                text.push_str(&format!(" (did you mean {better}?)"));
-            }
-            warning("UndefinedArgInFrom", span, text)
+            let better = suggest(name, &scope.names()).map(|b| format!(" (did you mean {b}?)")).unwrap_or_default();
+            warning("UndefinedArgInFrom", span, format!("FROM argument '{name}' is not declared{better}"))
         })
         .collect()
 }
@@ -47,11 +44,8 @@ pub(crate) fn undefined_variables(scope: &StageScope, unmatched: &[String], span
     let unknown = unmatched.iter().filter(|name| !scope.declares(name));
     unknown
         .map(|name| {
-            let mut text = format!("Usage of undefined variable '${name}'");
-            if let Some(better) = suggest(name, &scope.names()) {
-                text.push_str(&format!(" (did you mean ${better}?)"));
-            }
-            warning("UndefinedVar", span, text)
+            let better = suggest(name, &scope.names()).map(|b| format!(" (did you mean ${b}?)")).unwrap_or_default();
+            warning("UndefinedVar", span, format!("Usage of undefined variable '${name}'{better}"))
         })
         .collect()
 }
@@ -63,7 +57,8 @@ pub(crate) fn invalid_default_in_from(base: &str, span: Span) -> Warning {
 
 /// A base of another platform than the one that was asked for.
 pub(crate) fn base_platform(name: &str, wanted: &Platform, actual: &Platform, span: Span) -> Option<Warning> {
-    (wanted.os != actual.os || wanted.architecture != actual.architecture).then(|| {
+    let known = !actual.os.is_empty() && !actual.architecture.is_empty();
+    (known && (wanted.os != actual.os || wanted.architecture != actual.architecture)).then(|| {
         let (wanted, actual) = (quote(&wanted.to_string()), quote(&actual.to_string()));
         let text = format!("Base image {name} was pulled with platform {actual}, expected {wanted} for current build");
         warning("InvalidBaseImagePlatform", span, text)

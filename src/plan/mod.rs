@@ -16,7 +16,6 @@ mod names;
 mod paths;
 mod ports;
 mod reach;
-mod reference;
 mod run;
 mod stages;
 mod support;
@@ -78,6 +77,8 @@ pub struct BaseImage {
     pub id: BaseId,
     /// The config as it was pulled.
     pub config: ImageConfig,
+    /// Digest of what the name stands for, `sha256:…`: shown behind the name, part of no key.
+    pub digest: Option<String>,
 }
 
 /// The resolved images, by what they were asked as.

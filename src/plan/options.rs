@@ -32,8 +32,6 @@ pub struct PlanOptions {
     pub ulimits: Vec<(String, u64, u64)>,
     /// `SOURCE_DATE_EPOCH` in seconds; the build argument of that name stands over it.
     pub source_date_epoch: Option<i64>,
-    /// What `#` lines of progress and errors call the file.
-    pub dockerfile_name: String,
 }
 
 /// The hostname of a RUN when nobody asks for another, as BuildKit has it.
@@ -90,7 +88,6 @@ impl Default for PlanOptions {
             shm_size_bytes: None,
             ulimits: Vec::new(),
             source_date_epoch: None,
-            dockerfile_name: "Dockerfile".into(),
         }
     }
 }

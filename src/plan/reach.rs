@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::{PlanError, PlanErrorKind};
 use super::stages::{Need, Source, StageTable};
-use super::{BaseImages, ImageReason, ImageRef, lint};
+use super::{BaseImages, ImageKey, ImageReason, ImageRef, lint};
 use crate::dockerfile;
 use crate::dockerfile::ast::{Instruction, InstructionKind};
 use crate::span::{SourceFile, Span};
@@ -55,13 +55,22 @@ impl Walk<'_, '_> {
     fn source(&mut self, source: &Source, reason: ImageReason, span: Span) {
         match source {
             Source::Stage(index) => self.stage(*index),
-            Source::Image(key, written) => {
-                if !self.bases.contains_key(key) && !self.reach.missing.iter().any(|m| m.key == *key) {
-                    let did_you_mean = lint::suggest(written, &self.table.stage_names());
-                    self.reach.missing.push(ImageRef { key: key.clone(), written: written.clone(), reason, span, did_you_mean });
-                }
-            }
+            Source::Image(key, written) => self.image(key, written, reason, span),
             Source::Scratch | Source::Context(_) => {}
+        }
+    }
+
+    /// Notes an image that is not there; of several places the first of the file counts.
+    fn image(&mut self, key: &ImageKey, written: &str, reason: ImageReason, span: Span) {
+        if self.bases.contains_key(key) {
+            return;
+        }
+        let did_you_mean = lint::suggest(written, &self.table.stage_names());
+        let image = ImageRef { key: key.clone(), written: written.into(), reason, span, did_you_mean };
+        match self.reach.missing.iter_mut().find(|m| m.key == *key) {
+            Some(known) if known.span <= span => {}
+            Some(known) => *known = image,
+            None => self.reach.missing.push(image),
         }
     }
 

@@ -9,7 +9,6 @@ use super::support::Feature;
 use crate::dockerfile::ast::{CommandLine, Heredoc, Run};
 use crate::dockerfile::syntax::heredoc_word;
 use crate::oci::history;
-use crate::span::Spanned;
 
 /// Where a heredoc that names its interpreter is put.
 const SCRIPTS: &str = "/dev/pipes/";
@@ -30,7 +29,7 @@ impl StageLowering<'_, '_, '_> {
         if process.argv.is_empty() {
             return Err(PlanError::at(step.span, PlanErrorKind::EmptyRun));
         }
-        let network = self.network(step, run.network.as_ref())?;
+        let network = self.network(run.network.as_ref().map(|n| n.node.as_str()));
         let options = self.options();
         let mut add_hosts = options.add_hosts.clone();
         add_hosts.sort();
@@ -73,13 +72,12 @@ impl StageLowering<'_, '_, '_> {
         }
     }
 
-    fn network(&self, step: &Step<'_>, written: Option<&Spanned<String>>) -> Result<NetworkMode, PlanError> {
-        let Some(written) = written else { return Ok(self.options().network) };
-        match written.node.as_str() {
-            "default" => Ok(self.options().network),
-            "host" => Ok(NetworkMode::Host),
-            "none" => Ok(NetworkMode::None),
-            other => Err(PlanError::at(step.at(written.span), PlanErrorKind::BadNetwork(other.into()))),
+    /// The parser took only the three modes.
+    fn network(&self, written: Option<&str>) -> NetworkMode {
+        match written {
+            Some("host") => NetworkMode::Host,
+            Some("none") => NetworkMode::None,
+            _ => self.options().network,
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Stages → vertices, configs and history.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::{PlanError, PlanErrorKind};
 use super::graph::{CopyOp, CopySource, Graph, Op, Plan, PlannedHistory, PlannedImage, Vertex, VertexId, Warning, WorkdirOp};
-use super::names::StepNames;
+use super::names::{self, StepNames};
 use super::options::PlanOptions;
 use super::reach::Reach;
 use super::scope::{StageScope, arg_declarations, unconsumed};
@@ -31,6 +31,7 @@ pub(crate) struct Lowering<'a> {
     errors: Vec<PlanError>,
     image_vertices: BTreeMap<ImageKey, VertexId>,
     epoch: Option<i64>,
+    stages: BTreeSet<usize>,
 }
 
 /// A stage after its last instruction.
@@ -57,6 +58,7 @@ impl<'a> Lowering<'a> {
             errors: Vec::new(),
             image_vertices: BTreeMap::new(),
             epoch: None,
+            stages: BTreeSet::new(),
         }
     }
 
@@ -64,6 +66,7 @@ impl<'a> Lowering<'a> {
     pub(crate) fn platform(&mut self, table: &StageTable<'_>, reach: &Reach, platform: &Platform) {
         self.warnings.extend(table.warnings.iter().cloned());
         self.epoch = table.epoch;
+        self.stages.extend(&reach.stages);
         let mut done: BTreeMap<usize, StageState> = BTreeMap::new();
         for index in &reach.stages {
             let mut state = StageLowering::new(self, table, &done, *index, reach).run(reach);
@@ -94,10 +97,16 @@ impl<'a> Lowering<'a> {
             }
         }
         warnings.sort_by_key(|w| w.span.map_or(u32::MAX, |s| s.start));
-        Ok(Plan { graph: self.graph, images: self.images, warnings, source_date_epoch: self.epoch })
+        Ok(Plan { graph: self.graph, images: self.images, warnings, source_date_epoch: self.epoch, stages: self.stages })
     }
 
+    /// Adds a vertex, unless an earlier platform brought the same one: what does not depend on the target is done once.
     fn push(&mut self, vertex: Vertex) -> VertexId {
+        let same =
+            |v: &Vertex| (&v.stage, v.ordinal, v.parent, &v.platform) == (&vertex.stage, vertex.ordinal, vertex.parent, &vertex.platform);
+        if let Some(known) = self.graph.vertices.iter().position(|v| same(v) && v.op == vertex.op) {
+            return VertexId(known);
+        }
         self.graph.vertices.push(vertex);
         VertexId(self.graph.vertices.len() - 1)
     }
@@ -142,8 +151,7 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
     ) -> Self {
         let entry = &table.entries[index];
         let label = (!table.lone).then(|| table.label(index));
-        let shown = plan.options.names_platforms().then_some(&table.platform);
-        let names = StepNames::new(label.as_deref(), shown, count_steps(table, index, reach));
+        let names = StepNames::new(label.as_deref(), count_steps(table, index, reach));
         let name = lower_name(entry.stage).unwrap_or_default();
         let platform = entry.platform.clone().unwrap_or_else(|| table.platform.clone());
         let state = StageState {
@@ -155,7 +163,7 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
             has_workdir: false,
         };
         let no_cache = plan.options.no_cache.covers(&name);
-        Self { plan, table, state, done, index, names, ordinal: 0, no_cache, own_cmd: false }
+        Self { plan, table, state, done, index, names, ordinal: 1, no_cache, own_cmd: false }
     }
 
     fn run(mut self, reach: &Reach) -> StageState {
@@ -188,13 +196,14 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
                 // The config of scratch is of the target's platform, whatever FROM asks for.
                 self.state.platform = table.platform.clone();
                 self.state.config = ImageConfig::scratch(&table.platform);
-                self.state.root = self.root_vertex(Op::Scratch, "FROM scratch".into());
+                self.state.root = self.scratch_vertex();
             }
             Source::Image(key, written) => {
                 self.state.root = self.image_vertex(key, true);
                 if let Some(base) = self.plan.bases.get(key) {
                     self.state.config = base.config.clone();
-                    let warning = lint::base_platform(written, &platform, &base.config.platform(), entry.stage.span);
+                    let actual = base.config.platform();
+                    let warning = lint::base_platform(written, &platform, &actual, entry.stage.span);
                     lint::add_wanted(&mut self.plan.warnings, &table.checks, &entry.stage.comments, warning);
                 }
             }
@@ -364,17 +373,16 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
 
     /// [`Self::display`] for RUN: its text is the shell's, so quotes and unknown variables stay.
     pub(crate) fn run_display(&self, step: &Step<'_>, summary: Option<&str>) -> String {
-        let mut original = step.instruction.original.trim().to_string();
-        if let Some(summary) = summary {
-            original.push_str(&format!(" ({summary})"));
-        }
+        let summary = summary.map(|s| format!(" ({s})")).unwrap_or_default();
+        let original = format!("{}{summary}", step.instruction.original.trim());
         let expanded = word::expand_display(&original, self.escape(), &|n| self.state.scope.get(n));
         expanded.map_or(original, |e| e.text)
     }
 
     /// Puts a filesystem step on top of the stage, with its history entry.
     pub(crate) fn advance(&mut self, step: &Step<'_>, op: Op, display: String, cached_unless_asked: bool, created_by: String) {
-        let name = self.names.step(step.onbuild, &display);
+        let shown = self.options().names_platforms().then(|| names::platform(&self.state.platform, &self.state.scope));
+        let name = self.names.step(shown.as_deref(), step.onbuild, &display);
         let vertex = Vertex {
             op,
             parent: Some(self.state.root),
@@ -399,42 +407,36 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
         lower_name(self.table.entries[self.index].stage).unwrap_or_else(|| self.index.to_string())
     }
 
-    fn root_vertex(&mut self, op: Op, name: String) -> VertexId {
+    /// A vertex below the numbered steps: scratch, an image, a context.
+    fn ground(&mut self, op: Op, parent: Option<VertexId>, name: String, platform: Platform) -> VertexId {
         let span = self.table.entries[self.index].stage.span;
-        let vertex = Vertex {
-            op,
-            parent: None,
-            name,
-            source: Some((self.plan.source.clone(), span)),
-            stage: self.site(),
-            ordinal: 0,
-            no_cache: false,
-            platform: self.state.platform.clone(),
-        };
-        self.ordinal = 1;
-        self.plan.push(vertex)
+        let source = Some((self.plan.source.clone(), span));
+        self.plan.push(Vertex { op, parent, name, source, stage: self.site(), ordinal: 0, no_cache: false, platform })
+    }
+
+    fn scratch_vertex(&mut self) -> VertexId {
+        let platform = self.state.platform.clone();
+        self.ground(Op::Scratch, None, "FROM scratch".into(), platform)
     }
 
     /// The vertex of an image; the first that asks for it names it.
     fn image_vertex(&mut self, key: &ImageKey, counted: bool) -> VertexId {
-        let from = format!("FROM {}", key.name);
-        let name = if counted { self.names.step(false, &from) } else { from };
-        self.ordinal = self.ordinal.max(1);
+        let digest = self.plan.bases.get(key).and_then(|b| b.digest.as_ref()).filter(|_| !key.name.contains('@'));
+        let from = format!("FROM {}{}", key.name, digest.map(|d| format!("@{d}")).unwrap_or_default());
+        let shown = self.options().names_platforms().then(|| key.platform.to_string());
+        let name = if counted { self.names.step(shown.as_deref(), false, &from) } else { from };
         if let Some(known) = self.plan.image_vertices.get(key) {
             return *known;
         }
         let id = self.plan.bases.get(key).map(|b| b.id).expect("lower() asks for images before it lowers");
-        let ordinal = self.ordinal;
-        let vertex = self.root_vertex(Op::Image(id), name);
-        self.ordinal = ordinal;
-        self.plan.graph.vertices[vertex.0].platform = key.platform.clone();
+        let vertex = self.ground(Op::Image(id), None, name, key.platform.clone());
         self.plan.image_vertices.insert(key.clone(), vertex);
         vertex
     }
 
     /// FROM a named directory: everything that it holds, on nothing.
     fn context_vertex(&mut self, name: &str) -> VertexId {
-        let scratch = self.root_vertex(Op::Scratch, "FROM scratch".into());
+        let scratch = self.scratch_vertex();
         let op = CopyOp {
             source: CopySource::Context(Some(name.into())),
             sources: vec![".".into()],
@@ -448,11 +450,8 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
             link: false,
             instruction: "COPY",
         };
-        let vertex = self.root_vertex(Op::Copy(Box::new(op)), format!("[context {name}] load from client"));
-        let placed = &mut self.plan.graph.vertices[vertex.0];
-        placed.parent = Some(scratch);
-        placed.ordinal = 1;
-        self.ordinal = 2;
+        let (shown, platform) = (format!("[context {name}] load from client"), self.state.platform.clone());
+        let vertex = self.ground(Op::Copy(Box::new(op)), Some(scratch), shown, platform);
         let entry = HistoryEntry { comment: "buildkit.exporter.image.v0".into(), ..HistoryEntry::default() };
         self.state.history.push(PlannedHistory { entry, vertex: Some(vertex) });
         vertex
@@ -465,17 +464,10 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
                 Some(stage) => CopySource::Vertex(stage.root),
                 None => return Err(PlanErrorKind::CopyFromLater { from: from.into(), stage: self.shown_label() }),
             },
-            Source::Scratch => CopySource::Vertex(self.root_vertex_beside(Op::Scratch)),
+            Source::Scratch => CopySource::Vertex(self.scratch_vertex()),
             Source::Image(key, _) => CopySource::Vertex(self.image_vertex(&key, false)),
             Source::Context(name) => CopySource::Context(Some(name)),
         })
-    }
-
-    fn root_vertex_beside(&mut self, op: Op) -> VertexId {
-        let ordinal = self.ordinal;
-        let vertex = self.root_vertex(op, "FROM scratch".into());
-        self.ordinal = ordinal;
-        vertex
     }
 
     fn shown_label(&self) -> String {

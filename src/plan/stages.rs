@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use super::error::{PlanError, PlanErrorKind};
 use super::graph::Warning;
 use super::options::{EPOCH_ARG, NamedContext, PlanOptions};
-use super::reference::Name;
 use super::scope::GlobalScope;
 use super::support::Feature;
 use super::{ImageKey, lint};
@@ -13,6 +12,7 @@ use crate::dockerfile::ast::{self, Dockerfile, Instruction, InstructionKind};
 use crate::dockerfile::lint::CheckOptions;
 use crate::dockerfile::word;
 use crate::oci::platform::Platform;
+use crate::oci::reference::Reference;
 use crate::span::Span;
 
 /// Where a filesystem comes from.
@@ -160,18 +160,18 @@ impl<'a> StageTable<'a> {
         if name == "scratch" {
             return Ok(Source::Scratch);
         }
-        let parsed = Name::parse(name).map_err(|cause| PlanErrorKind::BadImageName { name: name.into(), cause: cause.to_string() })?;
+        let parsed = Reference::parse(name).map_err(|cause| PlanErrorKind::BadImageName { name: name.into(), cause })?;
         if let Some(source) = self.named_context(name, platform) {
             return Ok(source);
         }
-        Ok(Source::Image(ImageKey { name: parsed.full(), platform: platform.clone() }, name.into()))
+        Ok(Source::Image(ImageKey { name: parsed.with_default_tag().to_string(), platform: platform.clone() }, name.into()))
     }
 
     fn named_context(&self, name: &str, platform: &Platform) -> Option<Source> {
         if name.eq_ignore_ascii_case("scratch") || name.eq_ignore_ascii_case("context") {
             return None;
         }
-        let short = Name::parse(name).ok()?.familiar();
+        let short = short_name(&Reference::parse(name).ok()?);
         let with_platform = format!("{short}::{platform}");
         let (given, context) = self.contexts.get(&with_platform).or_else(|| self.contexts.get(&short))?;
         Some(match context {
@@ -179,7 +179,7 @@ impl<'a> StageTable<'a> {
             NamedContext::Image(image) => match image.strip_prefix("docker-image://").unwrap_or(image) {
                 "scratch" => Source::Scratch,
                 image => {
-                    let full = Name::parse(image).map_or_else(|_| image.to_string(), |n| n.full());
+                    let full = Reference::parse(image).map_or_else(|_| image.to_string(), |r| r.with_default_tag().to_string());
                     Source::Image(ImageKey { name: full, platform: platform.clone() }, image.into())
                 }
             },
@@ -304,12 +304,18 @@ impl<'a> StageTable<'a> {
         let Ok(defaults) = GlobalScope::evaluate(self.dockerfile, self.options, &self.platform, &BTreeMap::new()) else { return };
         for stage in &self.dockerfile.stages {
             let Ok(base) = word::expand(&stage.base, self.dockerfile.directives.escape, &|n| defaults.get(n)) else { return };
-            if Name::parse(&base.text).is_err() {
+            if Reference::parse(&base.text).is_err() {
                 let warning = lint::invalid_default_in_from(&stage.base, stage.span);
                 lint::add_wanted(&mut self.warnings, &self.checks, &[], [warning]);
             }
         }
     }
+}
+
+/// `alpine`, `alpine:3`, `quay.io/x/y`: the form by which named contexts are found, without `latest`.
+fn short_name(reference: &Reference) -> String {
+    let familiar = reference.familiar();
+    familiar.strip_suffix(":latest").map_or(familiar.clone(), Into::into)
 }
 
 /// `BUILDKIT_DOCKERFILE_CHECK` goes before the file's own directive. What neither can be read is the linter's to refuse.
@@ -349,9 +355,9 @@ fn contexts_by_short_name(contexts: &BTreeMap<String, NamedContext>) -> Result<B
     let mut out = BTreeMap::new();
     for (name, context) in contexts {
         let (base, platform) = name.split_once("::").map_or((name.as_str(), None), |(base, platform)| (base, Some(platform)));
-        let parsed = Name::parse(base)
-            .map_err(|cause| PlanError::of_option(PlanErrorKind::BadContextName { name: name.clone(), cause: cause.to_string() }))?;
-        let short = parsed.familiar();
+        let parsed =
+            Reference::parse(base).map_err(|cause| PlanError::of_option(PlanErrorKind::BadContextName { name: name.clone(), cause }))?;
+        let short = short_name(&parsed);
         out.insert(platform.map_or(short.clone(), |p| format!("{short}::{p}")), (name.clone(), context.clone()));
     }
     Ok(out)

@@ -53,6 +53,7 @@ fn serve(socket: UnixStream) {
         Ok((Request::Run(request), fds)) => run(&socket, &request, fds),
         Ok((Request::Unpack(dest), fds)) => unpack(&dest, fds),
         Ok((Request::Write(request), fds)) => layers::write(*request, fds).map(|numbers| (Reply::Written(numbers), Vec::new())),
+        Ok((Request::Read(from, paths), _)) => layers::read(*from, &paths).map(|read| (Reply::Contents(read), Vec::new())),
         Ok((Request::Remove(paths), _)) => remove(&paths).map(|()| (Reply::Done, Vec::new())),
         Err(error) => Err(Failure::call("read a request", None, error)),
     };

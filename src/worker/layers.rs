@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::BufWriter;
+use std::io::{BufWriter, Read as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,7 @@ use crate::layer::read::read_layer;
 use crate::layer::unpack::{Unpacker, write_dir};
 use crate::layer::write::{Options, write_tar};
 use crate::sandbox::{Deed, Failure};
+use crate::tree::entry::{Entry, Kind, Mtime};
 use crate::tree::index::Index;
 use crate::tree::walk::open_dir;
 
@@ -103,6 +104,18 @@ pub(super) fn write(request: WriteLayer, fds: Vec<OwnedFd>) -> Result<Option<Pac
         }
         (To::Packed(_), None) => unreachable!("taken above"),
     })
+}
+
+/// Reads whole contents, for what an index carries.
+pub(super) fn read(from: From, paths: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, Failure> {
+    let mut contents = contents(from, None)?;
+    let read = paths.iter().map(|path| {
+        let entry = Entry::new(path.clone(), Kind::Dir, 0, 0, 0, Mtime::default());
+        let mut bytes = Vec::new();
+        contents.open(&entry).and_then(|mut source| source.read_to_end(&mut bytes)).deed_on("read", crate::layer::shown(path))?;
+        Ok(bytes)
+    });
+    read.collect()
 }
 
 fn contents(from: From, fd: Option<OwnedFd>) -> Result<Box<dyn Contents>, Failure> {

@@ -123,6 +123,16 @@ impl Worker {
         self.map_id.clone()
     }
 
+    /// The name of the id map that a worker of ours would have, without starting one.
+    pub fn map_id_here() -> Result<String, SandboxError> {
+        let maps = || -> Result<String, IdsError> {
+            let ours = IdMaps::current()?;
+            let theirs = if geteuid().is_root() { ours.identity() } else { IdMaps::of_caller()? };
+            Ok(theirs.map_id(&ours))
+        };
+        maps().map_err(|error| SandboxError::Other(error.to_string()))
+    }
+
     /// The worker's process, for tests.
     pub fn process_id(&self) -> u32 {
         self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner).id()
@@ -150,6 +160,15 @@ impl Worker {
         let socket = self.ask(&Request::Write(Box::new(request)), &fds)?;
         match next_reply(&socket)? {
             (Reply::Written(numbers), _) => Ok(numbers),
+            (other, _) => Err(unexpected(other)),
+        }
+    }
+
+    /// Reads whole contents by path.
+    pub fn read(&self, from: From, paths: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, SandboxError> {
+        let socket = self.ask(&Request::Read(Box::new(from), paths.to_vec()), &[])?;
+        match next_reply(&socket)? {
+            (Reply::Contents(read), _) => Ok(read),
             (other, _) => Err(unexpected(other)),
         }
     }

@@ -15,7 +15,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::layers::WriteLayer;
+use super::layers::{self, WriteLayer};
 use crate::layer::compress::PackNumbers;
 use crate::sandbox::{Exit, Failure, RunRequest};
 
@@ -44,6 +44,8 @@ pub(super) enum Request {
     Unpack(PathBuf),
     /// Write a layer in another form. Descriptors: as `layers::{To, From}` say.
     Write(Box<WriteLayer>),
+    /// Read a few contents of mapped ids, by path.
+    Read(Box<layers::From>, Vec<Vec<u8>>),
     /// Delete trees of mapped ids.
     Remove(Vec<PathBuf>),
 }
@@ -64,6 +66,8 @@ pub(super) enum Reply {
     Unpacked,
     /// Written; digests and size of a packed form.
     Written(Option<PackNumbers>),
+    /// What was read, in the order that was asked for.
+    Contents(Vec<Vec<u8>>),
     /// Done, nothing to say.
     Done,
     /// Not done.

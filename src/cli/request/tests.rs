@@ -91,28 +91,30 @@ fn platforms_are_read_once_each() {
 
 #[test]
 fn names_of_outputs_are_tags_too() {
-    let request = request("-t a:1 -t a:1 -o type=oci,dest=x.tar,name=b -o type=image .", &[]);
-    assert_eq!(request.tags, ["a:1", "b"]);
+    let request = request("-t a:1 -t docker.io/library/a:1 -o type=oci,dest=x.tar,name=b -o type=image .", &[]);
+    assert_eq!(request.tags.iter().map(Reference::familiar).collect::<Vec<_>>(), ["a:1", "b:latest"]);
     assert_eq!(request.outputs.iter().map(|o| o.kind).collect::<Vec<_>>(), [OutputKind::Oci, OutputKind::Store]);
     assert_eq!(request.outputs[0].destination, Destination::Path("/work dir/x.tar".into()));
 }
 
 #[test]
 fn named_contexts_have_three_kinds() {
+    let digest = format!("sha256:{}", "0".repeat(64));
     let request = request(
-        "--build-context a=dir --build-context b=docker-image://x:y --build-context c:latest=oci-layout://l/p:t --build-context d=oci-layout:///l@sha256:00 .",
+        &format!(
+            "--build-context a=dir --build-context b=docker-image://x:y --build-context c:latest=oci-layout://l/p:t --build-context docker.io/library/d=oci-layout:///l@{digest} ."
+        ),
         &[],
     );
-    let layout = |path: &str, tag: Option<&str>, digest: Option<&str>| NamedContext::OciLayout {
-        path: path.into(),
-        tag: tag.map(Into::into),
-        digest: digest.map(Into::into),
+    let layout = |path: &str, tag: Option<&str>, digest: Option<&str>| {
+        let digest = digest.map(|digest| digest.parse().unwrap());
+        NamedContext::Image(NamedImage::Layout(LayoutName { path: path.into(), tag: tag.map(Into::into), digest }))
     };
     let want = [
         ("a", NamedContext::Dir("/work dir/dir".into())),
-        ("b", NamedContext::Image("x:y".into())),
+        ("b", NamedContext::Image(NamedImage::Image("x:y".into()))),
         ("c", layout("/work dir/l/p", Some("t"), None)),
-        ("d", layout("/l", None, Some("sha256:00"))),
+        ("d", layout("/l", None, Some(&digest))),
     ];
     assert_eq!(request.contexts, want.map(|(name, context)| (name.to_owned(), context)).into());
 }
@@ -126,7 +128,7 @@ fn registry_inputs_are_plain_values() {
     .registry;
     assert_eq!(registry.auth_files, [PathBuf::from("/work dir/dc/config.json"), "/home/u/.config/containers/auth.json".into()]);
     assert_eq!((registry.http_proxy.as_deref(), registry.https_proxy.as_deref()), (Some("http://p"), Some("http://p")));
-    assert!(!format!("{registry:?}").contains("pw"));
+    assert_eq!(registry.auth_json.as_deref(), Some("{\"a\":\"pw\"}"));
 }
 
 #[test]
@@ -141,6 +143,8 @@ fn what_cannot_be_served_is_refused_by_name() {
         ("-f - -", "invalid argument: can't use stdin for both build context and dockerfile"),
         ("-o - -o type=oci .", "only one output can be written to stdout"),
         ("https://example.com/x.git", "context \"https://example.com/x.git\" is not supported yet: only a directory or - can be built"),
+        ("-t Bad:1 .", "invalid tag \"Bad:1\": invalid reference format: repository name (library/Bad) must be lowercase"),
+        ("-t a: .", "invalid tag \"a:\": invalid reference format"),
         ("--label =x .", "invalid value \"=x\" for --label: expected key=value"),
         ("--build-arg SOURCE_DATE_EPOCH=now .", "invalid SOURCE_DATE_EPOCH \"now\": it is a number of seconds since 1970"),
         (
