@@ -172,6 +172,15 @@ impl Index {
         record.link.map(|first| self.find(first).expect("links are checked when the index is opened"))
     }
 
+    /// All entries that are names of the inode of entry `i`, in order; only `i` itself if it has no other. A tar may hold the
+    /// content under any of them.
+    pub fn names_of(&self, i: usize) -> Vec<usize> {
+        let Some(first) = self.link_group(i) else { return vec![i] };
+        let path = self.path(first);
+        let links = (first + 1..self.count).filter(|at| self.record(*at).link == Some(path));
+        std::iter::once(first).chain(links).collect()
+    }
+
     /// The number of the entry at `path`.
     pub fn find(&self, path: &[u8]) -> Option<usize> {
         self.search(path).ok()

@@ -69,6 +69,7 @@ fn settles_hard_links_on_the_first_path() {
     assert_eq!(index.link_group(1), Some(0));
     assert_eq!(index.link_group(0), Some(0));
     assert_eq!(index.link_group(2), None);
+    assert_eq!([0, 1, 2, 3].map(|i| index.names_of(i)), [vec![0, 1, 3], vec![0, 1, 3], vec![2], vec![0, 1, 3]]);
 }
 
 #[test]
