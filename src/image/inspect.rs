@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::verbs::size_of;
 use super::{ImageError, ImageService};
 use crate::oci::config::{HealthConfig, RunConfig};
+use crate::oci::reference::Reference;
 
 /// What `docker inspect` prints of an image, in its order.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -113,7 +114,7 @@ impl ImageService {
     pub fn inspect(&self, name: &str) -> Result<Inspect, ImageError> {
         let (record, _) = self.find(name)?;
         let (config, _) = self.config_of(&record)?;
-        let familiar = |names: Vec<crate::oci::reference::Reference>| names.iter().map(|n| n.familiar()).collect::<Vec<_>>();
+        let familiar = |names: Vec<Reference>| names.iter().map(Reference::familiar).collect::<Vec<_>>();
         let stored = time::OffsetDateTime::from_unix_timestamp(record.stored_at_secs).ok();
         let stored = stored.and_then(|t| t.format(&time::format_description::well_known::Rfc3339).ok());
         Ok(Inspect {

@@ -27,7 +27,7 @@ impl ImageService {
     pub fn pull(&self, name: &str, platform: &Platform, progress: &dyn Progress) -> Result<ResolvedImage, ImageError> {
         let invalid = |source| ImageError::Reference { text: name.into(), source };
         let reference = Reference::parse(name).map_err(invalid)?.with_default_tag();
-        let image = self.from_registry(name, &reference, platform, progress)?;
+        let image = self.fetch_base(name, &reference, platform, progress)?;
         self.ensure_blobs(&image, progress)?;
         if reference.digest().is_none() {
             self.store.images().tag(&reference.to_string(), &image.record.id)?;
@@ -108,7 +108,7 @@ impl ImageService {
         pack: &mut dyn FnMut(&ImageLayer) -> Result<Packed, ImageError>,
         progress: &dyn Progress,
     ) -> Result<ExportImage, ImageError> {
-        let image = self.from_record(&record.id.to_string(), record)?;
+        let image = self.base_of(&record.id.to_string(), record)?;
         let mut layers = Vec::new();
         for (n, layer) in image.layers.iter().enumerate() {
             layers.push(match &layer.blob {
