@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::verbs::size_of;
 use super::{ImageError, ImageService};
 use crate::oci::config::{HealthConfig, RunConfig};
 use crate::oci::reference::Reference;
@@ -39,7 +38,7 @@ pub struct Inspect {
     pub variant: String,
     /// GOOS name.
     pub os: String,
-    /// Sum of the layers' blobs.
+    /// Sum of the layers' sizes.
     pub size: u64,
     /// The layers.
     #[serde(rename = "RootFS")]
@@ -129,7 +128,7 @@ impl ImageService {
             architecture: config.architecture,
             variant: config.variant,
             os: config.os,
-            size: size_of(&record),
+            size: self.size_of(&record)?,
             root_fs: InspectRootFs { r#type: config.rootfs.kind, layers: config.rootfs.diff_ids },
             config: config.config.into(),
             metadata: InspectMetadata { last_tag_time: stored.unwrap_or_default() },

@@ -59,7 +59,6 @@ impl ImageService {
         format: Format,
         destination: Destination<'_>,
         pack: &mut dyn FnMut(&ImageLayer) -> Result<Packed, ImageError>,
-        progress: &dyn Progress,
     ) -> Result<Vec<Exported>, ImageError> {
         let mut images: Vec<(ImageRecord, Vec<Reference>)> = Vec::new();
         for name in names {
@@ -75,7 +74,7 @@ impl ImageService {
         }
         let mut exports = Vec::new();
         for (record, names) in images {
-            exports.push(self.export_image(record, names, pack, progress)?);
+            exports.push(self.export_image(record, names, pack)?);
         }
         Ok(export::export(&self.store, &exports, format, MediaTypes::Oci, destination)?)
     }
@@ -106,14 +105,13 @@ impl ImageService {
         record: ImageRecord,
         names: Vec<Reference>,
         pack: &mut dyn FnMut(&ImageLayer) -> Result<Packed, ImageError>,
-        progress: &dyn Progress,
     ) -> Result<ExportImage, ImageError> {
         let image = self.base_of(&record.id.to_string(), record)?;
         let mut layers = Vec::new();
         for (n, layer) in image.layers.iter().enumerate() {
             layers.push(match &layer.blob {
                 Some(_) => {
-                    let blob = self.ensure_blob(&image, n, progress)?;
+                    let blob = self.ensure_blob(&image, n, &())?;
                     let (diff_id, media_type) = (layer.diff_id.clone(), blob.media_type);
                     Packed { blob: blob.digest, size_bytes: blob.size_bytes, diff_id, media_type }
                 }
