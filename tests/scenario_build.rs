@@ -5,7 +5,10 @@ mod support;
 use support::{Lab, as_everybody, has, skip};
 
 const APP: &[(&str, &str)] = &[
-    ("Dockerfile", "FROM busybox\nENV GREETING=hello\nWORKDIR /app\nCOPY words.txt ./\nRUN echo \"$GREETING $(cat words.txt)\" >said\nCMD [\"cat\", \"/app/said\"]\n"),
+    (
+        "Dockerfile",
+        "FROM busybox\nENV GREETING=hello\nWORKDIR /app\nCOPY words.txt ./\nRUN echo \"$GREETING $(cat words.txt)\" >said\nCMD [\"cat\", \"/app/said\"]\n",
+    ),
     ("words.txt", "world\n"),
 ];
 
@@ -74,7 +77,8 @@ fn a_failing_step_shows_its_line_its_output_and_its_exit_code_and_leaves_no_imag
         lab.context("ctx", &[("Dockerfile", "FROM busybox\nRUN true\nRUN echo on its way; exit 7\n")]);
         let said = lab.run(&["build", "--progress", "plain", "-t", "bad", "-o", "type=oci,dest=out.tar", "ctx"]);
         assert_eq!(said.code, 1, "{}", said.stderr);
-        for part in ["on its way", "Dockerfile:3", ">>> RUN echo on its way; exit 7", "did not complete successfully: exit code: 7", ".log"] {
+        for part in ["on its way", "Dockerfile:3", ">>> RUN echo on its way; exit 7", "did not complete successfully: exit code: 7", ".log"]
+        {
             assert!(said.stderr.contains(part), "no {part:?} in:\n{}", said.stderr);
         }
         assert!(!lab.work("out.tar").exists());
@@ -86,14 +90,16 @@ fn a_failing_step_shows_its_line_its_output_and_its_exit_code_and_leaves_no_imag
 #[test]
 fn an_image_of_files_alone_is_built_where_namespaces_are_forbidden() {
     as_everybody(|lab| {
-        let ctx = [("Dockerfile", "FROM scratch AS a\nCOPY x /dir/x\nFROM scratch\nCOPY --from=a /dir /d\nCOPY --chown=5:6 x /e/\n"), ("x", "1\n")];
+        let ctx = [
+            ("Dockerfile", "FROM scratch AS a\nCOPY x /dir/x\nFROM scratch\nCOPY --from=a /dir /d\nCOPY --chown=5:6 x /e/\n"),
+            ("x", "1\n"),
+        ];
         lab.context("ctx", &ctx);
         let archive = lab.work("o.tar");
         let output = format!("type=oci,dest={}", archive.display());
         let binary = lab.path("shale");
         let script = "echo 0 >/proc/sys/user/max_user_namespaces && echo 0 >/proc/sys/user/max_mnt_namespaces && exec \"$@\"";
-        let args =
-            ["-Ur", "sh", "-c", script, "sh", binary.to_str().expect("text"), "build", "--progress", "plain", "-o", &output, "ctx"];
+        let args = ["-Ur", "sh", "-c", script, "sh", binary.to_str().expect("text"), "build", "--progress", "plain", "-o", &output, "ctx"];
         let said = support::Said::of(lab.command_of("unshare", &args).output().expect("unshare starts"));
         if said.stderr.contains("unshare:") {
             return skip("no namespaces", &said.stderr);

@@ -46,11 +46,12 @@ const SEEN: &[(&str, Change, &[&str], &[&str])] = &[
     ("WORKDIR", |lab| edit(lab, "WORKDIR /w", "WORKDIR /v"), &[], &["WORKDIR /v", LS, LATE]),
     ("SHELL", |lab| edit(lab, "RUN echo late", "SHELL [\"/bin/ash\", \"-c\"]\nRUN echo late"), &[], &[LATE]),
     ("network", |_| (), &["--network", "none"], &[MADE, LS, LATE]),
-    ("owner in a source stage", |lab| edit(lab, ">/made/f", ">/made/f && chown 5 /made/f"), &[], &[
-        "RUN mkdir /made && echo m >/made/f && chown 5 /made/f",
-        FROM,
-        LATE,
-    ]),
+    (
+        "owner in a source stage",
+        |lab| edit(lab, ">/made/f", ">/made/f && chown 5 /made/f"),
+        &[],
+        &["RUN mkdir /made && echo m >/made/f && chown 5 /made/f", FROM, LATE],
+    ),
     ("no cache", |_| (), &["--no-cache"], &[MADE, WORKDIR, COPY, LS, FROM, LATE]),
 ];
 

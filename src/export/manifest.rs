@@ -3,7 +3,7 @@
 use shale_cache::OciDigest;
 
 use super::{ExportError, ExportImage, MediaTypes};
-use crate::oci::manifest::{Descriptor, Manifest, media};
+use crate::oci::manifest::{Descriptor, Document, Manifest, media};
 
 /// A manifest as it is hashed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub struct BuiltManifest {
 pub fn build_manifest(image: &ExportImage, types: MediaTypes) -> Result<BuiltManifest, ExportError> {
     let config = OciDigest::sha256_of(&image.config);
     if let Some(bytes) = &image.manifest {
-        return kept(bytes, config);
+        return kept(image, bytes, config);
     }
     let of = |media_type: &str| match types {
         MediaTypes::Oci => media::oci_of(media_type).to_owned(),
@@ -41,14 +41,16 @@ pub fn build_manifest(image: &ExportImage, types: MediaTypes) -> Result<BuiltMan
 }
 
 /// A manifest that must stay as it is: only that it belongs to the image is checked.
-fn kept(bytes: &[u8], config: OciDigest) -> Result<BuiltManifest, ExportError> {
-    use crate::oci::manifest::Document;
+fn kept(image: &ExportImage, bytes: &[u8], config: OciDigest) -> Result<BuiltManifest, ExportError> {
     let invalid = |detail: String| ExportError::Invalid { detail };
     let Document::Manifest(manifest) = Document::parse(bytes, None).map_err(|e| invalid(e.to_string()))? else {
-        return Err(invalid("the manifest is an index".into()));
+        return Err(invalid("its manifest is an index".into()));
     };
     if manifest.config.digest != config {
-        return Err(invalid(format!("the manifest is for the config {}, not {config}", manifest.config.digest)));
+        return Err(invalid(format!("its manifest is for the config {}, not {config}", manifest.config.digest)));
+    }
+    if !manifest.layers.iter().map(|l| &l.digest).eq(image.layers.iter().map(|l| &l.blob)) {
+        return Err(invalid("its manifest has other layers".into()));
     }
     let media_type = if manifest.media_type.is_empty() { media::OCI_MANIFEST.into() } else { manifest.media_type };
     Ok(BuiltManifest { digest: OciDigest::sha256_of(bytes), bytes: bytes.into(), media_type, config })

@@ -4,6 +4,7 @@
 
 mod archive;
 mod manifest;
+mod tar_writer;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};

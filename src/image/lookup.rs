@@ -7,7 +7,7 @@ use crate::oci::config::ImageConfig;
 use crate::oci::reference::{Reference, ReferenceError};
 
 /// Digits of an id that are printed where a short one is wanted.
-pub const SHORT_ID_DIGITS: usize = 12;
+pub(super) const SHORT_ID_DIGITS: usize = 12;
 
 /// How a text named an image.
 #[derive(Clone, Debug, PartialEq, Eq)]

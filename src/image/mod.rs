@@ -22,8 +22,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use shale_cache::{ImageRecord, OciDigest, Store};
 
 pub use error::ImageError;
-pub use lookup::short_id;
 pub use inspect::{ContainerConfig, Inspect, InspectRootFs};
+pub use lookup::short_id;
 /// A layer of a base: its DiffID, and its blob or its layer in the store where they are known.
 pub use shale_cache::ImageLayer as BaseLayer;
 pub use transfer::Loaded;

@@ -19,7 +19,13 @@ impl ImageService {
     /// Finds a base image: named context, then store, then registry. Manifest and config are in the store afterwards.
     ///
     /// A name with tag and digest is taken by its digest. An id or at least twelve digits of one are looked up in the store.
-    pub fn resolve(&self, name: &str, platform: &Platform, policy: PullPolicy, progress: &dyn Progress) -> Result<ResolvedImage, ImageError> {
+    pub fn resolve(
+        &self,
+        name: &str,
+        platform: &Platform,
+        policy: PullPolicy,
+        progress: &dyn Progress,
+    ) -> Result<ResolvedImage, ImageError> {
         let mut current = name.to_owned();
         for _ in 0..ALIAS_LIMIT {
             match self.named_context(&current) {
@@ -143,7 +149,7 @@ impl ImageService {
             self.put_if_absent(bytes)?;
         }
         let known_as = reference.at_digest(&remote.top).to_string();
-        let id = remote.manifest.config.digest.clone();
+        let id = OciDigest::sha256_of(&remote.config);
         let mut record = ImageRecord { id, manifest: Some(manifest), layers, repo_digests: vec![known_as], stored_at_secs: now_secs() };
         if let Some(old) = self.store.images().get(&record.id)? {
             record = merge(record, old);
@@ -164,7 +170,7 @@ impl ImageService {
         let layers = layers_of(&layout.to_string(), &image.manifest, &image.config)?;
         self.put_if_absent(&image.config)?;
         let record = ImageRecord {
-            id: image.manifest.config.digest.clone(),
+            id: OciDigest::sha256_of(&image.config),
             manifest: Some(manifest_ref(&image.manifest, &image.manifest_bytes, &image.digest)),
             layers,
             repo_digests: Vec::new(),

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 
 use flate2::{Compress, Compression, FlushCompress, Status};
 use serde::{Deserialize, Serialize};
@@ -128,8 +128,7 @@ impl<W: Write> PackWriter<W> {
             Sink::Gzip(gzip) => gzip.finish()?,
             Sink::Zstd(zstd) => zstd.finish()?,
         };
-        let numbers =
-            PackNumbers { diff_id: DiffId(sha256(self.tar)), blob: sha256(out.hash), size_bytes: out.size_bytes };
+        let numbers = PackNumbers { diff_id: DiffId(sha256(self.tar)), blob: sha256(out.hash), size_bytes: out.size_bytes };
         Ok((numbers, out.out))
     }
 }
@@ -151,7 +150,8 @@ impl<W: Write> Write for PackWriter<W> {
 }
 
 fn sha256(hash: Sha256) -> OciDigest {
-    let hex: String = hash.finalize().iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|n| char::from(b"0123456789abcdef"[n as usize])).collect();
+    let hex: String =
+        hash.finalize().iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|n| char::from(b"0123456789abcdef"[n as usize])).collect();
     format!("sha256:{hex}").parse().expect("64 hex digits")
 }
 
@@ -229,6 +229,14 @@ impl<W: Write> GzipWriter<W> {
 
     fn take_one(&mut self) -> io::Result<()> {
         let Some(next) = self.pending.pop_front() else { return Ok(()) };
+        // On a thread of the pool itself the chunk may stand behind us in its queue: then it is ours to work on.
+        while rayon::current_thread_index().is_some() {
+            match next.try_recv() {
+                Ok(deflated) => return self.append(&deflated?),
+                Err(TryRecvError::Disconnected) => break,
+                Err(TryRecvError::Empty) => drop(rayon::yield_now()),
+            }
+        }
         let deflated = next.recv().map_err(|_| io::Error::other("a compression thread ended early"))??;
         self.append(&deflated)
     }
@@ -457,7 +465,9 @@ mod tests {
 
     #[test]
     fn every_encoder_gives_back_what_it_took() {
-        for encoder in [Encoder::None, Encoder::Gzip { level: 0 }, Encoder::Gzip { level: 1 }, Encoder::Gzip { level: 6 }, Encoder::Zstd { level: 3 }] {
+        for encoder in
+            [Encoder::None, Encoder::Gzip { level: 0 }, Encoder::Gzip { level: 1 }, Encoder::Gzip { level: 6 }, Encoder::Zstd { level: 3 }]
+        {
             for kind in ["noise", "text", "mixed"] {
                 for len in [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 5 * CHUNK_BYTES + 77] {
                     let bytes = sample(kind, len);

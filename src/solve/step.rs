@@ -175,4 +175,3 @@ fn site<E: Executor>(solver: &Solver<'_, E>, vertex: &Vertex) -> StepSite {
         ordinal: vertex.ordinal,
     }
 }
-

@@ -303,7 +303,13 @@ pub fn busybox_rootfs() -> Vec<u8> {
     for applet in String::from_utf8_lossy(&applets).lines().filter(|a| *a != "busybox") {
         add(&format!("bin/{applet}"), Symlink, 0o777, b"", "busybox");
     }
-    add("etc/passwd", Regular, 0o644, b"root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1::/:/bin/false\napp:x:1000:1000::/home/app:/bin/sh\n", "");
+    add(
+        "etc/passwd",
+        Regular,
+        0o644,
+        b"root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1::/:/bin/false\napp:x:1000:1000::/home/app:/bin/sh\n",
+        "",
+    );
     add("etc/group", Regular, 0o644, b"root:x:0:\ndaemon:x:1:\napp:x:1000:\nstaff:x:50:app\n", "");
     tar.into_inner().expect("memory")
 }

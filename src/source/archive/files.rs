@@ -10,6 +10,7 @@ use std::sync::Arc;
 use shale_cache::{Store, TmpDir};
 
 use super::{ArchiveError, Input};
+use crate::layer::compress::{Decoder, Format};
 
 const ENTRY_LIMIT: usize = 200_000;
 const LINK_DEPTH_LIMIT: usize = 8;
@@ -35,7 +36,10 @@ pub(super) struct Tar {
 
 #[derive(Clone, Debug)]
 enum Entry {
-    Data { offset: u64, size_bytes: u64 },
+    Data {
+        offset: u64,
+        size_bytes: u64,
+    },
     /// Docker links layers that an archive holds twice.
     Link(String),
 }
@@ -66,41 +70,8 @@ impl Read for Section {
     }
 }
 
-/// How some bytes are compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Compression {
-    None,
-    Gzip,
-    Zstd,
-    Bzip2,
-    Xz,
-}
-
 /// Bytes that tell a compression.
-pub(super) const MAGIC_BYTES: usize = 6;
-
-impl Compression {
-    pub(super) fn of(magic: &[u8]) -> Self {
-        match magic {
-            [0x1f, 0x8b, ..] => Self::Gzip,
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
-            [b'B', b'Z', b'h', ..] => Self::Bzip2,
-            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
-            _ => Self::None,
-        }
-    }
-
-    /// A reader of the uncompressed bytes.
-    pub(super) fn decoder<'a>(self, reader: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
-        Ok(match self {
-            Self::None => Box::new(reader),
-            Self::Gzip => Box::new(flate2::read::MultiGzDecoder::new(reader)),
-            Self::Zstd => Box::new(zstd::stream::read::Decoder::new(reader)?),
-            Self::Bzip2 => Box::new(bzip2::read::MultiBzDecoder::new(reader)),
-            Self::Xz => Box::new(liblzma::read::XzDecoder::new_multi_decoder(reader)),
-        })
-    }
-}
+const MAGIC_BYTES: usize = 6;
 
 /// The first bytes of a reader, as many as there are.
 pub(super) fn peek(reader: &mut dyn Read) -> io::Result<Vec<u8>> {
@@ -125,7 +96,7 @@ impl Files {
                 }
                 let magic = peek(&mut file).map_err(failed("read"))?;
                 file.rewind().map_err(failed("read"))?;
-                if Compression::of(&magic) == Compression::None { index(path.into(), file, None) } else { spool(store, path, &mut file) }
+                if Format::of(&magic) == Format::Plain { index(path.into(), file, None) } else { spool(store, path, &mut file) }
             }
             Input::Stream(stream) => spool(store, Path::new("-"), stream),
         }
@@ -197,8 +168,7 @@ impl Files {
 /// Copies an archive to a file of the store, uncompressed.
 fn spool(store: &Store, path: &Path, reader: &mut dyn Read) -> Result<Files, ArchiveError> {
     let broken = |e: io::Error| ArchiveError::Corrupt { path: path.into(), detail: e.to_string() };
-    let magic = peek(reader).map_err(|source| ArchiveError::Io { deed: "read", path: path.into(), source })?;
-    let mut decoder = Compression::of(&magic).decoder(magic.chain(reader)).map_err(broken)?;
+    let mut decoder = Decoder::new(reader).map_err(|source| ArchiveError::Io { deed: "read", path: path.into(), source })?;
     let dir = store.tmp()?;
     let spooled = dir.path().join("archive.tar");
     let failed = |source| ArchiveError::Io { deed: "write", path: spooled.clone(), source };
@@ -284,21 +254,6 @@ mod tests {
             (".", None),
         ] {
             assert_eq!(normal(name).as_deref(), expected, "{name}");
-        }
-    }
-
-    #[test]
-    fn magic() {
-        for (bytes, expected) in [
-            (&b"\x1f\x8b\x08\x00"[..], Compression::Gzip),
-            (b"\x28\xb5\x2f\xfd", Compression::Zstd),
-            (b"BZh9", Compression::Bzip2),
-            (b"\xfd7zXZ\x00", Compression::Xz),
-            (b"\xfd7z", Compression::None),
-            (b"", Compression::None),
-            (b"oci-layout\0", Compression::None),
-        ] {
-            assert_eq!(Compression::of(bytes), expected, "{bytes:?}");
         }
     }
 }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use shale_cache::{OciDigest, Store, StoreError};
 
 pub use import::ImportedImage;
-pub use layout::{Layout, LayoutImage};
+pub use layout::{IMAGE_NAME, Layout, LayoutImage, REF_NAME};
 
 use crate::oci::manifest::{Descriptor, ManifestError};
 use crate::oci::platform::Platform;
