@@ -76,7 +76,7 @@ fn a_reader_that_leaves_is_no_error_to_talk_about() {
 fn doctor_says_how_things_stand() {
     let (code, out, err) = run(&["doctor"]);
     assert!(matches!(code, 0 | 1) && err.is_empty(), "{code} {err}");
-    for line in ["store", "overlayfs", "seccomp"] {
+    for line in ["store", "sandbox", "overlayfs", "seccomp"] {
         assert!(out.contains(line), "{out}");
     }
 }

@@ -3,6 +3,11 @@
 use std::fs;
 use std::path::Path;
 
+use shale_cache::Store;
+
+use crate::sandbox::SandboxError;
+use crate::worker::{Worker, WorkerConfig};
+
 use super::environment::Environment;
 
 /// One thing that was looked at.
@@ -57,11 +62,15 @@ pub fn render(checks: &[Check]) -> String {
     text
 }
 
-/// Looks at the machine. Nothing is changed and nothing is started.
+/// Looks at the machine. The store is made if there is none, and a worker is started for a moment.
 pub fn examine(environment: &Environment) -> Vec<Check> {
-    let (store, note) = environment.store_root();
-    let store = Check { advice: note, ..Check::new("store", Verdict::Good, store.display().to_string()) };
-    let mut checks = vec![store, overlay(&read("/proc/filesystems")), seccomp(&read("/proc/self/status"))];
+    let (root, note) = environment.store_root();
+    let store = match Store::open(&root) {
+        Ok(_) => Check { advice: note, ..Check::new("store", Verdict::Good, root.display().to_string()) },
+        Err(error) => Check::new("store", Verdict::Bad, error.to_string()).advice("set SHALE_ROOT to a directory of yours on a local disk"),
+    };
+    let sandbox = sandbox(Worker::start(&WorkerConfig { store_root: root, program: None }).map(drop));
+    let mut checks = vec![store, sandbox, overlay(&read("/proc/filesystems")), seccomp(&read("/proc/self/status"))];
     if environment.uid == 0 {
         checks.push(Check::new("user", Verdict::Good, "root: RUN steps use true ids"));
         return checks;
@@ -77,6 +86,17 @@ pub fn examine(environment: &Environment) -> Vec<Check> {
         checks.push(helper(tool, environment));
     }
     checks
+}
+
+/// What an attempt to start a worker says: the verdict that counts, the other checks say why.
+fn sandbox(attempt: Result<(), SandboxError>) -> Check {
+    match attempt {
+        Ok(()) => Check::new("sandbox", Verdict::Good, "RUN steps can be isolated"),
+        Err(SandboxError::Refused(refusal)) => {
+            Check::new("sandbox", Verdict::Bad, format!("{} ({})", refusal.call, refusal.cause)).advice(refusal.fix)
+        }
+        Err(error) => Check::new("sandbox", Verdict::Bad, error.to_string()),
+    }
 }
 
 /// A file of the kernel or of the machine; what cannot be read is empty.

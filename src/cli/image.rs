@@ -3,22 +3,25 @@
 use std::path::Path;
 
 use serde_json::Value;
-use shale_cache::{PruneReport, Store};
+use shale_cache::{ImageLayer, PruneReport, Store};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::execute::forms::Forms;
 use crate::export::{Destination, Format};
 use crate::image::{ImageError, ImageService, ImageSummary, Removal};
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::source::archive::Input;
 use crate::source::registry::Client;
+use crate::worker::{Worker, WorkerConfig};
 
 use super::args::{ImagesArgs, InspectArgs, LoadArgs, PruneArgs, RmiArgs, SaveArgs, TagArgs};
-use super::console::{print, say, warn, write_failure};
+use super::console::{print, warn, write_failure};
 use super::diagnostic::Diagnostic;
 use super::environment::Environment;
 use super::images::{self, Row, Style};
+use super::output::LayerOptions;
 use super::request::registry_config;
 use super::{Failure, human, inspect};
 
@@ -66,9 +69,13 @@ fn rows(image: &ImageSummary) -> Vec<(Option<Reference>, Row)> {
     }
     let named = |name: &Reference| {
         let repository = name.familiar_name();
-        let digest = image.repo_digests.iter().find_map(|known| known.strip_prefix(&repository)?.strip_prefix('@'));
-        let row =
-            Row { repository: Some(repository.clone()), tag: name.tag().map(Into::into), digest: digest.map(Into::into), ..row.clone() };
+        let digest = image.repo_digests.iter().find(|known| known.name() == name.name()).and_then(Reference::digest);
+        let row = Row {
+            repository: Some(repository.clone()),
+            tag: name.tag().map(Into::into),
+            digest: digest.map(ToString::to_string),
+            ..row.clone()
+        };
         (Some(name.clone()), row)
     };
     image.names.iter().map(named).collect()
@@ -146,13 +153,18 @@ pub fn save(args: &SaveArgs, environment: &Environment) -> Result<(), Failure> {
     }
     let service = service(environment)?;
     let names: Vec<&str> = args.images.iter().map(String::as_str).collect();
-    // MERGE POINT: layers that exist unpacked only are packed by the worker.
-    let mut pack = |_: &shale_cache::ImageLayer| {
-        Err(ImageError::Invalid { image: names.join(" "), detail: "a layer of it has not been packed yet".into() })
+    // A layer that was built and never exported has no packed form yet.
+    let nothing = ();
+    let forms = Forms::new(service.store(), &service, &[], &nothing);
+    let packing = LayerOptions::default().packing(None);
+    let mut pack = |layer: &ImageLayer| {
+        let invalid = |detail: String| ImageError::Invalid { image: names.join(" "), detail };
+        let id = layer.layer.ok_or_else(|| invalid(format!("the layer {} is gone from the store", layer.diff_id.0)))?;
+        forms.own_packed(&id, packing).map_err(|error| invalid(error.to_string()))
     };
     let result = match &args.output {
-        Some(path) => service.save(&names, Format::Docker, Destination::File(&environment.resolve(path)), &mut pack),
-        None => service.save(&names, Format::Docker, Destination::Stream(&mut std::io::stdout().lock()), &mut pack),
+        Some(path) => service.save(&names, Format::Docker, Destination::File(&environment.resolve(path)), &mut pack, &()),
+        None => service.save(&names, Format::Docker, Destination::Stream(&mut std::io::stdout().lock()), &mut pack, &()),
     };
     match result {
         Ok(_) => Ok(()),
@@ -172,10 +184,15 @@ pub fn prune(args: &PruneArgs, environment: &Environment) -> Result<(), Failure>
         let error = Diagnostic::new("the build cache can only be removed as a whole, and without being asked");
         return Err(error.hint("shale builder prune --all --force").into());
     }
-    let report = open_store(environment)?.gc().prune_all().map_err(|error| Diagnostic::of(&error))?;
-    // MERGE POINT: `report.undeletable` is for the worker to delete.
+    let store = open_store(environment)?;
+    let report = store.gc().prune_all().map_err(|error| Diagnostic::of(&error))?;
     if !report.undeletable.is_empty() {
-        say(&format!("{} directories of mapped users are left for the next build to remove\n", report.undeletable.len()));
+        // What mapped ids own can only be deleted under the same map.
+        let config = WorkerConfig { store_root: store.root().to_owned(), program: None };
+        let removed = Worker::start(&config).and_then(|worker| worker.remove(&report.undeletable));
+        if let Err(error) = removed {
+            warn(&format!("{} directories of mapped users stay: {error}", report.undeletable.len()));
+        }
     }
     print(prune_text(&report))
 }
@@ -195,11 +212,13 @@ fn prune_text(report: &PruneReport) -> String {
 mod tests {
     use super::*;
 
+    const DIGEST: &str = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+
     fn summary(names: &[&str]) -> ImageSummary {
         ImageSummary {
             id: format!("sha256:{}", "a".repeat(64)).parse().unwrap(),
             names: names.iter().map(|name| Reference::parse(name).unwrap()).collect(),
-            repo_digests: vec!["app@sha256:12".into()],
+            repo_digests: vec![Reference::parse(&format!("app@{DIGEST}")).unwrap()],
             created: Some("2023-11-14T22:13:20.5Z".into()),
             size_bytes: 7,
         }
@@ -209,7 +228,7 @@ mod tests {
     fn an_image_is_a_line_per_name() {
         let found: Vec<Row> = rows(&summary(&["app:1", "reg.example:5000/x/app:2"])).into_iter().map(|(_, row)| row).collect();
         let shown: Vec<_> = found.iter().map(|row| (row.repository.as_deref(), row.tag.as_deref(), row.digest.as_deref())).collect();
-        assert_eq!(shown, [(Some("app"), Some("1"), Some("sha256:12")), (Some("reg.example:5000/x/app"), Some("2"), None)]);
+        assert_eq!(shown, [(Some("app"), Some("1"), Some(DIGEST)), (Some("reg.example:5000/x/app"), Some("2"), None)]);
         assert_eq!(found[0].created_secs, Some(1_700_000_000));
         assert_eq!(rows(&summary(&[]))[0].1.repository, None);
     }

@@ -87,7 +87,8 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    let environment = Environment::current().map_err(|error| Diagnostic::new("cannot read the working directory").because(error.to_string()));
+    let environment =
+        Environment::current().map_err(|error| Diagnostic::new("cannot read the working directory").because(error.to_string()));
     exit(environment.map_err(Into::into).and_then(|environment| dispatch(&command, &environment)))
 }
 
