@@ -1,5 +1,6 @@
 //! `shale doctor`: what this machine offers to builds, what is missing and how to get it.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
@@ -54,9 +55,9 @@ pub fn render(checks: &[Check]) -> String {
             Verdict::Limited => "limited",
             Verdict::Bad => "missing",
         };
-        text.push_str(&format!("{mark}  {:width$}  {}\n", check.name, check.found));
+        writeln!(text, "{mark}  {:width$}  {}", check.name, check.found).expect("a String takes everything");
         if let Some(advice) = &check.advice {
-            text.push_str(&format!("{:9}{:width$}  → {advice}\n", "", ""));
+            writeln!(text, "{:9}{:width$}  → {advice}", "", "").expect("a String takes everything");
         }
     }
     text
@@ -106,18 +107,18 @@ fn read(path: &str) -> String {
 
 fn overlay(filesystems: &str) -> Check {
     let known = filesystems.lines().any(|line| line.split_whitespace().next_back() == Some("overlay"));
-    match known {
-        true => Check::new("overlayfs", Verdict::Good, "known to the kernel"),
-        // The module may be loaded on the first mount, so this is no verdict on RUN.
-        false => Check::new("overlayfs", Verdict::Limited, "not loaded").advice("modprobe overlay"),
+    if known {
+        return Check::new("overlayfs", Verdict::Good, "known to the kernel");
     }
+    // The module may be loaded on the first mount, so this is no verdict on RUN.
+    Check::new("overlayfs", Verdict::Limited, "not loaded").advice("modprobe overlay")
 }
 
 fn seccomp(status: &str) -> Check {
-    match status.lines().any(|line| line.starts_with("Seccomp:")) {
-        true => Check::new("seccomp", Verdict::Good, "filters can be installed"),
-        false => Check::new("seccomp", Verdict::Bad, "the kernel has no system call filters"),
+    if status.lines().any(|line| line.starts_with("Seccomp:")) {
+        return Check::new("seccomp", Verdict::Good, "filters can be installed");
     }
+    Check::new("seccomp", Verdict::Bad, "the kernel has no system call filters")
 }
 
 fn user_namespaces(limit: &str, clone: &str, apparmor: &str) -> Check {

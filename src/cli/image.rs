@@ -28,7 +28,9 @@ use super::{Failure, human, inspect};
 /// The store of this user.
 pub fn open_store(environment: &Environment) -> Result<Store, Failure> {
     let (root, note) = environment.store_root();
-    note.iter().for_each(|note| warn(note));
+    if let Some(note) = note {
+        warn(&note);
+    }
     Store::open(&root).map_err(|error| Diagnostic::of(&error).into())
 }
 
@@ -136,14 +138,15 @@ pub fn load(args: &LoadArgs, environment: &Environment) -> Result<(), Failure> {
         Some(path) => service.load(Input::Path(&environment.resolve(path)), &platform),
         None => service.load(Input::Stream(&mut std::io::stdin().lock()), &platform),
     };
-    let mut text = String::new();
     for image in loaded.map_err(|error| failure(&error))? {
-        match &image.names[..] {
-            [] => text.push_str(&format!("Loaded image ID: {}\n", image.id)),
-            names => names.iter().for_each(|name| text.push_str(&format!("Loaded image: {}\n", name.familiar()))),
+        for name in &image.names {
+            print(format!("Loaded image: {}\n", name.familiar()))?;
+        }
+        if image.names.is_empty() {
+            print(format!("Loaded image ID: {}\n", image.id))?;
         }
     }
-    print(text)
+    Ok(())
 }
 
 /// `shale save`: one archive that is OCI layout and docker-archive.

@@ -279,9 +279,12 @@ fn finish(kind: OutputKind, name: &str, fields: Fields, environment: &Environmen
     let Fields { dest, names, layers, as_directory, docker_media_types } = fields;
     check_level(&layers)?;
     let is_directory = kind == OutputKind::Local || as_directory;
-    let to_stdout = |kind| match environment.stdout_is_terminal {
-        true => Err(OutputError::Console { kind: name.into() }),
-        false => Ok((kind, Destination::Stdout)),
+    let to_stdout = |kind| {
+        if environment.stdout_is_terminal {
+            Err(OutputError::Console { kind: name.into() })
+        } else {
+            Ok((kind, Destination::Stdout))
+        }
     };
     let (kind, destination) = match (kind, dest.as_deref()) {
         (OutputKind::Store | OutputKind::CacheOnly, _) => (kind, Destination::None),

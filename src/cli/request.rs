@@ -281,10 +281,10 @@ fn build_args(given: &[String], environment: &Environment) -> Result<BTreeMap<St
 fn key_values(flag: &'static str, given: &[String]) -> Result<BTreeMap<String, String>, RequestError> {
     let pair = |text: &String| {
         let (key, value) = text.split_once('=').unwrap_or((text, ""));
-        match key.is_empty() {
-            true => Err(RequestError::KeyValue { flag, text: text.clone() }),
-            false => Ok((key.to_owned(), value.to_owned())),
+        if key.is_empty() {
+            return Err(RequestError::KeyValue { flag, text: text.clone() });
         }
+        Ok((key.to_owned(), value.to_owned()))
     };
     given.iter().map(pair).collect()
 }
