@@ -164,7 +164,7 @@ pub struct BuildContext {
 
 #[derive(Debug)]
 enum Place {
-    Directory(Directory),
+    Directory(Box<Directory>),
     Archive(ArchiveTree),
 }
 
@@ -200,7 +200,7 @@ impl BuildContext {
         let canonical = dir.canonicalize().map_err(ContextError::io("resolve", dir.as_os_str().as_bytes()))?;
         let identity = identity_of(&canonical);
         let cache_file = stat_caches.map(|caches| caches.join(&identity));
-        Ok(Self { place: Place::Directory(Directory::new(root, cache_file)), identity })
+        Ok(Self { place: Place::Directory(Box::new(Directory::new(root, cache_file))), identity })
     }
 
     /// Opens a named context (`--build-context name=dir`): the ignore file at its root applies, Dockerfiles do not matter.

@@ -4,7 +4,7 @@
 //! directory of ours. Nothing else is ever made there: no symlink, so none can be followed out of it, and no device. Modes, times and
 //! attributes are those of the archive, owners 0:0. Whiteout names mean nothing here.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -30,7 +30,7 @@ pub(super) struct ArchiveTree {
     root: OwnedFd,
     nodes: HashMap<Vec<u8>, Node>,
     /// Names by directory.
-    names: HashMap<Vec<u8>, BTreeMap<Vec<u8>, ()>>,
+    names: HashMap<Vec<u8>, BTreeSet<Vec<u8>>>,
     digests: HashMap<Vec<u8>, ContentDigest>,
     /// Numbers the inodes that have several names.
     inodes: u64,
@@ -48,7 +48,7 @@ impl ArchiveTree {
         let mut tree = Self {
             root,
             nodes: HashMap::from([(Vec::new(), root_node)]),
-            names: HashMap::from([(Vec::new(), BTreeMap::new())]),
+            names: HashMap::from([(Vec::new(), BTreeSet::new())]),
             digests: HashMap::new(),
             inodes: 0,
         };
@@ -70,7 +70,7 @@ impl ArchiveTree {
 
     pub(super) fn children(&self, path: &[u8]) -> Result<Vec<Node>, ContextError> {
         let names = self.names.get(path).ok_or_else(|| ContextError::io("list", path)(io::ErrorKind::NotFound.into()))?;
-        Ok(names.keys().filter_map(|name| self.node(&join(path, name))).collect())
+        Ok(names.iter().filter_map(|name| self.node(&join(path, name))).collect())
     }
 
     pub(super) fn digests(&self, paths: &[&[u8]]) -> Result<Vec<ContentDigest>, ContextError> {
@@ -151,7 +151,7 @@ impl ArchiveTree {
             }
             self.digests.insert(path.clone(), digest);
         }
-        self.names.entry(parent(&path).to_vec()).or_default().insert(file_name(&path).to_vec(), ());
+        self.names.entry(parent(&path).to_vec()).or_default().insert(file_name(&path).to_vec());
         self.nodes.insert(path, node);
         Ok(())
     }
@@ -183,7 +183,7 @@ impl ArchiveTree {
         self.nodes.insert(target.clone(), node.clone());
         node.path.clone_from(&member.path);
         self.digests.insert(member.path.clone(), self.digests[&target]);
-        self.names.entry(parent(&member.path).to_vec()).or_default().insert(file_name(&member.path).to_vec(), ());
+        self.names.entry(parent(&member.path).to_vec()).or_default().insert(file_name(&member.path).to_vec());
         self.nodes.insert(member.path.clone(), node);
         Ok(())
     }
@@ -207,7 +207,7 @@ impl ArchiveTree {
         self.remove(path)?;
         let dir = self.open_dir(parent(path))?;
         rustix::fs::mkdirat(&dir, file_name(path), Mode::RWXU).map_err(|error| ContextError::io("unpack", path)(error.into()))?;
-        self.names.insert(path.to_vec(), BTreeMap::new());
+        self.names.insert(path.to_vec(), BTreeSet::new());
         Ok(())
     }
 

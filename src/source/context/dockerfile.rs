@@ -106,7 +106,7 @@ fn load_by_name(reader: &Reader<'_>, path: &Path) -> Result<LoadedDockerfile, Co
 
 fn loaded(name: &str, bytes: &[u8], ignore: Option<(String, Vec<u8>)>) -> LoadedDockerfile {
     let text = String::from_utf8_lossy(bytes);
-    let not_utf8_line = std::str::from_utf8(bytes).err().map(|e| bytes[..e.valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1);
+    let not_utf8_line = std::str::from_utf8(bytes).err().map(|e| bytes[..e.valid_up_to()].split(|b| *b == b'\n').count());
     LoadedDockerfile { source: SourceFile::new(name, text), not_utf8_line, ignore }
 }
 

@@ -86,8 +86,7 @@ impl Pattern {
         match &self.shape {
             Shape::Exact => is_below(&self.text, dir),
             Shape::Prefix => heads_agree(self.stem(), dir),
-            Shape::Suffix => true,
-            Shape::Regex { literals: None, .. } => true,
+            Shape::Suffix | Shape::Regex { literals: None, .. } => true,
             Shape::Regex { literals: Some(literals), .. } => {
                 let depth = dir.split(|b| *b == b'/').count();
                 heads_agree(&literals.head, dir) && literals.components.is_none_or(|n| n > depth)

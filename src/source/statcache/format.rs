@@ -13,6 +13,9 @@
 //! ```
 //! Read with one `read` and searched in place.
 
+use std::cmp::Ordering as CmpOrdering;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::{Fingerprint, Mtime};
 use crate::tree::entry::ContentDigest;
 
@@ -36,6 +39,8 @@ pub(super) struct Record<'a> {
 pub(super) struct Table {
     bytes: Vec<u8>,
     count: usize,
+    /// The record found last. Files are asked for in order, so that the next one is mostly the next record; threads may disagree.
+    last: AtomicUsize,
 }
 
 impl Table {
@@ -51,7 +56,7 @@ impl Table {
             return Err("its checksum does not hold");
         }
         let count = u32_at(&bytes, 12) as usize;
-        let table = Self { bytes, count };
+        let table = Self { bytes, count, last: AtomicUsize::new(0) };
         let heap = count.checked_mul(RECORD).and_then(|size| table.bytes.len().checked_sub(HEADER + size)).ok_or("it is cut short")?;
         let inside = |i: usize| {
             let (start, path, capability) = table.place(i);
@@ -78,13 +83,21 @@ impl Table {
 
     /// The number of the record of `path`.
     pub(super) fn find(&self, path: &[u8]) -> Option<usize> {
+        let last = self.last.load(Ordering::Relaxed);
+        let near = [last + 1, last].into_iter().find(|i| *i < self.count && self.path(*i) == path);
+        let found = near.or_else(|| self.search(path))?;
+        self.last.store(found, Ordering::Relaxed);
+        Some(found)
+    }
+
+    fn search(&self, path: &[u8]) -> Option<usize> {
         let (mut low, mut high) = (0, self.count);
         while low < high {
             let middle = low.midpoint(high);
             match self.path(middle).cmp(path) {
-                std::cmp::Ordering::Equal => return Some(middle),
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Greater => high = middle,
+                CmpOrdering::Equal => return Some(middle),
+                CmpOrdering::Less => low = middle + 1,
+                CmpOrdering::Greater => high = middle,
             }
         }
         None
