@@ -280,11 +280,7 @@ fn finish(kind: OutputKind, name: &str, fields: Fields, environment: &Environmen
     check_level(&layers)?;
     let is_directory = kind == OutputKind::Local || as_directory;
     let to_stdout = |kind| {
-        if environment.stdout_is_terminal {
-            Err(OutputError::Console { kind: name.into() })
-        } else {
-            Ok((kind, Destination::Stdout))
-        }
+        if environment.stdout_is_terminal { Err(OutputError::Console { kind: name.into() }) } else { Ok((kind, Destination::Stdout)) }
     };
     let (kind, destination) = match (kind, dest.as_deref()) {
         (OutputKind::Store | OutputKind::CacheOnly, _) => (kind, Destination::None),
