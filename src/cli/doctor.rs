@@ -1,7 +1,13 @@
 //! `shale doctor`: what this machine offers to builds, what is missing and how to get it.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
+
+use shale_cache::Store;
+
+use crate::sandbox::SandboxError;
+use crate::worker::{Worker, WorkerConfig};
 
 use super::environment::Environment;
 
@@ -49,19 +55,23 @@ pub fn render(checks: &[Check]) -> String {
             Verdict::Limited => "limited",
             Verdict::Bad => "missing",
         };
-        text.push_str(&format!("{mark}  {:width$}  {}\n", check.name, check.found));
+        writeln!(text, "{mark}  {:width$}  {}", check.name, check.found).expect("a String takes everything");
         if let Some(advice) = &check.advice {
-            text.push_str(&format!("{:9}{:width$}  → {advice}\n", "", ""));
+            writeln!(text, "{:9}{:width$}  → {advice}", "", "").expect("a String takes everything");
         }
     }
     text
 }
 
-/// Looks at the machine. Nothing is changed and nothing is started.
+/// Looks at the machine. The store is made if there is none, and a worker is started for a moment.
 pub fn examine(environment: &Environment) -> Vec<Check> {
-    let (store, note) = environment.store_root();
-    let store = Check { advice: note, ..Check::new("store", Verdict::Good, store.display().to_string()) };
-    let mut checks = vec![store, overlay(&read("/proc/filesystems")), seccomp(&read("/proc/self/status"))];
+    let (root, note) = environment.store_root();
+    let store = match Store::open(&root) {
+        Ok(_) => Check { advice: note, ..Check::new("store", Verdict::Good, root.display().to_string()) },
+        Err(error) => Check::new("store", Verdict::Bad, error.to_string()).advice("set SHALE_ROOT to a directory of yours on a local disk"),
+    };
+    let sandbox = sandbox(Worker::start(&WorkerConfig { store_root: root, program: None }).map(drop));
+    let mut checks = vec![store, sandbox, overlay(&read("/proc/filesystems")), seccomp(&read("/proc/self/status"))];
     if environment.uid == 0 {
         checks.push(Check::new("user", Verdict::Good, "root: RUN steps use true ids"));
         return checks;
@@ -79,6 +89,17 @@ pub fn examine(environment: &Environment) -> Vec<Check> {
     checks
 }
 
+/// What an attempt to start a worker says: the verdict that counts, the other checks say why.
+fn sandbox(attempt: Result<(), SandboxError>) -> Check {
+    match attempt {
+        Ok(()) => Check::new("sandbox", Verdict::Good, "RUN steps can be isolated"),
+        Err(SandboxError::Refused(refusal)) => {
+            Check::new("sandbox", Verdict::Bad, format!("{} ({})", refusal.call, refusal.cause)).advice(refusal.fix)
+        }
+        Err(error) => Check::new("sandbox", Verdict::Bad, error.to_string()),
+    }
+}
+
 /// A file of the kernel or of the machine; what cannot be read is empty.
 fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
@@ -86,18 +107,18 @@ fn read(path: &str) -> String {
 
 fn overlay(filesystems: &str) -> Check {
     let known = filesystems.lines().any(|line| line.split_whitespace().next_back() == Some("overlay"));
-    match known {
-        true => Check::new("overlayfs", Verdict::Good, "known to the kernel"),
-        // The module may be loaded on the first mount, so this is no verdict on RUN.
-        false => Check::new("overlayfs", Verdict::Limited, "not loaded").advice("modprobe overlay"),
+    if known {
+        return Check::new("overlayfs", Verdict::Good, "known to the kernel");
     }
+    // The module may be loaded on the first mount, so this is no verdict on RUN.
+    Check::new("overlayfs", Verdict::Limited, "not loaded").advice("modprobe overlay")
 }
 
 fn seccomp(status: &str) -> Check {
-    match status.lines().any(|line| line.starts_with("Seccomp:")) {
-        true => Check::new("seccomp", Verdict::Good, "filters can be installed"),
-        false => Check::new("seccomp", Verdict::Bad, "the kernel has no system call filters"),
+    if status.lines().any(|line| line.starts_with("Seccomp:")) {
+        return Check::new("seccomp", Verdict::Good, "filters can be installed");
     }
+    Check::new("seccomp", Verdict::Bad, "the kernel has no system call filters")
 }
 
 fn user_namespaces(limit: &str, clone: &str, apparmor: &str) -> Check {

@@ -3,29 +3,34 @@
 use std::path::Path;
 
 use serde_json::Value;
-use shale_cache::{PruneReport, Store, StoreError};
+use shale_cache::{ImageLayer, PruneReport, Store, StoreError};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::execute::forms::Forms;
 use crate::export::{Destination, Format};
 use crate::image::{ImageError, ImageService, ImageSummary, Removal};
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::source::archive::Input;
-use crate::source::registry::{Client, Progress};
+use crate::source::registry::Client;
+use crate::worker::{Worker, WorkerConfig};
 
 use super::args::{ImagesArgs, InspectArgs, LoadArgs, PruneArgs, RmiArgs, SaveArgs, TagArgs};
-use super::console::{print, say, warn, write_failure};
+use super::console::{print, warn, write_failure};
 use super::diagnostic::Diagnostic;
 use super::environment::Environment;
 use super::images::{self, Row, Style};
+use super::output::LayerOptions;
 use super::request::registry_config;
 use super::{Failure, human, inspect};
 
 /// The store of this user.
 pub fn open_store(environment: &Environment) -> Result<Store, Failure> {
     let (root, note) = environment.store_root();
-    note.iter().for_each(|note| warn(note));
+    if let Some(note) = note {
+        warn(&note);
+    }
     Store::open(&root).map_err(|error| store_failure(&error))
 }
 
@@ -37,10 +42,12 @@ pub fn store_failure(error: &StoreError) -> Failure {
 /// Adds what can be done about a store error.
 pub fn store_diagnostic(diagnostic: Diagnostic, error: &StoreError) -> Diagnostic {
     match error {
-        StoreError::Full { .. } => diagnostic.hint("free some space, run `shale builder prune --all --force`, or set SHALE_ROOT to a larger disk"),
+        StoreError::Full { .. } => {
+            diagnostic.hint("free some space, run `shale builder prune --all --force`, or set SHALE_ROOT to a larger disk")
+        }
         StoreError::Denied { .. } => diagnostic.hint("set SHALE_ROOT to a directory that you may write"),
         StoreError::ForeignOwner { .. } => diagnostic.hint("each user has a store of their own: set SHALE_ROOT to another directory"),
-        StoreError::NotAStore { .. } => diagnostic.hint("set SHALE_ROOT to an empty directory or one that does not exist yet"),
+        StoreError::NotAStore { .. } => diagnostic.hint("set SHALE_ROOT to an empty directory or to one that does not exist yet"),
         _ => diagnostic,
     }
 }
@@ -82,9 +89,13 @@ fn rows(image: &ImageSummary) -> Vec<(Option<Reference>, Row)> {
     }
     let named = |name: &Reference| {
         let repository = name.familiar_name();
-        let digest = image.repo_digests.iter().find(|known| known.familiar_name() == repository).and_then(|known| known.digest());
-        let row =
-            Row { repository: Some(repository.clone()), tag: name.tag().map(Into::into), digest: digest.map(ToString::to_string), ..row.clone() };
+        let digest = image.repo_digests.iter().find(|known| known.name() == name.name()).and_then(Reference::digest);
+        let row = Row {
+            repository: Some(repository.clone()),
+            tag: name.tag().map(Into::into),
+            digest: digest.map(ToString::to_string),
+            ..row.clone()
+        };
         (Some(name.clone()), row)
     };
     image.names.iter().map(named).collect()
@@ -145,14 +156,15 @@ pub fn load(args: &LoadArgs, environment: &Environment) -> Result<(), Failure> {
         Some(path) => service.load(Input::Path(&environment.resolve(path)), &platform),
         None => service.load(Input::Stream(&mut std::io::stdin().lock()), &platform),
     };
-    let mut text = String::new();
     for image in loaded.map_err(|error| failure(&error))? {
-        match &image.names[..] {
-            [] => text.push_str(&format!("Loaded image ID: {}\n", image.id)),
-            names => names.iter().for_each(|name| text.push_str(&format!("Loaded image: {}\n", name.familiar()))),
+        for name in &image.names {
+            print(format!("Loaded image: {}\n", name.familiar()))?;
+        }
+        if image.names.is_empty() {
+            print(format!("Loaded image ID: {}\n", image.id))?;
         }
     }
-    print(text)
+    Ok(())
 }
 
 /// `shale save`: one archive that is OCI layout and docker-archive.
@@ -162,13 +174,18 @@ pub fn save(args: &SaveArgs, environment: &Environment) -> Result<(), Failure> {
     }
     let service = service(environment)?;
     let names: Vec<&str> = args.images.iter().map(String::as_str).collect();
-    // MERGE POINT: layers that exist unpacked only are packed by the worker.
-    let mut pack = |_: &shale_cache::ImageLayer| {
-        Err(ImageError::Invalid { image: names.join(" "), detail: "a layer of it has not been packed yet".into() })
+    // A layer that was built and never exported has no packed form yet.
+    let nothing = ();
+    let forms = Forms::new(service.store(), &service, &[], &nothing);
+    let packing = LayerOptions::default().packing(None);
+    let mut pack = |layer: &ImageLayer| {
+        let invalid = |detail: String| ImageError::Invalid { image: names.join(" "), detail };
+        let id = layer.layer.ok_or_else(|| invalid(format!("the layer {} is gone from the store", layer.diff_id.0)))?;
+        forms.own_packed(&id, packing).map_err(|error| invalid(error.to_string()))
     };
     let result = match &args.output {
-        Some(path) => service.save(&names, Format::Docker, Destination::File(&environment.resolve(path)), &mut pack, &NoProgress),
-        None => service.save(&names, Format::Docker, Destination::Stream(&mut std::io::stdout().lock()), &mut pack, &NoProgress),
+        Some(path) => service.save(&names, Format::Docker, Destination::File(&environment.resolve(path)), &mut pack, &()),
+        None => service.save(&names, Format::Docker, Destination::Stream(&mut std::io::stdout().lock()), &mut pack, &()),
     };
     match result {
         Ok(_) => Ok(()),
@@ -176,11 +193,6 @@ pub fn save(args: &SaveArgs, environment: &Environment) -> Result<(), Failure> {
         Err(error) => Err(failure(&error)),
     }
 }
-
-/// Nothing is shown while an image is saved.
-struct NoProgress;
-
-impl Progress for NoProgress {}
 
 /// `shale tag`
 pub fn tag(args: &TagArgs, environment: &Environment) -> Result<(), Failure> {
@@ -193,10 +205,15 @@ pub fn prune(args: &PruneArgs, environment: &Environment) -> Result<(), Failure>
         let error = Diagnostic::new("the build cache can only be removed as a whole, and without being asked");
         return Err(error.hint("shale builder prune --all --force").into());
     }
-    let report = open_store(environment)?.gc().prune_all().map_err(|error| Diagnostic::of(&error))?;
-    // MERGE POINT: `report.undeletable` is for the worker to delete.
+    let store = open_store(environment)?;
+    let report = store.gc().prune_all().map_err(|error| Diagnostic::of(&error))?;
     if !report.undeletable.is_empty() {
-        say(&format!("{} directories of mapped users are left for the next build to remove\n", report.undeletable.len()));
+        // What mapped ids own can only be deleted under the same map.
+        let config = WorkerConfig { store_root: store.root().to_owned(), program: None };
+        let removed = Worker::start(&config).and_then(|worker| worker.remove(&report.undeletable));
+        if let Err(error) = removed {
+            warn(&format!("{} directories of mapped users stay: {error}", report.undeletable.len()));
+        }
     }
     print(prune_text(&report))
 }
@@ -216,11 +233,13 @@ fn prune_text(report: &PruneReport) -> String {
 mod tests {
     use super::*;
 
+    const DIGEST: &str = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+
     fn summary(names: &[&str]) -> ImageSummary {
         ImageSummary {
             id: format!("sha256:{}", "a".repeat(64)).parse().unwrap(),
             names: names.iter().map(|name| Reference::parse(name).unwrap()).collect(),
-            repo_digests: vec!["app@sha256:12".into()],
+            repo_digests: vec![Reference::parse(&format!("app@{DIGEST}")).unwrap()],
             created: Some("2023-11-14T22:13:20.5Z".into()),
             size_bytes: 7,
         }
@@ -230,7 +249,7 @@ mod tests {
     fn an_image_is_a_line_per_name() {
         let found: Vec<Row> = rows(&summary(&["app:1", "reg.example:5000/x/app:2"])).into_iter().map(|(_, row)| row).collect();
         let shown: Vec<_> = found.iter().map(|row| (row.repository.as_deref(), row.tag.as_deref(), row.digest.as_deref())).collect();
-        assert_eq!(shown, [(Some("app"), Some("1"), Some("sha256:12")), (Some("reg.example:5000/x/app"), Some("2"), None)]);
+        assert_eq!(shown, [(Some("app"), Some("1"), Some(DIGEST)), (Some("reg.example:5000/x/app"), Some("2"), None)]);
         assert_eq!(found[0].created_secs, Some(1_700_000_000));
         assert_eq!(rows(&summary(&[]))[0].1.repository, None);
     }

@@ -1,5 +1,7 @@
 //! `shale images`: rows → text.
 
+use std::fmt::Display;
+
 use serde_json::{Value, json};
 
 use super::human;
@@ -57,12 +59,12 @@ pub fn render(rows: &[Row], style: &Style, now_secs: i64) -> Result<String, Temp
                 ids.push(id);
             }
         }
-        return Ok(ids.iter().map(|id| format!("{id}\n")).collect());
+        return Ok(lines(&ids));
     }
     let fields = rows.iter().map(|row| fields(row, style.no_trunc, now_secs));
     let format = style.format.as_deref().unwrap_or("table").replace("\\t", "\t").replace("\\n", "\n");
     if format == "json" {
-        return Ok(fields.map(|row| format!("{row}\n")).collect());
+        return Ok(lines(&fields.collect::<Vec<_>>()));
     }
     let Some(columns) = format.strip_prefix("table") else {
         return fields.map(|row| template::render(&format, &row).map(|line| line + "\n")).collect();
@@ -71,6 +73,10 @@ pub fn render(rows: &[Row], style: &Style, now_secs: i64) -> Result<String, Temp
     let heads: Value = HEADS.iter().map(|(field, head)| ((*field).to_owned(), json!(head))).collect();
     let lines = std::iter::once(heads).chain(fields).map(|row| template::render(columns, &row)).collect::<Result<Vec<_>, _>>()?;
     Ok(aligned(&lines))
+}
+
+fn lines(rows: &[impl Display]) -> String {
+    rows.iter().fold(String::new(), |text, row| text + &row.to_string() + "\n")
 }
 
 fn shown_id(row: &Row, no_trunc: bool) -> &str {

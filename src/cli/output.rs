@@ -3,6 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use crate::layer::compress::{DEFAULT_GZIP_LEVEL, DEFAULT_ZSTD_LEVEL, Encoder};
+use crate::worker::Packing;
+
 use super::environment::Environment;
 use super::flags::parse_bool;
 
@@ -62,6 +65,18 @@ pub struct LayerOptions {
     pub force: bool,
     /// `rewrite-timestamp=true`: times in layers are not later than SOURCE_DATE_EPOCH.
     pub rewrite_timestamp: bool,
+}
+
+impl LayerOptions {
+    /// The same for the packer. Times are cut only if that was asked for and there is an epoch.
+    pub fn packing(&self, source_date_epoch: Option<i64>) -> Packing {
+        let encoder = match self.compression {
+            Compression::Uncompressed => Encoder::None,
+            Compression::Gzip => Encoder::Gzip { level: self.level.map_or(DEFAULT_GZIP_LEVEL, i32::cast_unsigned) },
+            Compression::Zstd => Encoder::Zstd { level: self.level.unwrap_or(DEFAULT_ZSTD_LEVEL) },
+        };
+        Packing { encoder, clamp_secs: source_date_epoch.filter(|_| self.rewrite_timestamp) }
+    }
 }
 
 /// The compressions of layers.
@@ -264,9 +279,8 @@ fn finish(kind: OutputKind, name: &str, fields: Fields, environment: &Environmen
     let Fields { dest, names, layers, as_directory, docker_media_types } = fields;
     check_level(&layers)?;
     let is_directory = kind == OutputKind::Local || as_directory;
-    let to_stdout = |kind| match environment.stdout_is_terminal {
-        true => Err(OutputError::Console { kind: name.into() }),
-        false => Ok((kind, Destination::Stdout)),
+    let to_stdout = |kind| {
+        if environment.stdout_is_terminal { Err(OutputError::Console { kind: name.into() }) } else { Ok((kind, Destination::Stdout)) }
     };
     let (kind, destination) = match (kind, dest.as_deref()) {
         (OutputKind::Store | OutputKind::CacheOnly, _) => (kind, Destination::None),
@@ -349,6 +363,15 @@ mod tests {
                 .unwrap();
         assert_eq!(output.names, ["a", "b:1"]);
         assert_eq!(output.layers, LayerOptions { compression: Compression::Zstd, level: Some(19), force: true, rewrite_timestamp: true });
+    }
+
+    #[test]
+    fn times_are_cut_only_when_that_is_asked_for() {
+        let packing = |text: &str, epoch| parse(text).unwrap().layers.packing(epoch);
+        assert_eq!(packing("type=oci,dest=x", Some(5)), Packing { encoder: Encoder::Gzip { level: 6 }, clamp_secs: None });
+        assert_eq!(packing("type=oci,dest=x,rewrite-timestamp=true", Some(5)).clamp_secs, Some(5));
+        assert_eq!(packing("type=oci,dest=x,rewrite-timestamp=true", None).clamp_secs, None);
+        assert_eq!(packing("type=oci,dest=x,compression=zstd,compression-level=9", None).encoder, Encoder::Zstd { level: 9 });
     }
 
     #[test]

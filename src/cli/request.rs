@@ -55,8 +55,8 @@ pub struct BuildRequest {
     pub add_hosts: Vec<(String, String)>,
     /// `--shm-size` in bytes.
     pub shm_size_bytes: Option<u64>,
-    /// `--ulimit`, sorted by name; the last of a name counts.
-    pub ulimits: Vec<Ulimit>,
+    /// `--ulimit` as (name, soft, hard), sorted; the last of a name counts.
+    pub ulimits: Vec<(String, u64, u64)>,
     /// SOURCE_DATE_EPOCH in seconds, from `--build-arg` or the environment.
     pub source_date_epoch: Option<i64>,
     /// The store.
@@ -226,7 +226,7 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<(BuildRequ
         network: network(args.network.as_deref())?,
         add_hosts,
         shm_size_bytes: args.shm_size.filter(|bytes| *bytes > 0),
-        ulimits: args.ulimits.iter().map(|limit| (limit.name.clone(), limit.clone())).collect::<BTreeMap<_, _>>().into_values().collect(),
+        ulimits: ulimits(&args.ulimits),
         source_date_epoch,
         store_root,
         registry: registry_config(environment),
@@ -281,10 +281,10 @@ fn build_args(given: &[String], environment: &Environment) -> Result<BTreeMap<St
 fn key_values(flag: &'static str, given: &[String]) -> Result<BTreeMap<String, String>, RequestError> {
     let pair = |text: &String| {
         let (key, value) = text.split_once('=').unwrap_or((text, ""));
-        match key.is_empty() {
-            true => Err(RequestError::KeyValue { flag, text: text.clone() }),
-            false => Ok((key.to_owned(), value.to_owned())),
+        if key.is_empty() {
+            return Err(RequestError::KeyValue { flag, text: text.clone() });
         }
+        Ok((key.to_owned(), value.to_owned()))
     };
     given.iter().map(pair).collect()
 }
@@ -335,6 +335,11 @@ fn progress_mode(args: &BuildArgs, environment: &Environment) -> Result<(Progres
         "rawjson" => Err(RequestError::Unsupported { flag: "--progress=rawjson".into() }),
         _ => Err(RequestError::Progress { text: asked.into() }),
     }
+}
+
+fn ulimits(given: &[Ulimit]) -> Vec<(String, u64, u64)> {
+    let by_name: BTreeMap<&str, &Ulimit> = given.iter().map(|limit| (limit.name.as_str(), limit)).collect();
+    by_name.into_values().map(|limit| (limit.name.clone(), limit.soft, limit.hard)).collect()
 }
 
 fn network(mode: Option<&str>) -> Result<NetworkMode, RequestError> {

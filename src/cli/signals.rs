@@ -8,7 +8,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 use signal_hook::low_level::emulate_default_handler;
 
-/// Watches for signals as long as it lives; after that they have their usual effect again only if nothing was caught.
+/// Watches for signals as long as it lives. The handlers stay installed after that: a process that was asked to stop is on its way out.
 #[derive(Debug)]
 pub struct Watch {
     caught: Arc<AtomicI32>,
@@ -29,7 +29,7 @@ impl Watch {
                     drop(emulate_default_handler(signal));
                 }
                 // Only the first one names the exit code.
-                drop(first.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst));
+                first.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst).ok();
                 on_signal();
             }
         })?;

@@ -179,7 +179,7 @@ mod tests {
 
     /// A writer whose bytes the test can read.
     #[derive(Clone, Default)]
-    struct Paper(Arc<Mutex<Vec<u8>>>);
+    pub(super) struct Paper(pub(super) Arc<Mutex<Vec<u8>>>);
 
     impl Write for Paper {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {

@@ -197,8 +197,15 @@ fn width(text: &str) -> usize {
 fn columns_of(c: char) -> usize {
     match u32::from(c) {
         0x300..=0x36f | 0x200b..=0x200f | 0xfe00..=0xfe0f => 0,
-        0x1100..=0x115f | 0x2e80..=0xa4cf | 0xac00..=0xd7a3 | 0xf900..=0xfaff | 0xfe30..=0xfe6f => 2,
-        0xff00..=0xff60 | 0xffe0..=0xffe6 | 0x1f300..=0x1faff | 0x2_0000..=0x3_fffd => 2,
+        0x1100..=0x115f
+        | 0x2e80..=0xa4cf
+        | 0xac00..=0xd7a3
+        | 0xf900..=0xfaff
+        | 0xfe30..=0xfe6f
+        | 0xff00..=0xff60
+        | 0xffe0..=0xffe6
+        | 0x1f300..=0x1faff
+        | 0x2_0000..=0x3_fffd => 2,
         _ => 1,
     }
 }
@@ -206,6 +213,7 @@ fn columns_of(c: char) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::progress::tests::Paper;
     use crate::solve::event::{Event, Stream, TaskId};
 
     fn board() -> Board {
@@ -223,7 +231,7 @@ mod tests {
     }
 
     fn text(lines: &[Line]) -> String {
-        lines.iter().map(|line| format!("{}\n", line.text)).collect()
+        lines.iter().fold(String::new(), |text, line| text + &line.text + "\n")
     }
 
     #[test]
@@ -278,23 +286,13 @@ mod tests {
 
     #[test]
     fn a_narrower_terminal_is_cleared_whole() {
-        let paper = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-        struct Paper(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
-        impl std::io::Write for Paper {
-            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-                self.0.lock().unwrap().extend_from_slice(bytes);
-                Ok(bytes.len())
-            }
-            fn flush(&mut self) -> std::io::Result<()> {
-                Ok(())
-            }
-        }
-        let mut screen = Screen { writer: Box::new(Paper(paper.clone())), size: Box::new(|| (80, 24)) };
+        let paper = Paper::default();
+        let mut screen = Screen { writer: Box::new(paper.clone()), size: Box::new(|| (80, 24)) };
         let mut tty = Tty::new(false);
         let line = |n| Line { text: "x".repeat(n), colour: None };
         tty.draw(&[line(10), line(50)], 80, &mut screen);
         tty.draw(&[line(1)], 25, &mut screen);
-        let text = String::from_utf8(paper.lock().unwrap().clone()).unwrap();
+        let text = String::from_utf8(paper.0.lock().unwrap().clone()).unwrap();
         assert!(text.contains("\x1b[3A\r\x1b[J"), "{text:?}");
     }
 }

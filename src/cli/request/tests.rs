@@ -161,3 +161,15 @@ fn flags_of_other_engines_are_noted() {
     let (_, notes) = resolve_in("--rm --memory 1g .", &test_environment(&[("HOME", "/h")])).unwrap();
     assert_eq!(notes.len(), 2, "{notes:?}");
 }
+
+#[test]
+fn limits_of_run_steps_are_carried_sorted() {
+    let request = request(
+        "--ulimit nproc=5 --ulimit nofile=1:2 --ulimit nproc=7 --shm-size 1m --add-host b:1.1.1.1 --add-host a=::1 --network none .",
+        &[],
+    );
+    assert_eq!(request.ulimits, [("nofile".to_owned(), 1, 2), ("nproc".to_owned(), 7, 7)]);
+    assert_eq!(request.shm_size_bytes, Some(1 << 20));
+    assert_eq!(request.add_hosts, [("a".to_owned(), "::1".to_owned()), ("b".to_owned(), "1.1.1.1".to_owned())]);
+    assert_eq!(request.network, NetworkMode::None);
+}
