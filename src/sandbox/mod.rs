@@ -1,3 +1,25 @@
-//! One isolated process.
+//! One isolated process: what a RUN gets to see, and how it is stopped.
+//!
+//! `ids` and `ladder` run in the main process; `handler` in a fork of the worker, `child` (with `mounts`, `overlay`, `seccomp`) in
+//! the process that becomes the command. Every failure crosses process boundaries as a [`Failure`].
 
+pub mod cancel;
+pub(crate) mod child;
+pub(crate) mod exec;
+mod failure;
+pub(crate) mod handler;
+pub mod ids;
+pub mod ladder;
+mod mounts;
+mod overlay;
+mod seccomp;
+mod seccomp_table;
+mod spec;
+mod stop;
 pub mod sys;
+mod targets;
+
+pub use cancel::Cancel;
+pub(crate) use failure::Deed;
+pub use failure::{Failure, SandboxError};
+pub use spec::{Exit, LowerLayer, RunRequest, Ulimit};

@@ -1,9 +1,13 @@
 //! The system calls that no safe wrapper offers, and the only `unsafe` code of the crate.
 #![expect(unsafe_code, reason = "system calls without a safe wrapper; each block says why it is sound")]
 
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::ops::Deref;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::process::Pid;
 
 /// A file mapped into memory for reading; empty for an empty file.
 #[derive(Debug)]
@@ -26,4 +30,164 @@ pub fn map_file(file: &File) -> io::Result<Mapping> {
     // so the bytes behind the slice do not change while it lives.
     let map = unsafe { memmap2::Mmap::map(file) }?;
     Ok(Mapping(Some(map)))
+}
+
+/// Forks. `None` in the child.
+///
+/// Only single-threaded processes may call it: the worker and what it forks never start a thread before they fork.
+pub(crate) fn fork() -> io::Result<Option<Pid>> {
+    // SAFETY: the caller is single-threaded, so no lock of another thread is copied in a locked state into the child.
+    let pid = unsafe { libc::fork() };
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Pid::from_raw(pid))
+}
+
+/// Forks into new namespaces (`CLONE_NEW*` in `flags`). Returns the child's id and its pidfd, `None` in the child.
+///
+/// As with [`fork`], only for single-threaded processes; the child must end by [`exec`] or [`exit_now`].
+pub(crate) fn clone_into(flags: libc::c_int) -> io::Result<Option<(Pid, OwnedFd)>> {
+    let mut pidfd: libc::c_int = -1;
+    let flags = libc::c_long::from(flags | libc::CLONE_PIDFD | libc::SIGCHLD);
+    // SAFETY: like a fork (no CLONE_VM, no new stack), so the child runs on its own copy of the memory. The kernel writes the
+    // pidfd to `pidfd`, which outlives the call. Both architectures take the parent_tid pointer as the third argument.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) };
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let Some(pid) = Pid::from_raw(pid as libc::c_int) else { return Ok(None) };
+    // SAFETY: the call succeeded, so `pidfd` is a fresh descriptor that nothing else owns.
+    Ok(Some((pid, unsafe { OwnedFd::from_raw_fd(pidfd) })))
+}
+
+/// Ends the process at once: no destructors, no exit handlers, which belong to the process that this one was forked from.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit has no preconditions.
+    unsafe { libc::_exit(code) }
+}
+
+/// Moves the calling process into new namespaces.
+pub(crate) fn unshare(flags: libc::c_int) -> io::Result<()> {
+    // SAFETY: only namespace flags are passed, never CLONE_FILES or CLONE_FS, so no thread's view of descriptors changes.
+    check(unsafe { libc::unshare(flags) })
+}
+
+/// Replaces the process by the program at `path`. Returns only on failure.
+pub(crate) fn exec(path: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
+    let (argv, env) = (pointers(argv), pointers(env));
+    // SAFETY: both arrays end in a null pointer and point to strings that live across the call.
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Replaces the process by the program open as `file`. Returns only on failure.
+pub(crate) fn exec_file(file: BorrowedFd<'_>, argv: &[CString], env: &[CString]) -> io::Error {
+    let (argv, env) = (pointers(argv), pointers(env));
+    // SAFETY: as in `exec`; the empty path with AT_EMPTY_PATH names the descriptor itself.
+    unsafe { libc::syscall(libc::SYS_execveat, file.as_raw_fd(), c"".as_ptr(), argv.as_ptr(), env.as_ptr(), libc::AT_EMPTY_PATH) };
+    io::Error::last_os_error()
+}
+
+fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+    strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+}
+
+/// Sets attributes (`MOUNT_ATTR_*`) of the mount that `mount` is open on, and of all below it if asked.
+pub(crate) fn set_mount_attributes(mount: BorrowedFd<'_>, attributes: u64, recursive: bool) -> io::Result<()> {
+    let attr = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is a constant string and `attr` a valid struct of the size given.
+    let rc = unsafe {
+        libc::syscall(libc::SYS_mount_setattr, mount.as_raw_fd(), c"".as_ptr(), flags, &raw const attr, size_of::<libc::mount_attr>())
+    };
+    check(rc as libc::c_int)
+}
+
+/// Installs a seccomp filter for this process and what it becomes.
+pub(crate) fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
+    let len = u16::try_from(program.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?;
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    // SAFETY: `program` points to `len` instructions that live across the call; the kernel only reads them.
+    let rc = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
+    check(rc as libc::c_int)
+}
+
+/// Closes abstract sockets and signals to the world outside by a Landlock domain. `false`: the kernel is too old for it.
+pub(crate) fn landlock_scope() -> io::Result<bool> {
+    #[repr(C)]
+    struct RulesetAttr {
+        handled_access_fs: u64,
+        handled_access_net: u64,
+        scoped: u64,
+    }
+    const ABI_WITH_SCOPES: libc::c_long = 6;
+    const ABSTRACT_SOCKETS_AND_SIGNALS: u64 = 0b11;
+    // SAFETY: with the version flag (1) the kernel reads no struct.
+    let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, 1) };
+    if abi < ABI_WITH_SCOPES {
+        return Ok(false);
+    }
+    let attr = RulesetAttr { handled_access_fs: 0, handled_access_net: 0, scoped: ABSTRACT_SOCKETS_AND_SIGNALS };
+    // SAFETY: `attr` is a valid struct of the size given.
+    let fd = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, &raw const attr, size_of::<RulesetAttr>(), 0) };
+    check(fd as libc::c_int)?;
+    // SAFETY: the call succeeded, so `fd` is a fresh descriptor that nothing else owns.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) };
+    // SAFETY: no pointers.
+    check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, fd.as_raw_fd(), 0) } as libc::c_int)?;
+    Ok(true)
+}
+
+/// Marks every descriptor from `first` on to be closed by exec.
+pub(crate) fn close_on_exec_from(first: u32) -> io::Result<()> {
+    // SAFETY: no pointers; descriptors stay open until exec, so no owner loses its own.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) } as libc::c_int)
+}
+
+/// Gives up the session keyring of whoever started us: keys of the host are no business of a build step.
+pub(crate) fn leave_session_keyring() {
+    // SAFETY: a null name asks for a new anonymous keyring. A refusal (a seccomp filter around us) leaves us where no key can be
+    // reached either, so the result does not matter.
+    let _ = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) };
+}
+
+/// Children are reaped by the kernel from now on.
+pub(crate) fn ignore_children() {
+    // SAFETY: SIG_IGN installs no handler.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
+/// Every signal has its default action again, and none is blocked: dispositions of ours must not be inherited by a step.
+pub(crate) fn reset_signals() {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: SIG_DFL installs no handler; the calls for SIGKILL, SIGSTOP and libc's own signals fail without effect.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: the set is initialised by sigemptyset before it is read.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
+    }
+}
+
+/// Brings up `lo` in a fresh network namespace.
+pub(crate) fn raise_loopback() -> io::Result<()> {
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    check(fd)?;
+    // SAFETY: the call succeeded, so `fd` is a fresh descriptor that nothing else owns.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: ifreq is plain data, for which zeroes are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads an ifreq, which lives across the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })
+}
+
+fn check(rc: libc::c_int) -> io::Result<()> {
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

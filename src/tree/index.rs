@@ -18,6 +18,7 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,8 @@ use std::path::{Path, PathBuf};
 use shale_cache::{ContentId, LayerId};
 
 use super::entry::{Entry, Kind, Mtime, cmp_paths};
+use crate::sandbox::sys::{Mapping, map_file};
+
 use super::record::{Cursor, LINKED, OPAQUE, RECORD, Record, encode_record, tag, u32_at, u64_at};
 
 const MAGIC: &[u8; 8] = b"shaletix";
@@ -70,20 +73,22 @@ pub struct Index {
 /// Where the bytes are.
 enum Bytes {
     Owned(Vec<u8>),
+    Mapped(Mapping),
 }
 
 impl std::ops::Deref for Bytes {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         match self {
-            Self::Owned(v) => v,
+            Self::Owned(bytes) => bytes,
+            Self::Mapped(bytes) => bytes,
         }
     }
 }
 
-/// Reads a file of the store.
+/// Maps a file of the store.
 fn load(path: &Path) -> io::Result<Bytes> {
-    std::fs::read(path).map(Bytes::Owned)
+    File::open(path).and_then(|file| map_file(&file)).map(Bytes::Mapped)
 }
 
 impl std::fmt::Debug for Index {
@@ -174,7 +179,12 @@ impl Index {
 
     /// Like a slice's `binary_search`: the entry at `path`, or where it would stand.
     pub fn search(&self, path: &[u8]) -> Result<usize, usize> {
-        let (mut low, mut high) = (0, self.count);
+        self.search_in(path, 0..self.count)
+    }
+
+    /// The same among a range of entries.
+    pub(super) fn search_in(&self, path: &[u8], range: Range<usize>) -> Result<usize, usize> {
+        let (mut low, mut high) = (range.start, range.end);
         while low < high {
             let middle = usize::midpoint(low, high);
             match cmp_paths(self.path(middle), path) {

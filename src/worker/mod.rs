@@ -1,1 +1,262 @@
-//! The process inside the namespace.
+//! The process inside the namespaces: it unpacks, mounts, runs and deletes what the calling user cannot.
+//!
+//! ```text
+//! main ── spawns ─▶ outer ── forks ─▶ inner, PID 1 of its own pid namespace ── forks ─▶ a handler per request
+//!   maps the outer's ids      waits for the inner, which dies with it        └─ clones ─▶ the command, PID 1 of its own
+//! ```
+//! Nothing survives anything: the end of the main process closes the control socket, on which the inner one ends, and with it
+//! everything in its pid namespace; the end of the outer one kills the inner one.
+
+mod capture;
+mod inner;
+mod layers;
+mod outer;
+mod protocol;
+mod relay;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::geteuid;
+
+use crate::layer::compress::PackNumbers;
+use crate::sandbox::ids::{IdMaps, IdsError};
+use crate::sandbox::{Failure, SandboxError, ladder};
+use crate::solve::event::Stream;
+use crate::tree::entry::Mtime;
+use protocol::{Reply, Request, Start};
+
+pub use layers::{From, Packing, To, WriteLayer, gathered, pack};
+
+pub use crate::sandbox::{Cancel, Exit, LowerLayer, RunRequest, Ulimit};
+
+/// The name under which the program finds itself to be a worker.
+const NAME: &str = "shale-worker";
+
+/// To be called before anything else: does not return in a process that was started as a worker.
+pub fn hook() {
+    let mut args = std::env::args_os();
+    if args.next().is_none_or(|name| name != NAME) {
+        return;
+    }
+    match args.next().as_ref().and_then(|role| role.to_str()) {
+        Some(outer::ROLE) => outer::main(),
+        Some(inner::ROLE) => inner::main(),
+        Some(ladder::ROLE) => ladder::main(),
+        _ => crate::sandbox::sys::exit_now(64),
+    }
+}
+
+/// What a worker needs to know.
+#[derive(Clone, Debug, Default)]
+pub struct WorkerConfig {
+    /// The store that it works in.
+    pub store_root: PathBuf,
+    /// The program to start; ourselves if not given.
+    pub program: Option<PathBuf>,
+}
+
+/// What a RUN left.
+#[derive(Debug)]
+pub struct RunDone {
+    /// How the command ended.
+    pub exit: Exit,
+    /// The encoded index of `upper`.
+    pub index: Vec<u8>,
+    /// The directory with the changes, equal to its index.
+    pub upper: PathBuf,
+    /// Modification times that the command made lie between these, both included.
+    pub window: (Mtime, Mtime),
+}
+
+/// A running worker. Requests from many threads are served at the same time. Dropped, it and all that it started end.
+#[derive(Debug)]
+pub struct Worker {
+    control: OwnedFd,
+    child: Mutex<Child>,
+    map_id: String,
+}
+
+impl Worker {
+    /// Starts it. If this machine does not let us, the error says what it is that refuses and what to change.
+    pub fn start(config: &WorkerConfig) -> Result<Self, SandboxError> {
+        Self::try_start(config).map_err(|error| ladder::explain(error, config))
+    }
+
+    fn try_start(config: &WorkerConfig) -> Result<Self, StartError> {
+        let ours = IdMaps::current()?;
+        if geteuid().is_root() && !ours.has_many() {
+            return Err(StartError::SingleId);
+        }
+        let (control, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(|e| SandboxError::call("make a socket pair", e))?;
+        let program = config.program.clone().unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
+        let mut child = Command::new(program)
+            .arg0(NAME)
+            .arg(outer::ROLE)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(|e| SandboxError::call("start the worker process", e))?;
+        match introduce(&control, child.id(), &ours) {
+            Ok(map_id) => Ok(Self { control, child: Mutex::new(child), map_id }),
+            Err(error) => {
+                drop(control);
+                // It ends on the closed socket. Its status says nothing that the error does not.
+                drop(child.wait());
+                Err(error)
+            }
+        }
+    }
+
+    /// Names the id map that unpacked layers are made under.
+    pub fn map_id(&self) -> String {
+        self.map_id.clone()
+    }
+
+    /// The name of the id map that a worker of ours would have, without starting one.
+    pub fn map_id_here() -> Result<String, SandboxError> {
+        let maps = || -> Result<String, IdsError> {
+            let ours = IdMaps::current()?;
+            let theirs = if geteuid().is_root() { ours.identity() } else { IdMaps::of_caller()? };
+            Ok(theirs.map_id(&ours))
+        };
+        maps().map_err(|error| SandboxError::Other(error.to_string()))
+    }
+
+    /// The worker's process, for tests.
+    pub fn process_id(&self) -> u32 {
+        self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner).id()
+    }
+
+    /// Runs a command on top of layers and captures what it changed. `output` gets what it writes as it comes.
+    pub fn run(&self, request: RunRequest, output: &mut dyn FnMut(Stream, &[u8]), cancel: &Cancel) -> Result<RunDone, SandboxError> {
+        let pipes = relay::Pipes::new().map_err(|e| SandboxError::call("make pipes for a step's output", e))?;
+        let socket = self.ask(&Request::Run(Box::new(request)), &[pipes.stdout.1.as_fd(), pipes.stderr.1.as_fd()])?;
+        relay::run(&socket, pipes, output, cancel)
+    }
+
+    /// Unpacks a blob into a fresh directory of the store's `tmp/`; returns the encoded index.
+    pub fn unpack(&self, blob: &File, dest: &Path) -> Result<Vec<u8>, SandboxError> {
+        let socket = self.ask(&Request::Unpack(dest.to_owned()), &[blob.as_fd()])?;
+        match next_reply(&socket)? {
+            (Reply::Unpacked, index) => Ok(index),
+            (other, _) => Err(unexpected(other)),
+        }
+    }
+
+    /// Writes a layer in another form. `out` takes a packed form, `packed` is the source of [`From::Packed`].
+    pub fn write(&self, request: WriteLayer, out: Option<&File>, packed: Option<&File>) -> Result<Option<PackNumbers>, SandboxError> {
+        let fds: Vec<BorrowedFd<'_>> = out.into_iter().chain(packed).map(AsFd::as_fd).collect();
+        let socket = self.ask(&Request::Write(Box::new(request)), &fds)?;
+        match next_reply(&socket)? {
+            (Reply::Written(numbers), _) => Ok(numbers),
+            (other, _) => Err(unexpected(other)),
+        }
+    }
+
+    /// Reads whole contents by path.
+    pub fn read(&self, from: From, paths: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, SandboxError> {
+        let socket = self.ask(&Request::Read(Box::new(from), paths.to_vec()), &[])?;
+        match next_reply(&socket)? {
+            (Reply::Contents(read), _) => Ok(read),
+            (other, _) => Err(unexpected(other)),
+        }
+    }
+
+    /// Deletes trees, whoever owns what is in them.
+    pub fn remove(&self, paths: &[PathBuf]) -> Result<(), SandboxError> {
+        let socket = self.ask(&Request::Remove(paths.to_vec()), &[])?;
+        match next_reply(&socket)? {
+            (Reply::Done, _) => Ok(()),
+            (other, _) => Err(unexpected(other)),
+        }
+    }
+
+    /// Hands a request over, with a socket of its own.
+    fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<UnixStream, SandboxError> {
+        let (ours, theirs) = UnixStream::pair().map_err(|e| SandboxError::call("make a socket pair", e))?;
+        let gone = |_: io::Error| SandboxError::Gone("before it took a request");
+        protocol::send_with_fds(self.control.as_fd(), b"r", &[theirs.as_fd()]).map_err(gone)?;
+        drop(theirs);
+        protocol::send_with_fds(ours.as_fd(), b"f", fds).map_err(gone)?;
+        protocol::write_frame(&ours, request, &[]).map_err(gone)?;
+        Ok(ours)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // The inner process ends when it can read no more requests.
+        let _ = rustix::net::shutdown(&self.control, rustix::net::Shutdown::Both);
+        drop(self.child.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).wait());
+    }
+}
+
+/// Why a worker did not start, before it is known what that means.
+#[derive(Debug)]
+pub(crate) enum StartError {
+    /// There is no map of ids.
+    Ids(IdsError),
+    /// We are root of a namespace with a single user.
+    SingleId,
+    /// A call in the worker failed.
+    Refused(Failure),
+    /// Anything else.
+    Other(SandboxError),
+}
+
+impl std::convert::From<IdsError> for StartError {
+    fn from(error: IdsError) -> Self {
+        Self::Ids(error)
+    }
+}
+
+impl std::convert::From<SandboxError> for StartError {
+    fn from(error: SandboxError) -> Self {
+        Self::Other(error)
+    }
+}
+
+/// Goes through the worker's start, until it is ready. Returns the name of the id map.
+fn introduce(control: &OwnedFd, pid: u32, ours: &IdMaps) -> Result<String, StartError> {
+    let mut theirs = ours.identity();
+    loop {
+        let word = protocol::receive_start(control).map_err(|e| SandboxError::call("hear from the worker", e))?;
+        match word {
+            Some(Start::MapIds) => {
+                if geteuid().is_root() {
+                    theirs.write(pid)?;
+                } else {
+                    theirs = IdMaps::of_caller()?;
+                    theirs.write_by_helpers(pid)?;
+                }
+                protocol::send_start(control, &Start::Mapped).map_err(|e| SandboxError::call("talk to the worker", e))?;
+            }
+            Some(Start::Ready { .. }) => return Ok(theirs.map_id(ours)),
+            Some(Start::Failed(failure)) => return Err(StartError::Refused(failure)),
+            Some(Start::Mapped) | None => return Err(SandboxError::Gone("while it started").into()),
+        }
+    }
+}
+
+fn next_reply(socket: &UnixStream) -> Result<(Reply, Vec<u8>), SandboxError> {
+    match protocol::read_frame(socket) {
+        Ok((Reply::Failed(failure), _)) => Err(failure.into()),
+        Ok(reply) => Ok(reply),
+        Err(_) => Err(SandboxError::Gone("while it served a request")),
+    }
+}
+
+fn unexpected(reply: Reply) -> SandboxError {
+    SandboxError::Other(format!("the worker gave an answer to another question: {reply:?}"))
+}

@@ -1,0 +1,85 @@
+//! The wish to stop, shared by everything that can be stopped.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+/// A flag that can be polled. Clones are the same flag. The first [`Cancel::cancel`] asks, the second insists.
+#[derive(Clone, Debug)]
+pub struct Cancel(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    level: AtomicU8,
+    /// Readable from the first call on; never read, so that every waiter sees it.
+    asked: OwnedFd,
+    /// Readable from the second call on.
+    insisted: OwnedFd,
+}
+
+impl Cancel {
+    /// A flag that is down.
+    pub fn new() -> io::Result<Self> {
+        let fd = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        Ok(Self(Arc::new(Inner { level: AtomicU8::new(0), asked: fd()?, insisted: fd()? })))
+    }
+
+    /// Asks to stop; a second call lets no one finish what it does on being asked.
+    pub fn cancel(&self) {
+        let before = self.0.level.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |l| (l < 2).then_some(l + 1));
+        let fd = match before {
+            Ok(0) => &self.0.asked,
+            Ok(_) => &self.0.insisted,
+            Err(_) => return,
+        };
+        // An eventfd that was written once takes a second write; nothing to do if it does not.
+        let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
+    }
+
+    /// Whether it was asked for.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.level.load(Ordering::SeqCst) > 0
+    }
+
+    /// Whether it was asked for twice.
+    pub fn is_insisted(&self) -> bool {
+        self.0.level.load(Ordering::SeqCst) > 1
+    }
+
+    /// Readable when it was asked for.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.asked.as_fd()
+    }
+
+    /// Readable when it was asked for twice.
+    pub fn insisted_fd(&self) -> BorrowedFd<'_> {
+        self.0.insisted.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    fn readable(fd: BorrowedFd<'_>) -> bool {
+        let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
+    }
+
+    #[test]
+    fn two_steps_and_every_clone_sees_them() {
+        let cancel = Cancel::new().unwrap();
+        let other = cancel.clone();
+        assert!(!other.is_cancelled() && !readable(other.as_fd()));
+        cancel.cancel();
+        assert!(other.is_cancelled() && !other.is_insisted());
+        assert!(readable(other.as_fd()) && readable(other.as_fd()) && !readable(other.insisted_fd()));
+        cancel.cancel();
+        cancel.cancel();
+        assert!(other.is_insisted() && readable(other.insisted_fd()));
+    }
+}

@@ -1,0 +1,186 @@
+//! The process that looks after one step: it makes things ready, starts the command, stops it if asked, and captures what it left.
+//!
+//! A fork of the worker, so single-threaded, in the worker's namespaces and with its privileges.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, WaitId, WaitIdOptions, WaitOptions, waitid, waitpid};
+
+use super::child::{self, Prepared, Word};
+use super::mounts::{BoundFile, FIXED_TARGETS};
+use super::spec::{Exit, RunRequest};
+use super::targets::{self, Shape};
+use super::{Deed, Failure, stop, sys};
+use crate::tree::entry::Mtime;
+
+/// What a step left behind.
+#[derive(Debug)]
+pub(crate) struct Left {
+    /// How the command ended.
+    pub(crate) exit: Exit,
+    /// The upper directory, with nothing of ours in it.
+    pub(crate) upper: PathBuf,
+    /// Modification times that the command made lie between these, both included.
+    pub(crate) window: (Mtime, Mtime),
+}
+
+/// Where the wish to stop comes from, as bytes: see `worker::protocol`.
+pub(crate) trait Asker {
+    /// Readable when there is something to take.
+    fn fd(&self) -> std::os::fd::BorrowedFd<'_>;
+    /// Takes what is there.
+    fn take(&mut self) -> Asked;
+}
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// Nothing.
+    Nothing,
+    /// End the step, which may tidy up.
+    Stop,
+    /// End it now.
+    Kill,
+}
+
+/// Runs the command to its end. `ended` is told as soon as there is no process of it left.
+pub(crate) fn run(
+    request: &RunRequest,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    asker: &mut dyn Asker,
+    ended: &mut dyn FnMut(Exit),
+) -> Result<Left, Failure> {
+    let (prepared, before) = prepare(request, stdout, stderr)?;
+    let upper = prepared.upper.clone();
+    let (init, init_fd, status) = start(request, prepared)?;
+    let (exit, words) = attend(init, &init_fd, status, asker)?;
+    let mut made = Vec::new();
+    for word in words {
+        match word {
+            Word::Made(paths) => made.extend(paths),
+            Word::Failed(_) if exit == Exit::Cancelled => {}
+            Word::Failed(failure) => return Err(failure),
+        }
+    }
+    ended(exit);
+    let after = stamp(&request.tmp.join("after"))?;
+    targets::unmake(&upper, &made)?;
+    Ok(Left { exit, upper, window: (before, after) })
+}
+
+/// Makes directories and files for the step. Returns also the time before it, as the file system sees it.
+fn prepare(request: &RunRequest, stdout: OwnedFd, stderr: OwnedFd) -> Result<(Prepared, Mtime), Failure> {
+    let at = |name: &str| request.tmp.join(name);
+    let make = |path: &Path| fs::create_dir(path).deed_on("make the directory", path);
+    let (upper, work, root, stub) = (at("upper"), at("work"), at("root"), at("stub"));
+    for dir in [&upper, &work, &root, &stub] {
+        make(dir)?;
+    }
+    for (path, shape) in FIXED_TARGETS {
+        targets::make_stub(&stub, path, *shape)?;
+    }
+    let files = at("files");
+    make(&files)?;
+    let mut bound = Vec::new();
+    let mut bind = |target: &str, content: &[u8], mode: u32| -> Result<(), Failure> {
+        let source = files.join(bound.len().to_string());
+        write_file(&source, content, mode)?;
+        bound.push(BoundFile { source, target: target.to_owned(), executable: mode & 0o111 != 0 });
+        Ok(())
+    };
+    bind("/etc/resolv.conf", request.resolv_conf.as_bytes(), 0o644)?;
+    bind("/etc/hosts", hosts(request).as_bytes(), 0o644)?;
+    for (target, content, mode) in &request.files {
+        // `/dev` is a tmpfs, where targets are made as they are needed.
+        if !target.starts_with("/dev/") {
+            targets::make_stub(&stub, target, Shape::File)?;
+        }
+        bind(target, content, *mode)?;
+    }
+    let lowers = request.lowers.iter().rev().map(|l| l.fs.clone()).chain([stub]).collect();
+    let before = stamp(&at("before"))?;
+    Ok((Prepared { lowers, upper, work, root, files: bound, stdout, stderr }, before))
+}
+
+fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<(), Failure> {
+    let mut options = fs::OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(mode).open(path).deed_on("make", path)?;
+    io::Write::write_all(&mut file, content).deed_on("write", path)?;
+    file.set_permissions(fs::Permissions::from_mode(mode)).deed_on("set the mode of", path)
+}
+
+fn hosts(request: &RunRequest) -> String {
+    let mut text = request.hosts.clone();
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    for (name, address) in &request.add_hosts {
+        text.push_str(&format!("{address}\t{name}\n"));
+    }
+    text
+}
+
+/// The time as the file system sees it: its clock is coarser than the one that programs read, and lies behind.
+fn stamp(path: &Path) -> Result<Mtime, Failure> {
+    let file = File::create_new(path).deed_on("make", path)?;
+    let meta = file.metadata().deed_on("look at", path)?;
+    Ok(Mtime { secs: meta.mtime(), nanos: meta.mtime_nsec() as u32 })
+}
+
+/// Starts the process that becomes the command.
+fn start(request: &RunRequest, prepared: Prepared) -> Result<(Pid, OwnedFd, File), Failure> {
+    let (status_read, status_write) = pipe_with(PipeFlags::CLOEXEC).deed("make a pipe")?;
+    match sys::clone_into(child::namespaces(request.network)).deed("start a process in new namespaces")? {
+        Some((pid, pidfd)) => Ok((pid, pidfd, File::from(status_read))),
+        None => child::become_command(request, prepared, status_write),
+    }
+}
+
+/// Waits for the end of the step, and ends it if asked to.
+fn attend(init: Pid, init_fd: &OwnedFd, mut status: File, asker: &mut dyn Asker) -> Result<(Exit, Vec<Word>), Failure> {
+    let mut cancelled = false;
+    loop {
+        let ready = {
+            let from = asker.fd();
+            let mut fds = [PollFd::new(init_fd, PollFlags::IN), PollFd::new(&from, PollFlags::IN)];
+            match poll(&mut fds, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(Failure::call("wait for the step", None, error)),
+            }
+            fds.map(|fd| !fd.revents().is_empty())
+        };
+        if ready[0] {
+            break;
+        }
+        if ready[1] {
+            match asker.take() {
+                Asked::Nothing => continue,
+                Asked::Kill => stop::kill(init_fd),
+                Asked::Stop => stop::stop(init, init_fd, asker),
+            }
+            cancelled = true;
+            // Nothing that is asked from now on matters; PID 1 is dead or dying.
+            waitid(WaitId::PidFd(init_fd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).deed("wait for the step")?;
+            break;
+        }
+    }
+    let end = waitpid(Some(init), WaitOptions::empty()).deed("wait for the step")?;
+    let (_, end) = end.expect("without WNOHANG there is always a status");
+    // Every process of the step is dead, so the pipe has an end.
+    let mut text = String::new();
+    status.read_to_string(&mut text).deed("read the step's status")?;
+    let words = text.lines().map(serde_json::from_str).collect::<Result<_, _>>().map_err(|e| Failure::Other(e.to_string()))?;
+    let exit = match (end.exit_status(), end.terminating_signal()) {
+        _ if cancelled => Exit::Cancelled,
+        (Some(code), _) => Exit::Code(code),
+        (_, signal) => Exit::Signal(signal.unwrap_or(libc::SIGKILL)),
+    };
+    Ok((exit, words))
+}

@@ -1,0 +1,279 @@
+//! What a step finds mounted: the same as under BuildKit.
+//!
+//! Everything is attached by descriptors: sources are fresh or cloned mounts, targets are opened with the step's root as `/`.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Dev, FileType, Mode, OFlags, ResolveFlags, makedev, mkdirat, mknodat, openat, openat2, statfs, symlinkat};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+    move_mount, open_tree,
+};
+
+use super::targets::{self, Shape};
+use super::{Deed, Failure, sys};
+
+const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
+const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
+const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
+
+/// Files and directories of the kernel that say too much about the machine.
+const MASKED: &[&str] = &[
+    "proc/asound",
+    "proc/acpi",
+    "proc/interrupts",
+    "proc/kcore",
+    "proc/keys",
+    "proc/latency_stats",
+    "proc/timer_list",
+    "proc/timer_stats",
+    "proc/sched_debug",
+    "proc/scsi",
+    "sys/firmware",
+    "sys/devices/virtual/powercap",
+];
+/// Those that a step may read but not write.
+const READ_ONLY: &[&str] = &["proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger"];
+/// Device nodes: name, major, minor.
+const NODES: &[(&str, u32, u32)] = &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+/// Links in `/dev`.
+const LINKS: &[(&str, &str)] = &[
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("core", "/proc/kcore"),
+    ("ptmx", "pts/ptmx"),
+];
+/// Group `tty` in most images, as terminals expect it.
+const TTY_GROUP: &str = "gid=5";
+pub(super) const DEFAULT_SHM_BYTES: u64 = 64 << 20;
+
+/// Directories that the kernel's own file systems are mounted on, and the files of the network: made in a stub layer below all others.
+pub(super) const FIXED_TARGETS: &[(&str, Shape)] =
+    &[("/proc", Shape::Dir), ("/dev", Shape::Dir), ("/sys", Shape::Dir), ("/etc/resolv.conf", Shape::File), ("/etc/hosts", Shape::File)];
+
+/// A file of ours to be seen in the step, read-only.
+#[derive(Debug)]
+pub(super) struct BoundFile {
+    /// Where it is outside.
+    pub(super) source: PathBuf,
+    /// Absolute path inside.
+    pub(super) target: String,
+    /// Whether it can be executed.
+    pub(super) executable: bool,
+}
+
+/// The attached root of a step.
+#[derive(Debug)]
+pub(super) struct Root {
+    fd: OwnedFd,
+    /// Mount points that had to be made in the upper directory.
+    made: Vec<PathBuf>,
+}
+
+impl Root {
+    /// The mount at `path`.
+    pub(super) fn open(path: &Path) -> Result<Self, Failure> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self { fd: openat(CWD, path, flags, Mode::empty()).deed_on("open", path)?, made: Vec::new() })
+    }
+
+    /// Mounts everything. Returns the mount points that had to be made in the upper directory.
+    pub(super) fn furnish(mut self, shm_bytes: u64, files: &[BoundFile]) -> Result<(OwnedFd, Vec<PathBuf>), Failure> {
+        self.proc()?;
+        self.dev(shm_bytes)?;
+        self.sys()?;
+        for file in files {
+            self.bind_file(file)?;
+        }
+        self.hide()?;
+        Ok((self.fd, self.made))
+    }
+
+    /// Attaches a mount at a directory that must be one: a link there could only have the purpose to mislead.
+    fn attach_plainly(&mut self, mount: &OwnedFd, path: &'static str) -> Result<(), Failure> {
+        let open = |root: BorrowedFd<'_>| {
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+            openat2(root, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), resolve)
+        };
+        let target = match open(self.fd.as_fd()) {
+            Err(Errno::LOOP | Errno::NOTDIR) => {
+                return Err(Failure::Other(format!(
+                    "the image has something else than a directory at /{path}, where the step needs a mount"
+                )));
+            }
+            Err(Errno::NOENT) => {
+                // The stub is hidden by a whiteout or an opaque directory of the image.
+                let (fd, made) = targets::make(self.fd.as_fd(), path, Shape::Dir, None)?;
+                self.made.extend(made);
+                fd
+            }
+            other => other.deed_on("open in the step's root", path)?,
+        };
+        attach(mount.as_fd(), target.as_fd(), path)
+    }
+
+    fn proc(&mut self) -> Result<(), Failure> {
+        let mount = match fresh("proc", &[], NOSUID | NODEV | NOEXEC) {
+            // A container around us that hides parts of its own /proc: the kernel allows no new one, but a copy of what we see.
+            Err((_, Errno::PERM)) => clone(CWD, "/proc", true).deed_on("copy the mounts at", "/proc").and_then(|mount| {
+                sys::set_mount_attributes(mount.as_fd(), NOSUID | NODEV | NOEXEC, true).deed("restrict the copy of /proc")?;
+                Ok(mount)
+            })?,
+            other => other.map_err(|(deed, e)| Failure::call(deed, Some(Path::new("proc")), e))?,
+        };
+        self.attach_plainly(&mount, "proc")
+    }
+
+    fn dev(&mut self, shm_bytes: u64) -> Result<(), Failure> {
+        let tmpfs = new("tmpfs", &[("mode", "755"), ("size", "65536k")], NOSUID | libc::MOUNT_ATTR_STRICTATIME)?;
+        self.attach_plainly(&tmpfs, "dev")?;
+        let dev = openat(&tmpfs, ".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).deed("open /dev")?;
+        for (name, major, minor) in NODES {
+            self.node(&dev, name, makedev(*major, *minor))?;
+        }
+        for (name, target) in LINKS {
+            symlinkat(*target, &dev, *name).deed_on("make the link in /dev", name)?;
+        }
+        let noexec = NOSUID | NODEV | NOEXEC;
+        let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620")];
+        let pts = match fresh("devpts", &[&pts[..], &[TTY_GROUP.split_once('=').expect("key=value")]].concat(), NOSUID | NOEXEC) {
+            // No such group in a map of a single one.
+            Err((_, Errno::INVAL)) => new("devpts", &pts, NOSUID | NOEXEC)?,
+            other => other.map_err(|(deed, e)| Failure::call(deed, Some(Path::new("devpts")), e))?,
+        };
+        let shm = new("tmpfs", &[("mode", "1777"), ("size", &shm_bytes.to_string())], noexec)?;
+        let mqueue = new("mqueue", &[], noexec)?;
+        for (name, mount) in [("pts", pts), ("shm", shm), ("mqueue", mqueue)] {
+            mkdirat(&dev, name, Mode::from_raw_mode(0o755)).deed_on("make the directory in /dev", name)?;
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let target = openat(&dev, name, flags, Mode::empty()).deed_on("open in /dev", name)?;
+            attach(mount.as_fd(), target.as_fd(), name)?;
+        }
+        Ok(())
+    }
+
+    /// A device node: made, or where that is forbidden (a user namespace) the machine's own bound on an empty file.
+    fn node(&self, dev: &OwnedFd, name: &str, device: Dev) -> Result<(), Failure> {
+        match mknodat(dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), device) {
+            Err(Errno::PERM) => {}
+            other => return other.deed_on("make the device", name),
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        openat(dev, name, flags, Mode::from_raw_mode(0o666)).deed_on("make the file in /dev", name)?;
+        let mount = clone(CWD, &format!("/dev/{name}"), false).deed_on("copy the mount of /dev/", name)?;
+        let target = openat(dev, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).deed_on("open in /dev", name)?;
+        attach(mount.as_fd(), target.as_fd(), name)
+    }
+
+    fn sys(&mut self) -> Result<(), Failure> {
+        let read_only = RDONLY | NOSUID | NODEV | NOEXEC;
+        let (mount, copied) = match fresh("sysfs", &[], read_only) {
+            Ok(mount) => (mount, false),
+            // Only the owner of a network namespace gets a new one.
+            Err((_, Errno::PERM)) => {
+                let mount = clone(CWD, "/sys", true).deed_on("copy the mounts at", "/sys")?;
+                sys::set_mount_attributes(mount.as_fd(), read_only, true).deed("make the copy of /sys read-only")?;
+                (mount, true)
+            }
+            Err((deed, error)) => return Err(Failure::call(deed, Some(Path::new("sysfs")), error)),
+        };
+        self.attach_plainly(&mount, "sys")?;
+        let Some(target) = targets::find(self.fd.as_fd(), "sys/fs/cgroup")? else { return Ok(()) };
+        let unified = statfs("/sys/fs/cgroup").is_ok_and(|s| s.f_type as u64 == libc::CGROUP2_SUPER_MAGIC as u64);
+        let mount = match unified.then(|| fresh("cgroup2", &[], read_only)) {
+            Some(Ok(mount)) => mount,
+            _ if copied => return Ok(()),
+            _ => {
+                let Ok(mount) = clone(CWD, "/sys/fs/cgroup", true) else { return Ok(()) };
+                sys::set_mount_attributes(mount.as_fd(), read_only, true).deed("make the copy of /sys/fs/cgroup read-only")?;
+                mount
+            }
+        };
+        attach(mount.as_fd(), target.as_fd(), "sys/fs/cgroup")
+    }
+
+    fn bind_file(&mut self, file: &BoundFile) -> Result<(), Failure> {
+        let source = file.source.to_str().ok_or_else(|| Failure::Other(format!("{} is not UTF-8", file.source.display())))?;
+        let mount = clone(CWD, source, false).deed_on("copy the mount of", &file.source)?;
+        let attributes = RDONLY | NOSUID | NODEV | if file.executable { 0 } else { NOEXEC };
+        sys::set_mount_attributes(mount.as_fd(), attributes, false).deed_on("make read-only", &file.source)?;
+        let target = match targets::find(self.fd.as_fd(), &file.target)? {
+            Some(fd) => fd,
+            None => {
+                let (fd, made) = targets::make(self.fd.as_fd(), &file.target, Shape::File, None)?;
+                // What was made in the tmpfs on /dev ends with it.
+                self.made.extend(made.into_iter().filter(|path| !path.starts_with("dev")));
+                fd
+            }
+        };
+        attach(mount.as_fd(), target.as_fd(), &file.target)
+    }
+
+    /// Masks and write-protects parts of /proc and /sys.
+    fn hide(&self) -> Result<(), Failure> {
+        let inside = |path: &str| {
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+            match openat2(&self.fd, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
+                Ok(fd) => Ok(Some(fd)),
+                Err(Errno::NOENT | Errno::LOOP) => Ok(None),
+                Err(error) => Err(Failure::call("open in the step's root", Some(Path::new(path)), error)),
+            }
+        };
+        let empty = new("tmpfs", &[("mode", "755"), ("size", "4096"), ("nr_inodes", "2")], RDONLY | NOSUID | NODEV | NOEXEC)?;
+        for path in MASKED {
+            let Some(target) = inside(path)? else { continue };
+            let stat = rustix::fs::fstat(&target).deed_on("look at", path)?;
+            let mask = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                clone(empty.as_fd(), "", false)
+            } else {
+                clone(self.fd.as_fd(), "dev/null", false)
+            };
+            attach(mask.deed_on("copy the mask of", path)?.as_fd(), target.as_fd(), path)?;
+        }
+        for path in READ_ONLY {
+            let Some(target) = inside(path)? else { continue };
+            let copy = clone(target.as_fd(), "", true).deed_on("copy the mount of", path)?;
+            sys::set_mount_attributes(copy.as_fd(), RDONLY | NOSUID | NODEV | NOEXEC, true).deed_on("make read-only", path)?;
+            attach(copy.as_fd(), target.as_fd(), path)?;
+        }
+        Ok(())
+    }
+}
+
+/// A new instance of a file system, mounted nowhere yet. The error names the deed.
+fn fresh(kind: &str, options: &[(&str, &str)], attributes: u64) -> Result<OwnedFd, (&'static str, Errno)> {
+    let fs = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| ("open the file system type", e))?;
+    for (key, value) in options {
+        let set = if value.is_empty() {
+            rustix::mount::fsconfig_set_flag(fs.as_fd(), *key)
+        } else {
+            fsconfig_set_string(fs.as_fd(), *key, *value)
+        };
+        set.map_err(|e| ("set an option of the file system", e))?;
+    }
+    fsconfig_create(fs.as_fd()).map_err(|e| ("create the file system", e))?;
+    let attributes = MountAttrFlags::from_bits_retain(attributes as u32);
+    fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(|e| ("mount the file system", e))
+}
+
+fn new(kind: &str, options: &[(&str, &str)], attributes: u64) -> Result<OwnedFd, Failure> {
+    fresh(kind, options, attributes).map_err(|(deed, error)| Failure::call(deed, Some(Path::new(kind)), error))
+}
+
+/// A copy of the mount at `path`, attached nowhere yet; with all mounts below if `recursive`.
+fn clone(dir: BorrowedFd<'_>, path: &str, recursive: bool) -> rustix::io::Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
+    flags.set(OpenTreeFlags::AT_EMPTY_PATH, path.is_empty());
+    open_tree(dir, path, flags)
+}
+
+fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>, name: &str) -> Result<(), Failure> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, "", target, "", flags).deed_on("attach the mount at", name)
+}

@@ -1,0 +1,100 @@
+//! The root of a step: an overlay mount.
+//!
+//! By the new mount API, which takes descriptors and so has no limit on the length of paths. Kernels that lack one of its parts are
+//! found by trying, never by their version.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, open};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, mount, move_mount,
+};
+
+use super::{Deed, Failure};
+
+/// The kernel's limit on the number of lower layers.
+pub(crate) const MAX_LOWERS: usize = 500;
+
+/// Mounts the layers (top-most first) and the upper directory at `target`.
+pub(super) fn mount_at(lowers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> Result<(), Failure> {
+    if lowers.len() > MAX_LOWERS {
+        return Err(Failure::Other(format!("{} layers below a step, where the kernel mounts at most {MAX_LOWERS}", lowers.len())));
+    }
+    let lowers = lowers.iter().map(|path| open_directory(path)).collect::<Result<Vec<_>, _>>()?;
+    let (upper, work) = (open_directory(upper)?, open_directory(work)?);
+    match new_api(&lowers, &upper, &work) {
+        Ok(overlay) => {
+            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+            move_mount(&overlay, "", CWD, target, flags).deed_on("attach the overlay at", target)
+        }
+        Err(Step::Unsupported) => old_api(&lowers, &upper, &work, target),
+        Err(Step::Failed(failure)) => Err(failure),
+    }
+}
+
+enum Step {
+    /// The kernel has no such call or option.
+    Unsupported,
+    Failed(Failure),
+}
+
+impl From<Failure> for Step {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+fn new_api(lowers: &[File], upper: &File, work: &File) -> Result<OwnedFd, Step> {
+    let fs = match fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC) {
+        Err(Errno::NOSYS) => return Err(Step::Unsupported),
+        other => other.deed("open the file system type overlay")?,
+    };
+    for flag in ["userxattr", "volatile"] {
+        fsconfig_set_flag(fs.as_fd(), flag).deed(&format!("set the overlay option {flag} at"))?;
+    }
+    for lower in lowers {
+        directory_option(&fs, "lowerdir+", lower)?;
+    }
+    directory_option(&fs, "upperdir", upper)?;
+    directory_option(&fs, "workdir", work)?;
+    fsconfig_create(fs.as_fd()).deed("create the overlay")?;
+    Ok(fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).deed("mount the overlay")?)
+}
+
+/// By descriptor, else by the descriptor's path. Only the very first use of an unknown option may fall back to the old call.
+fn directory_option(fs: &OwnedFd, key: &str, directory: &File) -> Result<(), Step> {
+    match fsconfig_set_fd(fs.as_fd(), key, directory.as_fd()) {
+        Ok(()) => return Ok(()),
+        Err(Errno::INVAL) => {}
+        Err(other) => return Err(Failure::call(&format!("set the overlay option {key}"), None, other).into()),
+    }
+    match fsconfig_set_string(fs.as_fd(), key, proc_path(directory)) {
+        Ok(()) => Ok(()),
+        Err(Errno::INVAL) if key == "lowerdir+" => Err(Step::Unsupported),
+        Err(other) => Err(Failure::call(&format!("set the overlay option {key}"), None, other).into()),
+    }
+}
+
+/// One page of options: room for about 200 layers by their descriptors.
+fn old_api(lowers: &[File], upper: &File, work: &File, target: &Path) -> Result<(), Failure> {
+    let lowers: Vec<_> = lowers.iter().map(proc_path).collect();
+    let options = format!("lowerdir={},upperdir={},workdir={},userxattr,volatile", lowers.join(":"), proc_path(upper), proc_path(work));
+    if options.len() >= 4096 {
+        return Err(Failure::Other(format!("{} layers below a step are more than this kernel can mount", lowers.len())));
+    }
+    let options = std::ffi::CString::new(options).map_err(|_| Failure::Other("a zero byte in mount options".to_owned()))?;
+    mount("overlay", target, "overlay", MountFlags::empty(), &*options).deed_on("mount the overlay at", target)
+}
+
+fn proc_path(file: &File) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
+}
+
+fn open_directory(path: &Path) -> Result<File, Failure> {
+    let fd = open(path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).deed_on("open", path)?;
+    Ok(File::from(fd))
+}

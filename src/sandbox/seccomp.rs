@@ -1,0 +1,244 @@
+//! The system call filter of a step: the meaning of Docker's default profile, compiled to a classic BPF program.
+//!
+//! The program dispatches on the architecture, then searches the number in a balanced tree of ranges. The kernel caches the calls
+//! that are allowed whatever their arguments are, so only the few with a condition cost anything.
+
+use std::io;
+
+use super::seccomp_table::{Abi, NEWEST, TABLE};
+use super::sys;
+
+/// What happens to a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rule {
+    /// Allowed.
+    Allow,
+    /// `socket`: every family but AF_VSOCK, which reaches the hypervisor.
+    NotVsock,
+    /// `personality`: the values that change nothing about security.
+    Personality,
+    /// `clone`: without a flag that makes a namespace.
+    NoNamespaces,
+    /// ENOSYS, for which libraries have a fallback (`clone3` hides its flags behind a pointer).
+    NotImplemented,
+    /// EPERM.
+    Deny,
+}
+
+const AF_VSOCK: u32 = 40;
+const NAMESPACE_FLAGS: u32 = 0x7e02_0000;
+const PERSONALITIES: [u32; 5] = [0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
+/// Numbers of x32 calls carry this bit.
+const X32_BIT: u32 = 0x4000_0000;
+
+const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+const AUDIT_ARCH_I386: u32 = 0x4000_0003;
+const AUDIT_ARCH_AARCH64: u32 = 0xc000_00b7;
+const AUDIT_ARCH_ARM: u32 = 0x4000_0028;
+
+// Offsets into `struct seccomp_data`; the low half of the first argument, as both architectures are little-endian.
+const OFFSET_NUMBER: u32 = 0;
+const OFFSET_ARCH: u32 = 4;
+const OFFSET_ARGUMENT_0: u32 = 16;
+
+type Program = Vec<libc::sock_filter>;
+
+/// Installs the filter for this process and all that comes of it. Needs CAP_SYS_ADMIN in the user namespace, as no_new_privs stays off.
+pub(super) fn install() -> io::Result<()> {
+    sys::install_filter(&program())
+}
+
+fn program() -> Program {
+    let mut out = vec![load(OFFSET_ARCH)];
+    let (native, compat) = if cfg!(target_arch = "aarch64") {
+        ((AUDIT_ARCH_AARCH64, search(Abi::Aarch64)), (AUDIT_ARCH_ARM, search(Abi::Arm)))
+    } else {
+        let mut native = vec![jump(libc::BPF_JGE, X32_BIT, 0, 1)];
+        let (plain, mut x32) = (search(Abi::X86_64), vec![statement(libc::BPF_ALU | libc::BPF_AND, !X32_BIT)]);
+        x32.extend(search(Abi::X32));
+        native.push(statement(libc::BPF_JMP | libc::BPF_JA, plain.len() as u32));
+        native.extend(plain);
+        native.extend(x32);
+        ((AUDIT_ARCH_X86_64, native), (AUDIT_ARCH_I386, search(Abi::X86)))
+    };
+    for (arch, body) in [native, compat] {
+        // Unlike conditional jumps, an unconditional one may skip more than 255 instructions.
+        out.extend([jump(libc::BPF_JEQ, arch, 1, 0), statement(libc::BPF_JMP | libc::BPF_JA, body.len() as u32 + 1)]);
+        out.push(load(OFFSET_NUMBER));
+        out.extend(body);
+    }
+    out.push(refuse(libc::ENOSYS));
+    out
+}
+
+/// The tree for one ABI; expects the number in the accumulator.
+fn search(abi: Abi) -> Program {
+    let mut rules: Vec<(u32, Rule)> =
+        TABLE.iter().filter_map(|(_, rule, numbers)| u32::try_from(numbers[abi as usize]).ok().map(|n| (n, *rule))).collect();
+    rules.sort_unstable_by_key(|(n, _)| *n);
+    rules.dedup_by_key(|(n, _)| *n);
+    let mut ranges: Vec<(u32, Rule)> = vec![(0, Rule::Deny)];
+    let mut start = |from: u32, rule: Rule| match ranges.last_mut() {
+        Some(last) if last.0 == from => last.1 = rule,
+        Some(last) if last.1 == rule => {}
+        _ => ranges.push((from, rule)),
+    };
+    let mut known_end = false;
+    for (number, rule) in rules {
+        // The private calls of 32-bit Arm lie far above the common part.
+        if number > NEWEST && !known_end {
+            start(NEWEST + 1, Rule::NotImplemented);
+            known_end = true;
+        }
+        start(number, rule);
+        start(number + 1, if known_end { Rule::NotImplemented } else { Rule::Deny });
+    }
+    if !known_end {
+        start(NEWEST + 1, Rule::NotImplemented);
+    }
+    tree(&ranges)
+}
+
+/// Code for ranges given by their first number, each reaching to the next one's.
+fn tree(ranges: &[(u32, Rule)]) -> Program {
+    if let [(_, rule)] = ranges {
+        return leaf(*rule);
+    }
+    let (low, high) = ranges.split_at(ranges.len() / 2);
+    let (first, low, high) = (high[0].0, tree(low), tree(high));
+    let mut out = match u8::try_from(low.len()) {
+        Ok(len) => vec![jump(libc::BPF_JGE, first, len, 0)],
+        Err(_) => vec![jump(libc::BPF_JGE, first, 0, 1), statement(libc::BPF_JMP | libc::BPF_JA, low.len() as u32)],
+    };
+    out.extend(low);
+    out.extend(high);
+    out
+}
+
+fn leaf(rule: Rule) -> Program {
+    match rule {
+        Rule::Allow => vec![allow()],
+        Rule::Deny => vec![refuse(libc::EPERM)],
+        Rule::NotImplemented => vec![refuse(libc::ENOSYS)],
+        Rule::NotVsock => vec![load(OFFSET_ARGUMENT_0), jump(libc::BPF_JEQ, AF_VSOCK, 1, 0), allow(), refuse(libc::EPERM)],
+        Rule::NoNamespaces => {
+            vec![load(OFFSET_ARGUMENT_0), jump(libc::BPF_JSET, NAMESPACE_FLAGS, 1, 0), allow(), refuse(libc::EPERM)]
+        }
+        Rule::Personality => {
+            let count = PERSONALITIES.len() as u8;
+            let tests = PERSONALITIES.iter().zip(1..).map(|(value, i)| jump(libc::BPF_JEQ, *value, count - i + 1, 0));
+            [load(OFFSET_ARGUMENT_0)].into_iter().chain(tests).chain([refuse(libc::EPERM), allow()]).collect()
+        }
+    }
+}
+
+fn statement(code: u32, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code: code as u16, jt: 0, jf: 0, k }
+}
+
+fn jump(test: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
+    libc::sock_filter { code: (libc::BPF_JMP | libc::BPF_K | test) as u16, jt, jf, k }
+}
+
+fn load(offset: u32) -> libc::sock_filter {
+    statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset)
+}
+
+fn allow() -> libc::sock_filter {
+    statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW)
+}
+
+fn refuse(errno: i32) -> libc::sock_filter {
+    statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | errno as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs the program as the kernel would.
+    fn verdict(program: &[libc::sock_filter], arch: u32, number: u32, argument: u32) -> u32 {
+        let (mut pc, mut a) = (0usize, 0u32);
+        loop {
+            let i = program[pc];
+            pc += 1;
+            let code = u32::from(i.code);
+            let branch = |taken: bool| if taken { usize::from(i.jt) } else { usize::from(i.jf) };
+            match code & 0x07 {
+                libc::BPF_LD => {
+                    a = match i.k {
+                        OFFSET_ARCH => arch,
+                        OFFSET_NUMBER => number,
+                        OFFSET_ARGUMENT_0 => argument,
+                        other => panic!("load of {other}"),
+                    };
+                }
+                libc::BPF_ALU => a &= i.k,
+                libc::BPF_RET => return i.k,
+                _ => {
+                    pc += match code & 0xf0 {
+                        libc::BPF_JA => i.k as usize,
+                        libc::BPF_JEQ => branch(a == i.k),
+                        libc::BPF_JGE => branch(a >= i.k),
+                        libc::BPF_JSET => branch(a & i.k != 0),
+                        other => panic!("jump {other}"),
+                    }
+                }
+            }
+        }
+    }
+
+    const OK: u32 = libc::SECCOMP_RET_ALLOW;
+    const EPERM: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+    const ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn calls_get_the_verdict_of_the_profile() {
+        let p = program();
+        for (arch, number, argument, want, what) in [
+            (AUDIT_ARCH_X86_64, 0, 0, OK, "read"),
+            (AUDIT_ARCH_X86_64, 59, 0, OK, "execve"),
+            (AUDIT_ARCH_X86_64, 165, 0, EPERM, "mount"),
+            (AUDIT_ARCH_X86_64, 272, 0, EPERM, "unshare"),
+            (AUDIT_ARCH_X86_64, 425, 0, EPERM, "io_uring_setup"),
+            (AUDIT_ARCH_X86_64, 250, 0, EPERM, "keyctl"),
+            (AUDIT_ARCH_X86_64, 161, 0, OK, "chroot, as the step has CAP_SYS_CHROOT"),
+            (AUDIT_ARCH_X86_64, 56, 17, OK, "clone"),
+            (AUDIT_ARCH_X86_64, 56, libc::CLONE_NEWUSER as u32, EPERM, "clone(NEWUSER)"),
+            (AUDIT_ARCH_X86_64, 435, 0, ENOSYS, "clone3"),
+            (AUDIT_ARCH_X86_64, 41, 2, OK, "socket(AF_INET)"),
+            (AUDIT_ARCH_X86_64, 41, AF_VSOCK, EPERM, "socket(AF_VSOCK)"),
+            (AUDIT_ARCH_X86_64, 135, 0, OK, "personality(0)"),
+            (AUDIT_ARCH_X86_64, 135, 0xffff_ffff, OK, "personality(query)"),
+            (AUDIT_ARCH_X86_64, 135, 0x8, OK, "personality(PER_LINUX32)"),
+            (AUDIT_ARCH_X86_64, 135, 0x4_0000, EPERM, "personality(ADDR_NO_RANDOMIZE)"),
+            (AUDIT_ARCH_X86_64, 466, 0, OK, "removexattrat"),
+            (AUDIT_ARCH_X86_64, 467, 0, ENOSYS, "newer than the table"),
+            (AUDIT_ARCH_X86_64, X32_BIT, 0, OK, "x32 read"),
+            (AUDIT_ARCH_X86_64, X32_BIT | 520, 0, OK, "x32 execve"),
+            (AUDIT_ARCH_X86_64, X32_BIT | 165, 0, EPERM, "x32 mount"),
+            (AUDIT_ARCH_I386, 3, 0, OK, "i386 read"),
+            (AUDIT_ARCH_I386, 21, 0, EPERM, "i386 mount"),
+            (AUDIT_ARCH_I386, 120, libc::CLONE_NEWNS as u32, EPERM, "i386 clone(NEWNS)"),
+            (AUDIT_ARCH_I386, 102, 0, OK, "i386 socketcall"),
+            (AUDIT_ARCH_AARCH64, 63, 0, ENOSYS, "an architecture that this kernel cannot have"),
+        ] {
+            assert_eq!(verdict(&p, arch, number, argument), want, "{what}");
+        }
+    }
+
+    #[test]
+    fn the_program_fits_and_the_table_is_sorted() {
+        assert!(program().len() < 4096);
+        assert!(TABLE.windows(2).all(|w| w[0].0 < w[1].0));
+        for abi in [Abi::X86_64, Abi::X32, Abi::X86, Abi::Aarch64, Abi::Arm] {
+            let code = search(abi);
+            for (name, rule, numbers) in TABLE.iter().filter(|(_, rule, _)| *rule == Rule::Allow) {
+                let Ok(number) = u32::try_from(numbers[abi as usize]) else { continue };
+                let whole: Program = [load(OFFSET_NUMBER)].into_iter().chain(code.clone()).collect();
+                assert_eq!(verdict(&whole, 0, number, 0), OK, "{name} {abi:?} {rule:?}");
+            }
+        }
+    }
+}

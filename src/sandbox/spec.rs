@@ -1,0 +1,75 @@
+//! What a step is to be, in the form that goes to the worker.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::graph::NetworkMode;
+
+/// One layer below a step.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LowerLayer {
+    /// Its unpacked form in the store.
+    pub fs: PathBuf,
+    /// Its index.
+    pub index: PathBuf,
+}
+
+/// A resource limit by its name in the Dockerfile (`nofile`).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// Name without `RLIMIT_`, in lower case.
+    pub name: String,
+    /// Soft limit; `u64::MAX` is unlimited.
+    pub soft: u64,
+    /// Hard limit; `u64::MAX` is unlimited.
+    pub hard: u64,
+}
+
+/// A command to run on top of layers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RunRequest {
+    /// The layers below, bottom first.
+    pub lowers: Vec<LowerLayer>,
+    /// A fresh directory on the store's file system, for the worker's use; the upper directory comes to lie in it.
+    pub tmp: PathBuf,
+    /// The command; the first word is looked up in the PATH of `env` inside the root.
+    pub argv: Vec<String>,
+    /// The whole environment, `KEY=value`.
+    pub env: Vec<String>,
+    /// Absolute working directory inside the root. Made, as the user, if it does not exist.
+    pub cwd: String,
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Supplementary groups, all of them.
+    pub groups: Vec<u32>,
+    /// Network.
+    pub network: NetworkMode,
+    /// Host name.
+    pub hostname: String,
+    /// Content of `/etc/hosts`; `add_hosts` are appended.
+    pub hosts: String,
+    /// Content of `/etc/resolv.conf`.
+    pub resolv_conf: String,
+    /// `--add-host`: (name, address).
+    pub add_hosts: Vec<(String, String)>,
+    /// Size of `/dev/shm`; 64 MiB if not given.
+    pub shm_size_bytes: Option<u64>,
+    /// Resource limits.
+    pub ulimits: Vec<Ulimit>,
+    /// Files bound read-only into the root: absolute path, content, mode.
+    pub files: Vec<(String, Vec<u8>, u32)>,
+}
+
+/// How a step ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Exit {
+    /// By itself, with this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+    /// Because the build was cancelled.
+    Cancelled,
+}

@@ -1,0 +1,120 @@
+//! The worker proper: PID 1 of its pid namespace, with every privilege in its namespaces.
+//!
+//! It has a single thread and never waits for anything but requests: each gets a fork of its own.
+
+use std::fs;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Mode;
+
+use super::capture::capture;
+use super::layers;
+use super::outer::take_control;
+use super::protocol::{self, KILL, Reply, Request, STOP, Start};
+use crate::sandbox::handler::{self, Asked, Asker};
+use crate::sandbox::{Failure, RunRequest, sys};
+
+pub(super) const ROLE: &str = "inner";
+
+/// Does not return. Whatever is left in the pid namespace ends with it.
+pub(super) fn main() -> ! {
+    let Ok(control) = take_control() else { sys::exit_now(1) };
+    let user_namespace = std::env::args().nth(2).is_some_and(|a| a == "mapped");
+    // Handlers and orphans of handlers are reaped by the kernel.
+    sys::ignore_children();
+    sys::leave_session_keyring();
+    rustix::process::umask(Mode::empty());
+    if protocol::send_start(&control, &Start::Ready { user_namespace }).is_err() {
+        sys::exit_now(1);
+    }
+    loop {
+        let mut byte = [0];
+        let Ok((len, mut fds)) = protocol::receive_with_fds(control.as_fd(), &mut byte) else { sys::exit_now(1) };
+        if len == 0 {
+            sys::exit_now(0);
+        }
+        let Some(socket) = fds.pop() else { continue };
+        // Without a process for it the request's socket is closed, and the main process knows.
+        if let Ok(None) = sys::fork() {
+            drop(control);
+            sys::reset_signals();
+            serve(UnixStream::from(socket));
+            sys::exit_now(0)
+        }
+    }
+}
+
+/// Serves one request. Nobody can be told if the socket is closed, and nobody wants to know.
+fn serve(socket: UnixStream) {
+    let reply = match take_request(&socket) {
+        Ok((Request::Run(request), fds)) => run(&socket, &request, fds),
+        Ok((Request::Unpack(dest), fds)) => unpack(&dest, fds),
+        Ok((Request::Write(request), fds)) => layers::write(*request, fds).map(|numbers| (Reply::Written(numbers), Vec::new())),
+        Ok((Request::Read(from, paths), _)) => layers::read(*from, &paths).map(|read| (Reply::Contents(read), Vec::new())),
+        Ok((Request::Remove(paths), _)) => remove(&paths).map(|()| (Reply::Done, Vec::new())),
+        Err(error) => Err(Failure::call("read a request", None, error)),
+    };
+    let (reply, blob) = reply.unwrap_or_else(|failure| (Reply::Failed(failure), Vec::new()));
+    drop(protocol::write_frame(&socket, &reply, &blob));
+}
+
+fn take_request(socket: &UnixStream) -> io::Result<(Request, Vec<OwnedFd>)> {
+    let mut byte = [0];
+    let (_, fds) = protocol::receive_with_fds(socket.as_fd(), &mut byte)?;
+    let (request, _) = protocol::read_frame(socket)?;
+    Ok((request, fds))
+}
+
+fn run(socket: &UnixStream, request: &RunRequest, fds: Vec<OwnedFd>) -> Result<(Reply, Vec<u8>), Failure> {
+    let Ok([stdout, stderr]) = <[OwnedFd; 2]>::try_from(fds) else {
+        return Err(Failure::Other("a RUN needs two descriptors".to_owned()));
+    };
+    let mut ended = |exit| drop(protocol::write_frame(socket, &Reply::Exited(exit), &[]));
+    let left = handler::run(request, stdout, stderr, &mut Wishes(socket), &mut ended)?;
+    let index = capture(&left.upper, &request.lowers)?;
+    let window = [left.window.0, left.window.1].map(|t| (t.secs, t.nanos));
+    Ok((Reply::Captured { upper: left.upper, window }, index))
+}
+
+fn unpack(dest: &Path, fds: Vec<OwnedFd>) -> Result<(Reply, Vec<u8>), Failure> {
+    let blob = fds.into_iter().next().ok_or_else(|| Failure::Other("unpacking needs a descriptor".to_owned()))?;
+    Ok((Reply::Unpacked, layers::unpack(blob.into(), dest)?))
+}
+
+/// Deletes trees. What is not there any more needs no deleting.
+fn remove(paths: &[PathBuf]) -> Result<(), Failure> {
+    for path in paths {
+        match remove_tree(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Failure::call("delete", Some(path), error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn remove_tree(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+}
+
+/// The main process's wishes: bytes on the request's socket, or its end.
+struct Wishes<'a>(&'a UnixStream);
+
+impl Asker for Wishes<'_> {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn take(&mut self) -> Asked {
+        let mut byte = [0];
+        match (&mut &*self.0).read(&mut byte) {
+            Ok(1) if byte[0] == STOP => Asked::Stop,
+            Ok(1) if byte[0] == KILL => Asked::Kill,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Asked::Nothing,
+            // Nobody is there to wait for the step.
+            _ => Asked::Kill,
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! How the main process and the worker talk.
+//!
+//! The control socket (SOCK_SEQPACKET) starts the worker and then carries one byte with one descriptor per request: the end of a
+//! stream socket that belongs to this request alone. On that one go a byte with the request's descriptors, then frames: the
+//! request, and back the replies. So requests never wait for each other, and whoever dies closes what the other one reads.
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::layers::{self, WriteLayer};
+use crate::layer::compress::PackNumbers;
+use crate::sandbox::{Exit, Failure, RunRequest};
+
+/// What the processes that start the worker say to the main process, and back.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Start {
+    /// To the main process: map ids into the user namespace of the process that it started.
+    MapIds,
+    /// To the worker: they are mapped.
+    Mapped,
+    /// To the main process: requests are welcome.
+    Ready {
+        /// Whether the worker lives in a user namespace of its own.
+        user_namespace: bool,
+    },
+    /// To the main process: no worker.
+    Failed(Failure),
+}
+
+/// What the worker is asked for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Request {
+    /// Run a command. Descriptors: its stdout and its stderr.
+    Run(Box<RunRequest>),
+    /// Unpack a blob into a fresh directory. Descriptor: the blob.
+    Unpack(PathBuf),
+    /// Write a layer in another form. Descriptors: as `layers::{To, From}` say.
+    Write(Box<WriteLayer>),
+    /// Read a few contents of mapped ids, by path.
+    Read(Box<layers::From>, Vec<Vec<u8>>),
+    /// Delete trees of mapped ids.
+    Remove(Vec<PathBuf>),
+}
+
+/// What it answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Reply {
+    /// The command ended; what it wrote is in the pipes.
+    Exited(Exit),
+    /// The upper directory is normalised; the bytes behind are its index.
+    Captured {
+        /// The directory.
+        upper: PathBuf,
+        /// Modification times that the command can have made lie between these, both included: (seconds, nanoseconds).
+        window: [(i64, u32); 2],
+    },
+    /// Unpacked; the bytes behind are the index.
+    Unpacked,
+    /// Written; digests and size of a packed form.
+    Written(Option<PackNumbers>),
+    /// What was read, in the order that was asked for.
+    Contents(Vec<Vec<u8>>),
+    /// Done, nothing to say.
+    Done,
+    /// Not done.
+    Failed(Failure),
+}
+
+/// The main process asks a running step to stop.
+pub(super) const STOP: u8 = b's';
+/// The main process does not want to wait for the step to stop.
+pub(super) const KILL: u8 = b'k';
+
+const MAX_FDS: usize = 4;
+
+/// Sends bytes and descriptors as one message.
+pub(super) fn send_with_fds(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    rustix::io::retry_on_intr(|| sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL))?;
+    Ok(())
+}
+
+/// Receives one message (or, from a stream, what is there). No bytes: the other end is closed.
+pub(super) fn receive_with_fds(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut buffers = [IoSliceMut::new(bytes)];
+    let received = rustix::io::retry_on_intr(|| recvmsg(socket, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC))?;
+    let mut fds = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = message {
+            fds.extend(received);
+        }
+    }
+    Ok((received.bytes, fds))
+}
+
+/// Sends a value as one message of the control socket.
+pub(super) fn send_start(socket: impl AsFd, value: &Start) -> io::Result<()> {
+    send_with_fds(socket.as_fd(), &serde_json::to_vec(value)?, &[])
+}
+
+/// Receives a value from the control socket; `None` when it is closed.
+pub(super) fn receive_start(socket: impl AsFd) -> io::Result<Option<Start>> {
+    let mut bytes = [0; 4096];
+    let (len, _) = receive_with_fds(socket.as_fd(), &mut bytes)?;
+    if len == 0 { Ok(None) } else { Ok(Some(serde_json::from_slice(&bytes[..len])?)) }
+}
+
+/// Writes a value, and bytes behind it, as one frame.
+pub(super) fn write_frame(mut to: impl Write, value: &impl Serialize, blob: &[u8]) -> io::Result<()> {
+    let json = serde_json::to_vec(value)?;
+    let mut head = Vec::with_capacity(12 + json.len());
+    head.extend((json.len() as u32).to_le_bytes());
+    head.extend((blob.len() as u64).to_le_bytes());
+    head.extend(json);
+    to.write_all(&head)?;
+    to.write_all(blob)
+}
+
+/// Reads a frame.
+pub(super) fn read_frame<T: DeserializeOwned>(mut from: impl Read) -> io::Result<(T, Vec<u8>)> {
+    let mut head = [0; 12];
+    from.read_exact(&mut head)?;
+    let (json_len, blob_len) = head.split_at(4);
+    let json_len = u32::from_le_bytes(json_len.try_into().expect("four bytes")) as usize;
+    let blob_len = u64::from_le_bytes(blob_len.try_into().expect("eight bytes")) as usize;
+    let mut json = vec![0; json_len];
+    from.read_exact(&mut json)?;
+    let mut blob = vec![0; blob_len];
+    from.read_exact(&mut blob)?;
+    Ok((serde_json::from_slice(&json)?, blob))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_survives_the_way() {
+        let mut wire = Vec::new();
+        write_frame(&mut wire, &Reply::Exited(Exit::Code(3)), b"blob").unwrap();
+        let (reply, blob): (Reply, _) = read_frame(&wire[..]).unwrap();
+        assert!(matches!(reply, Reply::Exited(Exit::Code(3))), "{reply:?}");
+        assert_eq!(blob, b"blob");
+        assert!(read_frame::<Reply>(&wire[..wire.len() - 1]).is_err());
+    }
+}

@@ -1,0 +1,124 @@
+//! The main process's side of a running step: its output, its end, and the wish to end it.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::protocol::{KILL, Reply, STOP};
+use super::{RunDone, next_reply, unexpected};
+use crate::sandbox::{Cancel, SandboxError};
+use crate::solve::event::Stream;
+use crate::tree::entry::Mtime;
+
+/// A step's output: (our end, its end) each.
+pub(super) struct Pipes {
+    pub(super) stdout: (OwnedFd, OwnedFd),
+    pub(super) stderr: (OwnedFd, OwnedFd),
+}
+
+impl Pipes {
+    pub(super) fn new() -> io::Result<Self> {
+        let pipe = || -> io::Result<_> {
+            let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
+            // Only our end: a command does not expect a stdout that does not block.
+            rustix::io::ioctl_fionbio(&ours, true)?;
+            Ok((ours, theirs))
+        };
+        Ok(Self { stdout: pipe()?, stderr: pipe()? })
+    }
+}
+
+struct Source {
+    stream: Stream,
+    /// `None` once the other end is closed.
+    fd: Option<OwnedFd>,
+}
+
+/// Relays output and wishes until the command has ended, then takes what it left.
+pub(super) fn run(
+    socket: &UnixStream,
+    pipes: Pipes,
+    output: &mut dyn FnMut(Stream, &[u8]),
+    cancel: &Cancel,
+) -> Result<RunDone, SandboxError> {
+    let Pipes { stdout: (stdout, stdout_theirs), stderr: (stderr, stderr_theirs) } = pipes;
+    drop((stdout_theirs, stderr_theirs));
+    let mut sources = [(Stream::Stdout, stdout), (Stream::Stderr, stderr)].map(|(stream, fd)| Source { stream, fd: Some(fd) });
+    wait_and_relay(socket, &mut sources, output, cancel)?;
+    let ended = next_reply(socket);
+    // Nobody writes any more, or nobody whose words still count; what was written is in the pipes.
+    for source in &mut sources {
+        drain(source, output);
+    }
+    let exit = match ended? {
+        (Reply::Exited(exit), _) => exit,
+        (other, _) => return Err(unexpected(other)),
+    };
+    match next_reply(socket)? {
+        (Reply::Captured { upper, window }, index) => {
+            let [from, to] = window.map(|(secs, nanos)| Mtime { secs, nanos });
+            Ok(RunDone { exit, index, upper, window: (from, to) })
+        }
+        (other, _) => Err(unexpected(other)),
+    }
+}
+
+/// Relays until the worker has something to say.
+fn wait_and_relay(
+    socket: &UnixStream,
+    sources: &mut [Source; 2],
+    output: &mut dyn FnMut(Stream, &[u8]),
+    cancel: &Cancel,
+) -> Result<(), SandboxError> {
+    let mut wishes = vec![(KILL, cancel.insisted_fd()), (STOP, cancel.as_fd())];
+    loop {
+        let (socket_ready, wish_ready, source_ready) = {
+            let mut fds = vec![PollFd::new(socket, PollFlags::IN)];
+            // Without a wish left the socket stands in: it is polled anyway.
+            fds.push(PollFd::from_borrowed_fd(wishes.last().map_or(socket.as_fd(), |w| w.1), PollFlags::IN));
+            fds.extend(sources.iter().filter_map(|s| s.fd.as_ref()).map(|fd| PollFd::new(fd, PollFlags::IN)));
+            match poll(&mut fds, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(SandboxError::call("wait for a step", error)),
+            }
+            let ready: Vec<_> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+            (ready[0], ready[1], ready[2..].iter().any(|r| *r))
+        };
+        if source_ready {
+            for source in &mut *sources {
+                drain(source, output);
+            }
+        }
+        if wish_ready && let Some((wish, _)) = wishes.pop() {
+            // If it cannot be sent the worker is dead, which the next read says.
+            let _ = rustix::io::write(socket, &[wish]);
+        }
+        if socket_ready {
+            return Ok(());
+        }
+    }
+}
+
+/// Hands on what is in the pipe.
+fn drain(source: &mut Source, output: &mut dyn FnMut(Stream, &[u8])) {
+    let mut buffer = vec![0; 64 << 10];
+    while let Some(fd) = &source.fd {
+        match rustix::io::read(fd, &mut buffer[..]) {
+            Ok(0) => source.fd = None,
+            Ok(len) => {
+                output(source.stream, &buffer[..len]);
+                // A full pipe may be filled again at once; the other stream has its turn first.
+                if len < buffer.len() {
+                    continue;
+                }
+            }
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return,
+            Err(_) => source.fd = None,
+        }
+    }
+}
