@@ -131,6 +131,8 @@ fn selects_with_patterns() {
     assert_eq!(all("/deep/*/./q*", &[], true), ["[p]=deep/p", "q=deep/p/q", "q/r=deep/p/q/r"]);
     assert_eq!(all("deep/./z*", &[], true), ["[deep]=deep"]);
     assert!(matches!(select(&tree, "deep/./z", &[], true), Err(SelectError::NotFound { path }) if path == "/deep/z"));
+    assert!(matches!(select(&tree, "./deep/./", &[], true), Err(SelectError::NotFound { path }) if path == "/deep"));
+    assert!(matches!(select(&tree, ".", &[], true), Err(SelectError::NotFound { path }) if path == "/"));
     assert!(matches!(select(&tree, "dir", &["["], false), Err(SelectError::Pattern { .. })));
 }
 

@@ -104,7 +104,7 @@ impl Unpacker {
             }
             Kind::Dir | Kind::File { .. } => unreachable!("made elsewhere"),
         }
-        chownat(dir, &name, uid(entry), gid(entry), AtFlags::SYMLINK_NOFOLLOW)?;
+        chownat(dir, &name, Some(uid(entry)), Some(gid(entry)), AtFlags::SYMLINK_NOFOLLOW)?;
         if !matches!(entry.kind, Kind::Symlink { .. }) {
             rustix::fs::chmodat(dir, &name, Mode::from_raw_mode(entry.mode), AtFlags::empty())?;
         }
@@ -220,7 +220,7 @@ fn open_dir(root: impl AsFd, path: &[u8]) -> io::Result<OwnedFd> {
 
 /// Owner before mode, since a change of owner clears setuid; attributes last, since it clears capabilities too.
 fn set_metadata(fd: impl AsFd, entry: &Entry) -> io::Result<()> {
-    fchown(&fd, uid(entry), gid(entry))?;
+    fchown(&fd, Some(uid(entry)), Some(gid(entry)))?;
     fchmod(&fd, Mode::from_raw_mode(entry.mode))?;
     for (name, value) in &entry.xattrs {
         match fsetxattr(&fd, name.as_slice(), value, XattrFlags::empty()) {
@@ -232,12 +232,12 @@ fn set_metadata(fd: impl AsFd, entry: &Entry) -> io::Result<()> {
     Ok(())
 }
 
-fn uid(entry: &Entry) -> Option<Uid> {
-    Some(Uid::from_raw(entry.uid))
+fn uid(entry: &Entry) -> Uid {
+    Uid::from_raw(entry.uid)
 }
 
-fn gid(entry: &Entry) -> Option<Gid> {
-    Some(Gid::from_raw(entry.gid))
+fn gid(entry: &Entry) -> Gid {
+    Gid::from_raw(entry.gid)
 }
 
 fn times(mtime: Mtime) -> Timestamps {

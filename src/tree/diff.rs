@@ -10,8 +10,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::entry::{Entry, Kind, file_name, join};
-use super::index::{Index, IndexBuilder};
-use super::view::View;
+use super::graft::same_dir;
+use super::index::{Index, IndexBuilder, is_below};
+use super::view::{Level, View};
 
 /// One path of an upper directory, as it was walked.
 #[derive(Clone, Debug)]
@@ -49,9 +50,9 @@ pub struct Diff {
 /// Compares `upper`, sorted by path, with `parent`. `inline` holds the contents that an index carries, by path.
 pub fn diff(upper: &[Upper], parent: &View, inline: &BTreeMap<Vec<u8>, Vec<u8>>) -> Diff {
     let mut work = Work { upper, parent, kept: Vec::new(), fixes: Vec::new() };
-    let mut next = 0;
+    let (mut next, top) = (0, parent.top());
     while next < upper.len() {
-        next = work.visit(next, false).0;
+        next = work.visit(next, &top, false).0;
     }
     let Work { mut kept, fixes, .. } = work;
     name_links(&mut kept);
@@ -74,19 +75,23 @@ struct Work<'a> {
 
 impl Work<'_> {
     /// Decides about the entry at `at` and everything below it. Returns the next position and whether anything was kept.
-    /// `cut`: the layers below were hidden at the directory that holds it.
-    fn visit(&mut self, at: usize, cut: bool) -> (usize, bool) {
+    /// `level` belongs to the directory that holds it; `cut`: the layers below were hidden there.
+    fn visit(&mut self, at: usize, level: &Level, cut: bool) -> (usize, bool) {
         let Upper { entry, inode, is_socket, .. } = &self.upper[at];
+        let (below, below_level) = self.parent.step(level, &entry.path);
         if entry.is_dir() && !is_socket {
-            return self.visit_dir(at, cut);
+            return self.visit_dir(at, below.filter(Entry::is_dir), &below_level, cut);
         }
-        let below = self.parent.get(&entry.path).map(|(_, entry)| entry);
         let keep = match &entry.kind {
             _ if *is_socket => false,
             Kind::Whiteout => below.is_some(),
             _ => below.is_none_or(|below| !is_same(entry, &below)),
         };
-        if keep {
+        if keep && entry.kind == Kind::Whiteout && !self.upper[at].internal_xattrs.is_empty() {
+            // A whiteout in the form of a file: without its attribute it would only be an empty one.
+            self.fixes.extend([Fix::Remove(entry.path.clone()), Fix::Whiteout(entry.path.clone())]);
+            self.kept.push((entry.clone(), None));
+        } else if keep {
             self.drop_internal(at);
             self.kept.push((entry.clone(), *inode));
         } else {
@@ -95,9 +100,8 @@ impl Work<'_> {
         (at + 1, keep)
     }
 
-    fn visit_dir(&mut self, at: usize, cut: bool) -> (usize, bool) {
+    fn visit_dir(&mut self, at: usize, below: Option<Entry>, level: &Level, cut: bool) -> (usize, bool) {
         let entry = &self.upper[at].entry;
-        let below = self.parent.get(&entry.path).map(|(_, entry)| entry).filter(Entry::is_dir);
         let cut = cut || entry.opaque;
         let place = self.kept.len();
         let mut names: Vec<&[u8]> = Vec::new();
@@ -106,13 +110,13 @@ impl Work<'_> {
             if !self.upper[next].is_socket {
                 names.push(file_name(&self.upper[next].entry.path));
             }
-            let (after, kept) = self.visit(next, cut);
+            let (after, kept) = self.visit(next, level, cut);
             (next, holds) = (after, holds || kept);
         }
         if cut && below.is_some() {
-            holds |= self.hide_children(&entry.path, &names);
+            holds |= self.hide_children(&entry.path, level, &names);
         }
-        let changed = below.is_none_or(|b| (b.mode, b.uid, b.gid, &b.xattrs) != (entry.mode, entry.uid, entry.gid, &entry.xattrs));
+        let changed = below.is_none_or(|below| !same_dir(&below, entry));
         if changed || holds {
             self.drop_internal(at);
             self.kept.insert(place, (Entry { opaque: false, ..entry.clone() }, None));
@@ -123,9 +127,9 @@ impl Work<'_> {
     }
 
     /// Whiteouts for what the layers below hold in a directory and the upper one has not.
-    fn hide_children(&mut self, dir: &[u8], present: &[&[u8]]) -> bool {
+    fn hide_children(&mut self, dir: &[u8], level: &Level, present: &[&[u8]]) -> bool {
         let mut any = false;
-        for child in self.parent.children(dir) {
+        for child in self.parent.children_of(dir, level) {
             let name = file_name(&child.entry.path);
             if !present.contains(&name) {
                 let path = join(dir, name);
@@ -141,10 +145,6 @@ impl Work<'_> {
         let upper = &self.upper[at];
         self.fixes.extend(upper.internal_xattrs.iter().map(|name| Fix::DropXattr(upper.entry.path.clone(), name.clone())));
     }
-}
-
-fn is_below(path: &[u8], dir: &[u8]) -> bool {
-    path.len() > dir.len() && path.starts_with(dir) && path[dir.len()] == b'/'
 }
 
 /// Whether a copied-up path is what it was, times included.
@@ -191,7 +191,9 @@ mod tests {
 
     fn view(entries: &[Entry]) -> View {
         let mut builder = IndexBuilder::new();
-        entries.iter().for_each(|e| builder.push(e.clone()));
+        for entry in entries {
+            builder.push(entry.clone());
+        }
         View::new(vec![Arc::new(builder.build())])
     }
 
@@ -250,10 +252,21 @@ mod tests {
     }
 
     #[test]
+    fn a_whiteout_in_the_form_of_a_file_becomes_a_device() {
+        let mut walked = upper(vec![Entry::whiteout("b"), Entry::whiteout("c")]);
+        for one in &mut walked {
+            one.internal_xattrs = vec![b"user.overlay.whiteout".to_vec()];
+        }
+        let diff = diff(&walked, &base(), &BTreeMap::new());
+        assert_eq!(shown(&diff), ["-b"]);
+        assert_eq!(diff.fixes, [Fix::Remove(b"b".to_vec()), Fix::Whiteout(b"b".to_vec()), Fix::Remove(b"c".to_vec())]);
+    }
+
+    #[test]
     fn links_are_named_after_the_first_that_stays() {
         let mut walked = upper(vec![dir("a", 9), file("a/f", 1, 1), file("a/g", 1, 1), file("h", 1, 1)]);
-        for at in 1..4 {
-            walked[at].inode = Some((1, 7));
+        for one in &mut walked[1..4] {
+            one.inode = Some((1, 7));
         }
         let diff = diff(&walked, &base(), &BTreeMap::new());
         assert_eq!(shown(&diff), ["/a", "a/g", "=h"]);

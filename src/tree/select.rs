@@ -135,11 +135,14 @@ pub fn select(tree: &dyn Tree, sources: &[String], options: &Options<'_>) -> Res
             if !clean(pivot.as_bytes()).iter().any(|c| glob::has_wildcard(c)) && !glob::has_wildcard(rest.as_bytes()) {
                 must_exist(tree, &[pivot.as_bytes(), b"/", rest.as_bytes()].concat())?;
             }
-            // All of the pivot, if nothing follows it.
-            include = if rest.is_empty() { None } else { Some(compile(&[rest.as_str()])?) };
+            // Nothing after the pivot selects nothing, which BuildKit tells in these words.
+            if rest.is_empty() {
+                return Err(SelectError::NotFound { path: shown(&clean(pivot.as_bytes()).join(&b"/"[..])) });
+            }
+            include = Some(compile(&[rest.as_str()])?);
             pattern = pivot;
         }
-        let walk = Walk { tree, include: include.as_deref(), exclude: exclude.as_deref(), only: &only };
+        let walk = Walk { tree, include: include.as_ref(), exclude: exclude.as_ref(), only: &only };
         for path in expand(tree, pattern.as_bytes())? {
             selection.matches.push(walk.take(&path)?);
         }
@@ -205,8 +208,8 @@ fn children(tree: &dyn Tree, dir: &[u8]) -> Result<Vec<Node>, SelectError> {
 
 struct Walk<'a> {
     tree: &'a dyn Tree,
-    include: Option<&'a dyn Fn(&[u8]) -> bool>,
-    exclude: Option<&'a dyn Fn(&[u8]) -> bool>,
+    include: Option<&'a Matcher>,
+    exclude: Option<&'a Matcher>,
     /// The part of the include pattern without wildcards: nothing beside it needs to be looked at.
     only: &'a [Vec<u8>],
 }
