@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // MERGE POINT, and it must stay first: `shale::worker::hook()` turns this process into the worker if it was started as one.
+    // First of all: this may be the worker, which must do nothing else.
+    shale::worker::hook();
     shale::cli::run(std::env::args_os())
 }

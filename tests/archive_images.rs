@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use shale::export::{Destination, Format, MediaTypes, export};
 use shale::image::{ImageError, LayoutName, Loaded, NamedImage, PullPolicy, Removal};
 use shale::oci::platform::Platform;
+use shale::oci::reference::Reference;
 use shale::source::archive::Input;
 use shale_cache::OciDigest;
 
@@ -32,7 +33,7 @@ fn load(home: &Home, bytes: &[u8]) -> Result<Vec<Loaded>, ImageError> {
 }
 
 fn names(loaded: &[Loaded]) -> Vec<String> {
-    loaded.iter().flat_map(|l| l.names.iter().map(|n| n.familiar())).collect()
+    loaded.iter().flat_map(|l| l.names.iter().map(Reference::familiar)).collect()
 }
 
 /// The entries of a tar: name, mode, content.
@@ -160,7 +161,7 @@ fn archives_are_read_back_in_every_wrapping() {
         let mut saved = Vec::new();
         let mut pack = |_: &_| panic!("every layer is packed");
         let destination = Destination::Stream(&mut saved);
-        home.service().save(&["app:1", "localhost/b:2"], Format::Docker, destination, &mut pack, &()).expect("an archive");
+        home.service().save(&["app:1", "localhost/b:2"], Format::Docker, destination, &mut pack).expect("an archive");
         assert_eq!(saved, plain, "{kind}");
     }
 }
@@ -359,7 +360,7 @@ fn tags_ids_and_removal() {
     assert_eq!(service.tag("nope", "x").expect_err("absent").to_string(), "No such image: nope");
 
     let list = service.list().expect("a list");
-    let listed: Vec<_> = list[0].names.iter().map(|n| n.familiar()).collect();
+    let listed: Vec<_> = list[0].names.iter().map(Reference::familiar).collect();
     assert_eq!((list.len(), listed), (1, vec!["app:1".to_owned(), "app:latest".into(), "localhost:5000/app:2".into()]));
     let inspected = serde_json::to_value(service.inspect(id.as_str()).expect("an image")).expect("JSON");
     for (path, expected) in [
@@ -424,7 +425,7 @@ fn a_file_is_replaced_whole_or_not_at_all() {
     run(good.clone(), &link).expect("an archive");
     assert!(fs::symlink_metadata(&link).expect("a link").is_symlink());
     let mut bytes = Vec::new();
-    export(&home.store, &[good.clone()], Format::Oci, MediaTypes::Oci, Destination::Stream(&mut bytes)).expect("an archive");
+    export(&home.store, std::slice::from_ref(&good), Format::Oci, MediaTypes::Oci, Destination::Stream(&mut bytes)).expect("an archive");
     assert!(fs::read(&target).expect("a file") == bytes, "a file and a stream get the same bytes");
     run(good.clone(), Path::new("/dev/null")).expect("a device is written to");
     let error = run(good, &home.path().join("no/such/out.tar")).expect_err("no directory");

@@ -74,8 +74,9 @@ fn only_manifest_and_config_are_fetched_before_a_layer_is_needed() {
     let service = home.service();
     let again = service.resolve(&name, &amd64(), PullPolicy::Missing, &()).expect("the same image");
     assert_eq!((again.record.id.clone(), server.lines().len()), (image.record.id, 0));
+    assert_eq!(service.list().expect("a list")[0].repo_digests, again.record.repo_digests);
     let inspected = service.inspect(&name).expect("it stays inspectable by its tag");
-    assert_eq!(inspected.repo_tags, [name.clone()]);
+    assert_eq!(inspected.repo_tags, std::slice::from_ref(&name));
     service.ensure_blobs(&again, &()).expect("all layers");
     assert_eq!(server.lines(), [format!("GET /v2/app/blobs/{}", layers[0])]);
 

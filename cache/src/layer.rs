@@ -186,7 +186,9 @@ impl<'a> Layers<'a> {
         let mut names = crate::tmp::names_in(&dir)?;
         names.sort();
         for name in names {
-            let Some(PackedEntry { key, .. }) = self.store.read_entry::<PackedEntry>(entry::PACKED, &dir.join(name))?.trusted() else { continue };
+            let Some(PackedEntry { key, .. }) = self.store.read_entry::<PackedEntry>(entry::PACKED, &dir.join(name))?.trusted() else {
+                continue;
+            };
             if let Some(packed) = self.packed(layer, &key)? {
                 return Ok(Some((key, packed)));
             }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::Value;
-use shale_cache::{PruneReport, Store};
+use shale_cache::{PruneReport, Store, StoreError};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -12,7 +12,7 @@ use crate::image::{ImageError, ImageService, ImageSummary, Removal};
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::source::archive::Input;
-use crate::source::registry::Client;
+use crate::source::registry::{Client, Progress};
 
 use super::args::{ImagesArgs, InspectArgs, LoadArgs, PruneArgs, RmiArgs, SaveArgs, TagArgs};
 use super::console::{print, say, warn, write_failure};
@@ -26,7 +26,23 @@ use super::{Failure, human, inspect};
 pub fn open_store(environment: &Environment) -> Result<Store, Failure> {
     let (root, note) = environment.store_root();
     note.iter().for_each(|note| warn(note));
-    Store::open(&root).map_err(|error| Diagnostic::of(&error).into())
+    Store::open(&root).map_err(|error| store_failure(&error))
+}
+
+/// Words a store error.
+pub fn store_failure(error: &StoreError) -> Failure {
+    store_diagnostic(Diagnostic::of(error), error).into()
+}
+
+/// Adds what can be done about a store error.
+pub fn store_diagnostic(diagnostic: Diagnostic, error: &StoreError) -> Diagnostic {
+    match error {
+        StoreError::Full { .. } => diagnostic.hint("free some space, run `shale builder prune --all --force`, or set SHALE_ROOT to a larger disk"),
+        StoreError::Denied { .. } => diagnostic.hint("set SHALE_ROOT to a directory that you may write"),
+        StoreError::ForeignOwner { .. } => diagnostic.hint("each user has a store of their own: set SHALE_ROOT to another directory"),
+        StoreError::NotAStore { .. } => diagnostic.hint("set SHALE_ROOT to an empty directory or one that does not exist yet"),
+        _ => diagnostic,
+    }
 }
 
 fn service(environment: &Environment) -> Result<ImageService, Failure> {
@@ -66,9 +82,9 @@ fn rows(image: &ImageSummary) -> Vec<(Option<Reference>, Row)> {
     }
     let named = |name: &Reference| {
         let repository = name.familiar_name();
-        let digest = image.repo_digests.iter().find_map(|known| known.strip_prefix(&repository)?.strip_prefix('@'));
+        let digest = image.repo_digests.iter().find(|known| known.familiar_name() == repository).and_then(|known| known.digest());
         let row =
-            Row { repository: Some(repository.clone()), tag: name.tag().map(Into::into), digest: digest.map(Into::into), ..row.clone() };
+            Row { repository: Some(repository.clone()), tag: name.tag().map(Into::into), digest: digest.map(ToString::to_string), ..row.clone() };
         (Some(name.clone()), row)
     };
     image.names.iter().map(named).collect()
@@ -151,8 +167,8 @@ pub fn save(args: &SaveArgs, environment: &Environment) -> Result<(), Failure> {
         Err(ImageError::Invalid { image: names.join(" "), detail: "a layer of it has not been packed yet".into() })
     };
     let result = match &args.output {
-        Some(path) => service.save(&names, Format::Docker, Destination::File(&environment.resolve(path)), &mut pack),
-        None => service.save(&names, Format::Docker, Destination::Stream(&mut std::io::stdout().lock()), &mut pack),
+        Some(path) => service.save(&names, Format::Docker, Destination::File(&environment.resolve(path)), &mut pack, &NoProgress),
+        None => service.save(&names, Format::Docker, Destination::Stream(&mut std::io::stdout().lock()), &mut pack, &NoProgress),
     };
     match result {
         Ok(_) => Ok(()),
@@ -160,6 +176,11 @@ pub fn save(args: &SaveArgs, environment: &Environment) -> Result<(), Failure> {
         Err(error) => Err(failure(&error)),
     }
 }
+
+/// Nothing is shown while an image is saved.
+struct NoProgress;
+
+impl Progress for NoProgress {}
 
 /// `shale tag`
 pub fn tag(args: &TagArgs, environment: &Environment) -> Result<(), Failure> {

@@ -10,6 +10,7 @@ pub mod output;
 pub mod request;
 pub mod values;
 
+pub mod build;
 pub mod doctor;
 pub mod image;
 pub mod images;
@@ -26,8 +27,8 @@ pub mod template;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use args::{BuildArgs, BuilderCommand, BuildxCommand, Command, ImageCommand, Refusal};
-use console::{print, say, warn};
+use args::{BuilderCommand, BuildxCommand, Command, ImageCommand, Refusal};
+use console::{print, say};
 use diagnostic::Diagnostic;
 use environment::Environment;
 
@@ -87,7 +88,8 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    let environment = Environment::current().map_err(|error| Diagnostic::new("cannot read the working directory").because(error.to_string()));
+    let environment =
+        Environment::current().map_err(|error| Diagnostic::new("cannot read the working directory").because(error.to_string()));
     exit(environment.map_err(Into::into).and_then(|environment| dispatch(&command, &environment)))
 }
 
@@ -103,7 +105,7 @@ fn dispatch(command: &Command, environment: &Environment) -> Result<(), Failure>
         Command::Build(args)
         | Command::Image(ImageCommand::Build(args))
         | Command::Builder(BuilderCommand::Build(args))
-        | Command::Buildx(BuildxCommand::Build(args)) => build(args, environment),
+        | Command::Buildx(BuildxCommand::Build(args)) => build::run(args, environment),
         Command::Images(args) | Command::Image(ImageCommand::Ls(args)) => image::list(args, environment),
         Command::Inspect(args) | Command::Image(ImageCommand::Inspect(args)) => image::inspect(args, environment),
         Command::Rmi(args) | Command::Image(ImageCommand::Rm(args)) => image::remove(args, environment),
@@ -120,11 +122,4 @@ fn dispatch(command: &Command, environment: &Environment) -> Result<(), Failure>
         Command::Version(args) => print(version::render(args.format.as_deref()).map_err(|error| Diagnostic::of(&error))?),
         Command::Buildx(BuildxCommand::Version) => print(version::render(None).map_err(|error| Diagnostic::of(&error))?),
     }
-}
-
-/// `shale build`. MERGE POINT: `cli::build` takes the resolved request from here.
-fn build(args: &BuildArgs, environment: &Environment) -> Result<(), Failure> {
-    let (_request, notes) = request::resolve(args, environment).map_err(|error| Diagnostic::of(&error))?;
-    notes.iter().for_each(|note| warn(note));
-    Err(Diagnostic::build("this build of shale has no builder").into())
 }

@@ -22,7 +22,6 @@ use crate::tree::Tree;
 use crate::tree::accounts::Accounts;
 use crate::tree::entry::{Entry, Mtime};
 use crate::tree::graft::{self, Graft, graft};
-use crate::tree::index::Index;
 use crate::tree::select::{self, Match, Matcher, SelectError};
 use crate::tree::view::View;
 use crate::worker::{From, Packing, To, WriteLayer, gathered, pack};

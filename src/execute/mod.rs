@@ -15,9 +15,9 @@ use crate::sandbox::cancel::Cancel;
 use crate::solve::event::Reporter;
 use crate::solve::key::Inputs;
 use crate::solve::{Executor, Made, Step};
-use crate::worker::Packing;
 use crate::source::contexts::Contexts;
 use crate::tree::index::Index;
+use crate::worker::Packing;
 pub use error::StepError;
 use forms::Forms;
 

@@ -144,7 +144,7 @@ fn is_tar(file: &File) -> io::Result<bool> {
         }
     }
     io::Seek::rewind(&mut &*file)?;
-    Ok(is_archive(&plain[..filled]))
+    Ok(Format::of(&plain[..filled]) == Format::Plain && is_archive(&plain[..filled]))
 }
 
 fn copy_hashed(from: &mut dyn Read, to: &mut dyn Write) -> io::Result<[u8; 32]> {

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::verbs::size_of;
 use super::{ImageError, ImageService};
 use crate::oci::config::{HealthConfig, RunConfig};
+use crate::oci::reference::Reference;
 
 /// What `docker inspect` prints of an image, in its order.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -38,7 +38,7 @@ pub struct Inspect {
     pub variant: String,
     /// GOOS name.
     pub os: String,
-    /// Sum of the layers' blobs.
+    /// Sum of the layers' sizes.
     pub size: u64,
     /// The layers.
     #[serde(rename = "RootFS")]
@@ -113,7 +113,7 @@ impl ImageService {
     pub fn inspect(&self, name: &str) -> Result<Inspect, ImageError> {
         let (record, _) = self.find(name)?;
         let (config, _) = self.config_of(&record)?;
-        let familiar = |names: Vec<crate::oci::reference::Reference>| names.iter().map(|n| n.familiar()).collect::<Vec<_>>();
+        let familiar = |names: Vec<Reference>| names.iter().map(Reference::familiar).collect::<Vec<_>>();
         let stored = time::OffsetDateTime::from_unix_timestamp(record.stored_at_secs).ok();
         let stored = stored.and_then(|t| t.format(&time::format_description::well_known::Rfc3339).ok());
         Ok(Inspect {
@@ -128,7 +128,7 @@ impl ImageService {
             architecture: config.architecture,
             variant: config.variant,
             os: config.os,
-            size: size_of(&record),
+            size: self.size_of(&record)?,
             root_fs: InspectRootFs { r#type: config.rootfs.kind, layers: config.rootfs.diff_ids },
             config: config.config.into(),
             metadata: InspectMetadata { last_tag_time: stored.unwrap_or_default() },

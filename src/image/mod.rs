@@ -12,6 +12,7 @@ mod inspect;
 mod lookup;
 mod resolve;
 mod transfer;
+pub mod assemble;
 mod verbs;
 
 use std::collections::{BTreeMap, HashSet};

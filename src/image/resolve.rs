@@ -55,29 +55,29 @@ impl ImageService {
         progress: &dyn Progress,
     ) -> Result<ResolvedImage, ImageError> {
         if let Some(record) = self.find_full_id(name)? {
-            return self.from_record(name, record);
+            return self.base_of(name, record);
         }
         let reference = match Reference::parse(name) {
             Ok(reference) => reference.with_default_tag(),
             Err(source @ ReferenceError::Identifier { .. }) => {
                 let found = self.find_prefix(name, SHORT_ID_DIGITS)?.ok_or(ImageError::Reference { text: name.into(), source })?;
-                return self.from_record(name, found);
+                return self.base_of(name, found);
             }
             Err(source) => return Err(ImageError::Reference { text: name.into(), source }),
         };
         // A digest names the same bytes everywhere: there is nothing to ask again.
         if policy != PullPolicy::Always || reference.digest().is_some() {
             if let Some(record) = self.find_for_platform(&reference, platform)? {
-                return self.from_record(name, record);
+                return self.base_of(name, record);
             }
             if let Some(record) = self.find_prefix(name, SHORT_ID_DIGITS)? {
-                return self.from_record(name, record);
+                return self.base_of(name, record);
             }
         }
         if policy == PullPolicy::Never {
             return Err(ImageError::NotFound { name: reference.familiar() });
         }
-        self.from_registry(name, &reference, platform, progress)
+        self.fetch_base(name, &reference, platform, progress)
     }
 
     /// The store's image of a name, if it is for the platform, or the one that came from the same index for the platform.
@@ -106,7 +106,7 @@ impl ImageService {
     }
 
     /// A base from the store.
-    pub(super) fn from_record(&self, name: &str, record: ImageRecord) -> Result<ResolvedImage, ImageError> {
+    pub(super) fn base_of(&self, name: &str, record: ImageRecord) -> Result<ResolvedImage, ImageError> {
         let (config, config_bytes) = self.config_of(&record)?;
         let repositories: Vec<_> = record.repo_digests.iter().filter_map(|d| Reference::parse(d).ok()).collect();
         let origin = if repositories.is_empty() { Origin::Store } else { Origin::Registry(repositories) };
@@ -115,7 +115,7 @@ impl ImageService {
     }
 
     /// A base from its registry. The name then points to it in the store, so that it stays inspectable.
-    pub(super) fn from_registry(
+    pub(super) fn fetch_base(
         &self,
         name: &str,
         reference: &Reference,
@@ -130,7 +130,7 @@ impl ImageService {
         if reference.digest().is_none() && !self.has_same_index(reference, &remote.top)? {
             self.store.images().tag(&reference.to_string(), &record.id)?;
         }
-        self.from_record(name, record)
+        self.base_of(name, record)
     }
 
     /// Whether the name already points to an image out of the same index. A build for two platforms would otherwise move the

@@ -27,7 +27,7 @@ impl ImageService {
     pub fn pull(&self, name: &str, platform: &Platform, progress: &dyn Progress) -> Result<ResolvedImage, ImageError> {
         let invalid = |source| ImageError::Reference { text: name.into(), source };
         let reference = Reference::parse(name).map_err(invalid)?.with_default_tag();
-        let image = self.from_registry(name, &reference, platform, progress)?;
+        let image = self.fetch_base(name, &reference, platform, progress)?;
         self.ensure_blobs(&image, progress)?;
         if reference.digest().is_none() {
             self.store.images().tag(&reference.to_string(), &image.record.id)?;
@@ -59,7 +59,6 @@ impl ImageService {
         format: Format,
         destination: Destination<'_>,
         pack: &mut dyn FnMut(&ImageLayer) -> Result<Packed, ImageError>,
-        progress: &dyn Progress,
     ) -> Result<Vec<Exported>, ImageError> {
         let mut images: Vec<(ImageRecord, Vec<Reference>)> = Vec::new();
         for name in names {
@@ -75,7 +74,7 @@ impl ImageService {
         }
         let mut exports = Vec::new();
         for (record, names) in images {
-            exports.push(self.export_image(record, names, pack, progress)?);
+            exports.push(self.export_image(record, names, pack)?);
         }
         Ok(export::export(&self.store, &exports, format, MediaTypes::Oci, destination)?)
     }
@@ -106,14 +105,13 @@ impl ImageService {
         record: ImageRecord,
         names: Vec<Reference>,
         pack: &mut dyn FnMut(&ImageLayer) -> Result<Packed, ImageError>,
-        progress: &dyn Progress,
     ) -> Result<ExportImage, ImageError> {
-        let image = self.from_record(&record.id.to_string(), record)?;
+        let image = self.base_of(&record.id.to_string(), record)?;
         let mut layers = Vec::new();
         for (n, layer) in image.layers.iter().enumerate() {
             layers.push(match &layer.blob {
                 Some(_) => {
-                    let blob = self.ensure_blob(&image, n, progress)?;
+                    let blob = self.ensure_blob(&image, n, &())?;
                     let (diff_id, media_type) = (layer.diff_id.clone(), blob.media_type);
                     Packed { blob: blob.digest, size_bytes: blob.size_bytes, diff_id, media_type }
                 }

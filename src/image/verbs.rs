@@ -1,11 +1,15 @@
 //! list, tag, remove, commit.
 
+use std::path::Path;
+
 use shale_cache::{ImageLayer, ImageRecord, OciDigest};
 
 use super::lookup::{Named, references, short_id};
 use super::resolve::{merge, now_secs};
 use super::{ImageError, ImageService};
 use crate::oci::reference::Reference;
+use crate::tree::entry::{Entry, Kind};
+use crate::tree::index::Index;
 
 /// One image of `images`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,11 +18,11 @@ pub struct ImageSummary {
     pub id: OciDigest,
     /// Its names, sorted; none for a dangling image.
     pub names: Vec<Reference>,
-    /// `name@digest` under which registries know it.
-    pub repo_digests: Vec<Reference>,
+    /// `name@digest` under which registries know it, familiar forms.
+    pub repo_digests: Vec<String>,
     /// RFC 3339 time of the config.
     pub created: Option<String>,
-    /// Sum of the layers' blobs, as far as there are any.
+    /// Sum of the layers' blobs, and of the files of layers that are not packed.
     pub size_bytes: u64,
 }
 
@@ -41,8 +45,8 @@ impl ImageService {
                 Err(ImageError::MissingBlob { .. } | ImageError::Invalid { .. }) => None,
                 Err(error) => return Err(error),
             };
-            let size_bytes = size_of(&record);
-            let repo_digests = references(&record.repo_digests);
+            let size_bytes = self.size_of(&record)?;
+            let repo_digests = references(&record.repo_digests).iter().map(Reference::familiar).collect();
             Ok(ImageSummary { id: record.id, names: references(&names), repo_digests, created, size_bytes })
         });
         images.collect()
@@ -99,6 +103,19 @@ impl ImageService {
         Ok(())
     }
 
+    /// The sum of the layers' sizes: a blob's where there is one, else that of the files.
+    pub(super) fn size_of(&self, record: &ImageRecord) -> Result<u64, ImageError> {
+        let mut size_bytes = 0;
+        for layer in &record.layers {
+            size_bytes += match (&layer.blob, &layer.layer) {
+                (Some(blob), _) => blob.size_bytes,
+                (None, Some(id)) if self.store.layers().has_index(id)? => files_size(&self.store.layers().index_path(id)),
+                _ => 0,
+            };
+        }
+        Ok(size_bytes)
+    }
+
     fn delete(&self, record: &ImageRecord, names: &[Reference]) -> Result<Vec<Removal>, ImageError> {
         self.store.images().remove(&record.id)?;
         let mut done: Vec<Removal> = names.iter().map(|n| Removal::Untagged(n.familiar())).collect();
@@ -121,7 +138,11 @@ impl ImageService {
     }
 }
 
-/// The sum of the sizes of an image's blobs.
-pub(super) fn size_of(record: &ImageRecord) -> u64 {
-    record.layers.iter().filter_map(|layer| layer.blob.as_ref()).map(|blob| blob.size_bytes).sum()
+/// The bytes of all files of a layer. An index that cannot be read counts as nothing: this is a figure for people.
+fn files_size(index: &Path) -> u64 {
+    let file_size = |entry: Entry| match entry.kind {
+        Kind::File { size, hardlink: None, .. } => size,
+        _ => 0,
+    };
+    Index::open(index).map_or(0, |index| index.iter().map(file_size).sum())
 }

@@ -115,12 +115,18 @@ pub fn export_image(store: &Store, names: &[&str], layers: &[&LayerBytes]) -> Ex
     }
 }
 
+/// Says that a test proves nothing here.
+#[expect(clippy::print_stderr, reason = "a skipped test must say so")]
+pub fn skip(tool: &str) {
+    eprintln!("skipped: {tool} is not installed");
+}
+
 /// Runs a tool; `None` if it is not installed.
 pub fn tool(name: &str, args: &[&str]) -> Option<Result<String, String>> {
     let output = match Command::new(name).args(args).output() {
         Ok(output) => output,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            eprintln!("skipped: {name} is not installed");
+            skip(name);
             return None;
         }
         Err(e) => panic!("{name}: {e}"),
@@ -215,9 +221,9 @@ fn serve(mut stream: TcpStream, log: &Mutex<Vec<Seen>>, answer: &(dyn Fn(&Seen, 
     let reply = answer(&request, repeats);
     let mut head = format!("HTTP/1.1 {} X\r\nconnection: close\r\n", reply.status);
     for (name, value) in &reply.headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
+        head = format!("{head}{name}: {value}\r\n");
     }
-    head.push_str(&format!("content-length: {}\r\n\r\n", reply.body.len()));
+    head = format!("{head}content-length: {}\r\n\r\n", reply.body.len());
     let end = reply.break_after.unwrap_or(reply.body.len()).min(reply.body.len());
     let body = if request.method == "HEAD" { &[][..] } else { &reply.body[..end] };
     drop(stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body)));

@@ -220,7 +220,6 @@ fn index(path: PathBuf, file: File, spool: Option<TmpDir>) -> Result<Files, Arch
             return Err(corrupt(format!("it has more than {ENTRY_LIMIT} entries")));
         }
     }
-    drop(archive);
     Ok(Files::Tar(Tar { path, file: Arc::new(file), entries, _spool: spool }))
 }
 

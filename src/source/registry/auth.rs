@@ -55,7 +55,7 @@ impl Tokens {
         let by_scheme = |scheme: &str| challenges.iter().find(|c| c.scheme == scheme);
         let header = match (&found.credential, by_scheme("bearer"), by_scheme("basic")) {
             (Some(Credential::Bearer(token)), _, _) => format!("Bearer {token}"),
-            (_, Some(bearer), _) => self.token(transport, reference, bearer, &found)?,
+            (_, Some(bearer), _) => Self::token(transport, reference, bearer, &found)?,
             (Some(Credential::Basic { user, password }), None, Some(_)) => basic(user, password),
             _ => return Err(refused(reference, &found, refusal.detail()).into()),
         };
@@ -79,7 +79,7 @@ impl Tokens {
         Ok(found)
     }
 
-    fn token(&self, transport: &Transport, reference: &Reference, bearer: &Challenge, found: &Found) -> Result<String, Fault> {
+    fn token(transport: &Transport, reference: &Reference, bearer: &Challenge, found: &Found) -> Result<String, Fault> {
         let param = |name: &str| bearer.params.get(name).map(String::as_str).unwrap_or_default();
         let realm = param("realm");
         if found.credential.is_some() && !may_send_secrets(transport, reference, realm) {
@@ -166,18 +166,15 @@ fn parse(header: &str) -> Vec<Challenge> {
         if word.is_empty() {
             return challenges;
         }
-        rest = match after.strip_prefix('=') {
-            Some(after) => {
-                let (value, after) = value(after);
-                if let Some(challenge) = challenges.last_mut() {
-                    challenge.params.insert(word.to_ascii_lowercase(), value);
-                }
-                after
+        rest = if let Some(after) = after.strip_prefix('=') {
+            let (value, after) = value(after);
+            if let Some(challenge) = challenges.last_mut() {
+                challenge.params.insert(word.to_ascii_lowercase(), value);
             }
-            None => {
-                challenges.push(Challenge { scheme: word.to_ascii_lowercase(), params: BTreeMap::new() });
-                after
-            }
+            after
+        } else {
+            challenges.push(Challenge { scheme: word.to_ascii_lowercase(), params: BTreeMap::new() });
+            after
         };
         rest = rest.trim_start_matches(|c: char| c == ',' || c.is_whitespace());
     }

@@ -201,14 +201,11 @@ fn keys_of(reference: &Reference) -> Vec<String> {
 
 /// A key of a file without its scheme, and without the API path that goes with a scheme.
 fn normal_key(key: &str) -> &str {
-    let bare = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://"));
-    match bare {
-        Some(rest) => rest.split('/').next().unwrap_or(rest),
-        None => {
-            let key = key.trim_end_matches('/');
-            key.strip_suffix("/v1").or_else(|| key.strip_suffix("/v2")).unwrap_or(key)
-        }
+    if let Some(rest) = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")) {
+        return rest.split('/').next().unwrap_or(rest);
     }
+    let key = key.trim_end_matches('/');
+    key.strip_suffix("/v1").or_else(|| key.strip_suffix("/v2")).unwrap_or(key)
 }
 
 fn from_entry(entry: &AuthEntry, path: &Path) -> Result<Option<Credential>, RegistryError> {
@@ -235,6 +232,7 @@ fn from_entry(entry: &AuthEntry, path: &Path) -> Result<Option<Credential>, Regi
 mod tests {
     use super::*;
 
+    #[expect(clippy::unnecessary_wraps, reason = "what a lookup returns")]
     fn basic(user: &str, password: &str) -> Option<Credential> {
         Some(Credential::Basic { user: user.into(), password: password.into() })
     }

@@ -10,6 +10,7 @@ use ureq::http::{self, HeaderMap, Method, Uri};
 use ureq::{Agent, Body};
 
 use super::config::RegistryConfig;
+use super::connect;
 use super::error::RegistryError;
 use super::retry::Fault;
 use super::tls::{self, SystemRoots};
@@ -96,7 +97,7 @@ impl Transport {
             return Ok(agent.clone());
         }
         let stall = self.config.retry.stall;
-        let mut builder = Agent::config_builder()
+        let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
@@ -107,11 +108,13 @@ impl Transport {
             .timeout_connect(Some(CONNECT_TIMEOUT.min(stall)))
             .timeout_recv_response(Some(stall))
             .timeout_per_read(Some(stall))
-            .timeout_per_write(Some(stall));
-        if https {
-            builder = builder.tls_config(tls::settings(&self.config, &self.system_roots, host)?);
-        }
-        let agent = Agent::new_with_config(builder.build());
+            .timeout_per_write(Some(stall))
+            .build();
+        let agent = if https {
+            connect::agent(config, tls::settings(&self.config, &self.system_roots, host)?)
+        } else {
+            Agent::new_with_config(config)
+        };
         lock(&self.agents).insert(key, agent.clone());
         Ok(agent)
     }
@@ -286,7 +289,6 @@ fn sort_failure(error: ureq::Error, host: &str, url: &str) -> Fault {
         ureq::Error::ConnectionFailed => connecting("connection failed".into()),
         ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => connecting("timeout".into()),
         ureq::Error::Timeout(_) => interrupted("timeout".into()),
-        ureq::Error::Rustls(e) => tls_failure(host, &e).into(),
         ureq::Error::Io(e) => match e.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             Some(tls) => tls_failure(host, tls).into(),
             None if matches!(

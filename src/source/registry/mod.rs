@@ -9,6 +9,7 @@
 
 mod auth;
 mod config;
+mod connect;
 mod credentials;
 mod error;
 mod http;

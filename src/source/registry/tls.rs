@@ -4,19 +4,23 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
+use rustls::client::WebPkiServerVerifier;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
 
 use super::config::RegistryConfig;
+use super::connect::Verifier;
 use super::error::RegistryError;
 
 /// The system's certificates, read once and only when the first TLS connection is made.
 #[derive(Debug, Default)]
-pub(super) struct SystemRoots(OnceLock<Vec<Certificate<'static>>>);
+pub(super) struct SystemRoots(OnceLock<Vec<CertificateDer<'static>>>);
 
 impl SystemRoots {
-    fn get(&self, config: &RegistryConfig) -> &[Certificate<'static>] {
+    fn get(&self, config: &RegistryConfig) -> &[CertificateDer<'static>] {
         self.0.get_or_init(|| {
             let (file, dir) = (config.system_ca_file.as_deref(), config.system_ca_dir.as_deref());
             let found = match (file, dir) {
@@ -24,7 +28,7 @@ impl SystemRoots {
                 _ => rustls_native_certs::load_certs_from_paths(file, dir),
             };
             // Single unreadable files among a hundred are normal in a system's folder; a missing issuer shows at the handshake.
-            found.certs.iter().map(|c| Certificate::from_der(c).to_owned()).collect()
+            found.certs
         })
     }
 }
@@ -49,31 +53,49 @@ pub(super) fn cert_dirs(config: &RegistryConfig, host: &str) -> Vec<PathBuf> {
 }
 
 /// The TLS settings of a host.
-pub(super) fn settings(config: &RegistryConfig, system: &SystemRoots, host: &str) -> Result<TlsConfig, RegistryError> {
+pub(super) fn settings(config: &RegistryConfig, system: &SystemRoots, host: &str) -> Result<Arc<ClientConfig>, RegistryError> {
     let insecure = config.insecure.iter().any(|h| h == host);
-    let mut extra = Vec::new();
+    let mut trusted = Vec::new();
     for path in &config.ca_files {
-        extra.extend(certificates(path)?);
+        trusted.extend(certificates(path)?);
     }
     let mut client = None;
     for dir in cert_dirs(config, host) {
         for path in files(&dir)? {
             match path.extension().and_then(|e| e.to_str()) {
-                Some("crt") => extra.extend(certificates(&path)?),
-                Some("cert") => client = Some(ClientCert::new_with_certs(&certificates(&path)?, private_key(&path.with_extension("key"))?)),
+                Some("crt") => trusted.extend(certificates(&path)?),
+                Some("cert") => client = Some(path),
                 _ => {}
             }
         }
     }
-    let builder = TlsConfig::builder().client_cert(client);
-    if insecure {
-        return Ok(builder.disable_verification(true).build());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    if !insecure {
+        trusted.extend(system.get(config).iter().cloned());
+        roots.add_parsable_certificates(trusted.iter().cloned());
+        if roots.is_empty() {
+            // A minimal container has no bundle at all; the compiled-in one is better than none.
+            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        }
     }
-    let mut roots = system.get(config).to_vec();
-    roots.extend(extra);
-    // A minimal container has no bundle at all; the compiled-in one is better than none.
-    let roots = if roots.is_empty() { RootCerts::WebPki } else { RootCerts::new_with_certs(&roots) };
-    Ok(builder.root_certs(roots).build())
+    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+    let inner = if insecure { None } else { Some(inner.build().map_err(|e| unusable(host, e))?) };
+    let verifier = Verifier::new(Arc::clone(&provider), inner, trusted);
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.map_err(|e| unusable(host, e))?.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+    let settings = match client {
+        None => builder.with_no_client_auth(),
+        Some(cert) => {
+            let key = private_key(&cert.with_extension("key"))?;
+            builder.with_client_auth_cert(certificates(&cert)?, key).map_err(|e| bad(&cert, &e))?
+        }
+    };
+    Ok(Arc::new(settings))
+}
+
+fn unusable(host: &str, error: impl ToString) -> RegistryError {
+    RegistryError::Tls { host: host.into(), detail: error.to_string(), plain_http: false }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, RegistryError> {
@@ -91,19 +113,18 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>, RegistryError> {
     Ok(paths)
 }
 
-fn certificates(path: &Path) -> Result<Vec<Certificate<'static>>, RegistryError> {
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, RegistryError> {
     let pem = read(path)?;
-    let items: Result<Vec<_>, _> = parse_pem(&pem).collect();
-    let items = items.map_err(|e| bad(path, &e))?;
-    let certs: Vec<_> = items.into_iter().filter_map(|item| if let PemItem::Certificate(c) = item { Some(c) } else { None }).collect();
+    let certs: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let certs = certs.map_err(|e| bad(path, &e))?;
     if certs.is_empty() {
         return Err(bad(path, &"no certificate in it"));
     }
     Ok(certs)
 }
 
-fn private_key(path: &Path) -> Result<PrivateKey<'static>, RegistryError> {
-    PrivateKey::from_pem(&read(path)?).map_err(|e| bad(path, &e))
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, RegistryError> {
+    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|e| bad(path, &e))
 }
 
 /// The proxy of a host, after `no_proxy`. This machine is never reached through one.
