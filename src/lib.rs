@@ -13,7 +13,7 @@ pub mod oci;
 pub mod source;
 pub mod tree;
 
-// pub mod execute; (lead: wiring in progress)
+pub mod execute;
 pub mod solve;
 
 pub mod sandbox;

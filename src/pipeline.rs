@@ -1,1 +1,155 @@
 //! build(): every hop of a build on one page.
+
+mod bases;
+mod error;
+mod inputs;
+mod output;
+
+use shale_cache::{DiffId, OciDigest, Store};
+
+use crate::cli::request::BuildRequest;
+use crate::dockerfile::lint::{self, CheckOptions};
+use crate::dockerfile::{ast::Dockerfile, parse};
+use crate::execute::{BuildExecutor, StepError};
+use crate::execute::forms::Forms;
+use crate::execute::log::StepLogs;
+use crate::image::ImageService;
+use crate::plan::graph::{Plan, Warning};
+use crate::plan::{NoCache, PlanOptions};
+use crate::sandbox::Cancel;
+use crate::solve::event::{Event, Reporter};
+use crate::solve::schedule::Solver;
+use crate::solve::{Site, SolveError, Solved, Tally};
+use bases::Bases;
+pub use error::BuildError;
+use inputs::Inputs;
+pub use output::{Written, write_file};
+
+/// What a build works with besides its request.
+#[derive(Clone, Copy)]
+pub struct Services<'a> {
+    /// The store.
+    pub store: &'a Store,
+    /// Local images and registries.
+    pub images: &'a ImageService,
+    /// Takes progress.
+    pub reporter: &'a dyn Reporter,
+    /// Ends the build.
+    pub cancel: &'a Cancel,
+}
+
+impl std::fmt::Debug for Services<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Services").field("store", &self.store.root()).finish_non_exhaustive()
+    }
+}
+
+/// What a build gave.
+#[derive(Clone, Debug)]
+pub struct BuildReport {
+    /// The image id, unless nothing was to be kept (`type=cacheonly`).
+    pub id: Option<OciDigest>,
+    /// What was written for it: store, archives.
+    pub written: Vec<Written>,
+    /// Full names of the image.
+    pub names: Vec<String>,
+    /// Steps found and steps run.
+    pub tally: Tally,
+}
+
+/// Builds what the request asks for.
+pub fn build(request: &BuildRequest, services: Services<'_>) -> Result<BuildReport, BuildError> {
+    let _lease = services.store.lease()?;
+    let left_by_the_dead = services.store.reap()?;
+    let inputs = Inputs::open(request, services)?;
+    let dockerfile = parsed(&inputs)?;
+    let options = plan_options(request);
+    let mut bases = Bases::new(request, services);
+    let plan = bases.plan(&dockerfile, &inputs, &options)?;
+    warn(&inputs, &dockerfile, &plan, &options, services)?;
+    let progress = bases::Pulling::quiet(services);
+    let forms = Forms::new(services.store, services.images, bases.images(), &progress);
+    forms.remove(&left_by_the_dead).map_err(|error| BuildError::Step { at: None, name: String::new(), cause: error })?;
+    let solved = solve(request, &inputs, &plan, &bases, &forms, services);
+    for context in inputs.contexts.iter() {
+        // The next build only loses time without it, and a store that cannot be written has said so already.
+        drop(context.save_stat_cache());
+    }
+    output::write(request, services, &plan, &bases, &forms, &solved?)
+}
+
+/// Every error of the file at once.
+fn parsed(inputs: &Inputs) -> Result<Dockerfile, BuildError> {
+    match parse(&inputs.source) {
+        (Some(dockerfile), _) => Ok(dockerfile),
+        (None, errors) => Err(BuildError::Parse { file: inputs.source.clone(), errors }),
+    }
+}
+
+fn plan_options(request: &BuildRequest) -> PlanOptions {
+    PlanOptions {
+        build_args: request.build_args.clone(),
+        target: request.target.clone(),
+        labels: request.labels.clone(),
+        platforms: request.platforms.clone(),
+        build_platform: crate::oci::platform::Platform::native(),
+        contexts: inputs::plan_contexts(request),
+        no_cache: if request.no_cache { NoCache::All } else { NoCache::Off },
+        network: request.network,
+        add_hosts: request.add_hosts.clone(),
+        shm_size_bytes: request.shm_size_bytes,
+        ulimits: request.ulimits.iter().map(|limit| (limit.name.clone(), limit.soft, limit.hard)).collect(),
+        source_date_epoch: request.source_date_epoch,
+    }
+}
+
+/// Reports lint warnings, in the order of their lines; `# check=error=true` makes them an error.
+fn warn(inputs: &Inputs, dockerfile: &Dockerfile, plan: &Plan, options: &PlanOptions, services: Services<'_>) -> Result<(), BuildError> {
+    let check = match options.build_args.get("BUILDKIT_DOCKERFILE_CHECK") {
+        Some(text) => CheckOptions::parse(text),
+        None => CheckOptions::of(dockerfile),
+    };
+    let check = check.map_err(|error| BuildError::Check { text: error.to_string() })?;
+    let mut warnings: Vec<Warning> = lint::lint_stages(dockerfile, &check, &|stage| plan.stages.contains(&stage));
+    warnings.extend(plan.warnings.iter().cloned());
+    warnings.sort_by_key(|warning| warning.span.map(|span| span.start));
+    if warnings.is_empty() {
+        return Ok(());
+    }
+    services.reporter.report(Event::Warnings { source: inputs.source.clone(), warnings });
+    if check.error { Err(BuildError::Lint) } else { Ok(()) }
+}
+
+fn solve(
+    request: &BuildRequest,
+    inputs: &Inputs,
+    plan: &Plan,
+    bases: &Bases<'_>,
+    forms: &Forms<'_>,
+    services: Services<'_>,
+) -> Result<Solved, BuildError> {
+    let executor = BuildExecutor {
+        store: services.store,
+        forms,
+        contexts: &inputs.contexts,
+        graph: &plan.graph,
+        packing: output::first_packing(request, plan),
+        exported: output::exported(plan),
+        reporter: services.reporter,
+        cancel: services.cancel.clone(),
+        logs: StepLogs::new(services.store.root().join("builds").join(inputs.build_id())),
+    };
+    let diff_ids: Vec<Vec<DiffId>> =
+        bases.images().iter().map(|image| image.layers.iter().map(|layer| layer.diff_id.clone()).collect()).collect();
+    let site = Site { context: inputs.identity(), dockerfile: inputs.source.name().to_owned() };
+    let solver = Solver { graph: &plan.graph, store: services.store, bases: &diff_ids, executor: &executor, site };
+    let roots: Vec<_> = plan.images.iter().map(|image| image.root).collect();
+    solver.solve(&roots, services.reporter).map_err(|error| match error {
+        SolveError::Cancelled => BuildError::Cancelled,
+        SolveError::Step { cause: StepError::Cancelled, .. } => BuildError::Cancelled,
+        SolveError::Step { vertex, cause, .. } => {
+            let vertex = &plan.graph.vertices[vertex.0];
+            BuildError::Step { at: vertex.source.clone(), name: vertex.name.clone(), cause }
+        }
+    })
+}

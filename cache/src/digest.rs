@@ -307,3 +307,76 @@ impl ChainId {
         hasher
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_are_read_strictly() {
+        let hex = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let good = format!("sha256:{hex}");
+        let digest: OciDigest = good.parse().expect("a digest");
+        assert_eq!((digest.algorithm(), digest.hex(), digest.to_string()), ("sha256", hex, good.clone()));
+        assert_eq!(digest, OciDigest::sha256_of(b""));
+        assert_eq!(OciDigest::sha512_of(b"").to_string().parse(), Ok(OciDigest::sha512_of(b"")));
+        assert_eq!(OciDigest::from_file_name(&digest.file_name()), Some(digest));
+
+        let bad = [
+            String::new(),
+            hex.to_owned(),
+            format!("sha256:{}", &hex[1..]),
+            format!("sha256:{hex}0"),
+            format!("sha512:{hex}"),
+            format!("md5:{hex}"),
+            format!("sha256:{}", hex.to_uppercase()),
+            format!("sha256:../{}", &hex[3..]),
+            format!("sha256:sha256:{}", &hex[7..]),
+        ];
+        for text in bad {
+            assert!(text.parse::<OciDigest>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn ids_are_read_strictly() {
+        let id = LayerId::of_index(b"");
+        assert_eq!(id.to_string(), "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262");
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert_eq!(serde_json::to_string(&id).expect("JSON"), format!("\"{id}\""));
+        for text in ["", "af", &id.to_string().to_uppercase(), &format!("{id}00")] {
+            assert!(text.parse::<LayerId>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn chains_of_different_origin_differ() {
+        let content = ContentId::from_bytes([7; 32]);
+        let base = |names: &[&str]| -> ChainId {
+            let diff_ids: Vec<DiffId> = names.iter().map(|name| DiffId(OciDigest::sha256_of(name.as_bytes()))).collect();
+            ChainId::of_base(&diff_ids)
+        };
+        let chains = [
+            ChainId::scratch(),
+            ChainId::scratch().child(content),
+            ChainId::scratch().child(content).child(content),
+            base(&["a"]),
+            base(&["a", "b"]),
+            base(&["b", "a"]),
+            base(&["a"]).child(content),
+        ];
+        for (at, chain) in chains.iter().enumerate() {
+            assert!(!chains[at + 1..].contains(chain), "{at}");
+        }
+        assert_eq!(base(&[]), ChainId::scratch());
+    }
+
+    /// A changed hash would make every store miss everything, silently.
+    #[test]
+    fn chains_are_stable() {
+        let diff_ids = [DiffId(OciDigest::sha256_of(b"a")), DiffId(OciDigest::sha256_of(b"b"))];
+        let chain = ChainId::of_base(&diff_ids).child(ContentId::from_bytes([1; 32]));
+        assert_eq!(chain.to_string(), "26f92b3b188abf0433ae503192db596ada6d679ee44bfe75c2d80b8bab4c7a30");
+        assert_eq!(ListId::of(b"a list").to_string(), "b0a2c0b6d93b5f2a86e08d46cdf7ca96b5ad2dbe6525eed67eb95d4764b59edd");
+    }
+}

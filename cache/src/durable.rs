@@ -153,3 +153,133 @@ fn now_nanos() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::testing::{index, known, map, record, tree};
+    use crate::{Lookup, Store};
+
+    const FIRST: &str = "11111111-1111-1111-1111-111111111111";
+    const SECOND: &str = "22222222-2222-2222-2222-222222222222";
+
+    fn open(root: &Path, epoch: &str) -> Store {
+        Store::open_in_epoch(root, epoch.to_owned()).expect("a store")
+    }
+
+    /// One of everything.
+    fn fill(store: &Store) -> crate::OciDigest {
+        let layer = index(store, 1);
+        let tmp = store.tmp().expect("a directory");
+        store.layers().commit_fs(&layer, &map(), &tree(tmp.path(), "fs")).expect("committed");
+        store.steps().put(&record(layer, 1)).expect("put");
+        store.layers().set_by_content(&record(layer, 1).content, &known(layer)).expect("set");
+        store.blobs().put(b"a blob").expect("put")
+    }
+
+    fn has(store: &Store, blob: &crate::OciDigest) -> [bool; 5] {
+        let layer = crate::LayerId::of_index(&[1]);
+        let record = record(layer, 1);
+        [
+            store.steps().peek(&record.key).expect("looked").is_some(),
+            store.layers().has_index(&layer).expect("looked"),
+            store.layers().has_fs(&layer, &map()).expect("looked"),
+            store.layers().by_content(&record.content).expect("looked").is_some(),
+            store.blobs().size(blob).expect("looked").is_some(),
+        ]
+    }
+
+    #[test]
+    fn entries_of_this_boot_hold() {
+        let root = tempfile::tempdir().expect("a directory");
+        let blob = fill(&open(root.path(), FIRST));
+        assert_eq!(has(&open(root.path(), FIRST), &blob), [true; 5]);
+        // Another time namespace is no other boot.
+        assert_eq!(has(&open(root.path(), &format!("{FIRST}-77")), &blob), [true; 5]);
+    }
+
+    #[test]
+    fn synced_entries_of_another_boot_hold() {
+        let root = tempfile::tempdir().expect("a directory");
+        let store = open(root.path(), FIRST);
+        let blob = fill(&store);
+        assert!(store.sync_after_commit().expect("synced"));
+        assert!(!store.sync_after_commit().expect("nothing to do"));
+        assert_eq!(has(&open(root.path(), SECOND), &blob), [true; 5]);
+    }
+
+    #[test]
+    fn entries_of_another_boot_without_a_mark_are_checked_or_dropped() {
+        let root = tempfile::tempdir().expect("a directory");
+        let blob = fill(&open(root.path(), FIRST));
+        let store = open(root.path(), SECOND);
+        // The index and the blob prove themselves by their hashes.
+        assert_eq!(has(&store, &blob), [false, true, false, false, true]);
+        // They were stamped again, and a sync of this boot covers them.
+        store.sync_after_commit().expect("synced");
+        assert_eq!(has(&open(root.path(), "33333333"), &blob), [false, true, false, false, true]);
+        let key = record(crate::LayerId::of_index(&[1]), 1).key;
+        let Lookup::Miss(lock) = store.steps().lookup(&key).expect("looked") else { panic!("a hit") };
+        drop(lock);
+        let hex = key.to_hex();
+        assert!(!root.path().join("steps").join(&hex[..2]).join(&hex).exists(), "the lookup drops the record");
+    }
+
+    #[test]
+    fn what_was_committed_after_the_sync_does_not_hold() {
+        let root = tempfile::tempdir().expect("a directory");
+        let store = open(root.path(), FIRST);
+        store.blobs().put(b"other").expect("put");
+        store.sync_after_commit().expect("synced");
+        let blob = fill(&store);
+        assert_eq!(has(&open(root.path(), SECOND), &blob), [false, true, false, false, true]);
+        // A later build of the same boot covers a killed one.
+        let other = open(root.path(), FIRST);
+        other.blobs().put(b"third").expect("put");
+        other.sync_after_commit().expect("synced");
+        assert_eq!(has(&open(root.path(), SECOND), &blob), [true; 5]);
+    }
+
+    #[test]
+    fn a_torn_mark_is_no_mark_and_an_earlier_one_does_not_replace_a_later() {
+        let root = tempfile::tempdir().expect("a directory");
+        let store = open(root.path(), FIRST);
+        let blob = fill(&store);
+        store.sync_after_commit().expect("synced");
+        let path = mark_path(store.root(), FIRST);
+        let mark = read_mark(&path).expect("a mark");
+        store.inner.durability.sync_until(&store.inner, 1).expect("synced");
+        assert_eq!(read_mark(&path), Some(mark));
+        let len = fs::metadata(&path).expect("a mark").len();
+        fs::File::options().write(true).open(&path).and_then(|file| file.set_len(len - 1)).expect("cut");
+        assert!(!has(&open(root.path(), SECOND), &blob)[0]);
+    }
+
+    /// A power loss after the rename and before the data.
+    #[test]
+    fn lost_bytes_are_noticed_in_the_next_boot_and_replaced() {
+        let root = tempfile::tempdir().expect("a directory");
+        let blob = fill(&open(root.path(), FIRST));
+        let layer = crate::LayerId::of_index(&[1]);
+        let store = open(root.path(), SECOND);
+        fs::write(store.blobs().path(&blob), [0; 6]).expect("zeroed");
+        fs::write(store.layers().index_path(&layer), [0; 1]).expect("zeroed");
+        fs::remove_file(store.layers().fs_path(&layer, &map()).join("file")).expect("lost");
+        assert_eq!(has(&store, &blob), [false; 5]);
+
+        fill(&store);
+        assert_eq!(has(&store, &blob), [true; 5]);
+        assert!(store.layers().fs_path(&layer, &map()).join("file").exists());
+        assert_eq!(store.blobs().read(&blob).expect("read").expect("there"), b"a blob");
+    }
+
+    #[test]
+    fn this_process_knows_its_boot() {
+        let epoch = current_epoch();
+        assert_eq!(epoch, current_epoch());
+        assert!(!epoch.contains([' ', '/', '\n']), "{epoch}");
+        assert_eq!(boot_of(&epoch).len(), BOOT_ID_LEN);
+    }
+}

@@ -158,3 +158,52 @@ fn read_small(path: &Path) -> io::Result<Vec<u8>> {
 pub(crate) fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> (Stamp, Vec<u8>) {
+        let stamp = Stamp { epoch: "01234567-89ab-cdef-0123-456789abcdef".to_owned(), at_nanos: 5 };
+        let bytes = encode(STEP, &stamp, b"{\"a\":1}");
+        (stamp, bytes)
+    }
+
+    #[test]
+    fn an_entry_is_read_back() {
+        let (stamp, bytes) = example();
+        assert_eq!(decode(STEP, &bytes), Some((stamp, b"{\"a\":1}".as_slice())));
+    }
+
+    #[test]
+    fn another_kind_or_format_is_none() {
+        let (_, bytes) = example();
+        assert_eq!(decode(LAST, &bytes), None);
+        assert_eq!(decode(Kind("step", 2), &bytes), None);
+    }
+
+    #[test]
+    fn a_torn_or_changed_entry_is_none() {
+        let (_, bytes) = example();
+        for len in 0..bytes.len() {
+            assert_eq!(decode(STEP, &bytes[..len]), None, "cut at {len}");
+            let mut changed = bytes.clone();
+            changed[len] ^= 1;
+            assert_eq!(decode(STEP, &changed), None, "changed at {len}");
+            let mut zeroed = bytes.clone();
+            zeroed[len..].fill(0);
+            assert_eq!(decode(STEP, &zeroed), None, "zeroed from {len}");
+        }
+        assert_eq!(decode(STEP, &[bytes.clone(), bytes].concat()), None);
+    }
+
+    #[test]
+    fn long_entries_are_read_whole() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for len in [0, 1, 4095, 4096, 4097, 16384, 100_000] {
+            let path = dir.path().join("file");
+            std::fs::write(&path, vec![b'x'; len]).expect("written");
+            assert_eq!(read_small(&path).expect("read").len(), len);
+        }
+    }
+}

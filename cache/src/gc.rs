@@ -54,7 +54,7 @@ impl<'a> Gc<'a> {
 
     /// Drops the whole build cache: records, lists, cache mounts, stat caches, and every layer and blob that no image needs.
     /// Images stay, those without a name too. Never waits: [`StoreError::Busy`] if a build holds the lease.
-    pub fn prune_all(&self) -> Result<PruneReport, StoreError> {
+    pub fn prune_all(self) -> Result<PruneReport, StoreError> {
         let _alone = Lease::alone(&self.store.lease_path())?;
         let needed = self.needed()?;
         let mut report = PruneReport::default();
@@ -76,7 +76,7 @@ impl<'a> Gc<'a> {
         Ok(report)
     }
 
-    fn needed(&self) -> Result<Needed, StoreError> {
+    fn needed(self) -> Result<Needed, StoreError> {
         let mut needed = Needed::default();
         for ImageRecord { id, manifest, layers, .. } in Images::new(self.store).records()? {
             needed.blobs.insert(id);
@@ -99,7 +99,7 @@ impl<'a> Gc<'a> {
     }
 
     /// The blobs of all packed forms of a layer.
-    fn packed_blobs(&self, layer: &LayerId) -> Result<Vec<OciDigest>, StoreError> {
+    fn packed_blobs(self, layer: &LayerId) -> Result<Vec<OciDigest>, StoreError> {
         let dir = self.layer_dir(&layer.to_hex()).join("packed");
         let mut blobs = Vec::new();
         for name in names_in(&dir)? {
@@ -108,7 +108,7 @@ impl<'a> Gc<'a> {
         Ok(blobs)
     }
 
-    fn packed_blob(&self, path: &Path) -> Result<Option<OciDigest>, StoreError> {
+    fn packed_blob(self, path: &Path) -> Result<Option<OciDigest>, StoreError> {
         #[derive(serde::Deserialize)]
         struct Entry {
             packed: Packed,
@@ -116,14 +116,14 @@ impl<'a> Gc<'a> {
         Ok(self.store.read_entry::<Entry>(entry::PACKED, path)?.trusted().map(|entry| entry.packed.blob))
     }
 
-    fn count_steps(&self) -> Result<usize, StoreError> {
+    fn count_steps(self) -> Result<usize, StoreError> {
         let steps = self.store.root().join("steps");
         let dirs = names_in(&steps)?.into_iter().filter(|name| name != "last");
         dirs.map(|dir| names_in(&steps.join(dir)).map(|names| names.len())).sum()
     }
 
     /// Replaces a directory of the store by an empty one.
-    fn drop_whole(&self, name: &str, stuck: &mut Vec<PathBuf>) -> Result<(), StoreError> {
+    fn drop_whole(self, name: &str, stuck: &mut Vec<PathBuf>) -> Result<(), StoreError> {
         let path = self.store.root().join(name);
         if !names_in(&path)?.is_empty() {
             self.drop_path(&path, stuck);
@@ -132,13 +132,13 @@ impl<'a> Gc<'a> {
     }
 
     /// Moves something to `trash/`; what belongs to another id cannot be moved either.
-    fn drop_path(&self, path: &Path, stuck: &mut Vec<PathBuf>) {
+    fn drop_path(self, path: &Path, stuck: &mut Vec<PathBuf>) {
         if self.store.move_to_trash(path).is_err() && path.symlink_metadata().is_ok() {
             stuck.push(path.to_owned());
         }
     }
 
-    fn prune_by_diff(&self, needed: &Needed, stuck: &mut Vec<PathBuf>) -> Result<(), StoreError> {
+    fn prune_by_diff(self, needed: &Needed, stuck: &mut Vec<PathBuf>) -> Result<(), StoreError> {
         let dir = self.store.root().join("by-diff");
         for name in names_in(&dir)? {
             let path = dir.join(name);
@@ -150,7 +150,7 @@ impl<'a> Gc<'a> {
         Ok(())
     }
 
-    fn prune_layers(&self, needed: &Needed, report: &mut PruneReport, stuck: &mut Vec<PathBuf>) -> Result<(), StoreError> {
+    fn prune_layers(self, needed: &Needed, report: &mut PruneReport, stuck: &mut Vec<PathBuf>) -> Result<(), StoreError> {
         for name in names_in(&self.store.root().join("layers"))? {
             let dir = self.layer_dir(&name);
             let Some(layer) = name.parse().ok().filter(|layer: &LayerId| needed.layers.contains(layer)) else {
@@ -172,7 +172,7 @@ impl<'a> Gc<'a> {
         Ok(())
     }
 
-    fn prune_blobs(&self, needed: &Needed, report: &mut PruneReport, stuck: &mut Vec<PathBuf>) -> Result<(), StoreError> {
+    fn prune_blobs(self, needed: &Needed, report: &mut PruneReport, stuck: &mut Vec<PathBuf>) -> Result<(), StoreError> {
         let blobs = self.store.root().join("blobs");
         for made in names_in(&blobs.join("made"))? {
             if OciDigest::from_file_name(&made).is_none_or(|digest| !needed.blobs.contains(&digest)) {
@@ -192,7 +192,7 @@ impl<'a> Gc<'a> {
     }
 
     /// Forgets the marks of past boots from which nothing is left.
-    fn prune_marks(&self) -> Result<(), StoreError> {
+    fn prune_marks(self) -> Result<(), StoreError> {
         let root = self.store.root();
         let mut used = BTreeSet::from([self.store.durability.epoch().to_owned()]);
         let mut entries = Vec::new();
@@ -202,7 +202,9 @@ impl<'a> Gc<'a> {
         for layer in names_in(&root.join("layers"))? {
             let dir = self.layer_dir(&layer);
             entries.push(dir.join("made"));
-            entries.extend(names_in(&dir.join("packed"))?.into_iter().map(|name| dir.join("packed").join(name)));
+            for notes in [dir.join("packed"), dir.join("diff")] {
+                entries.extend(names_in(&notes)?.into_iter().map(|name| notes.join(name)));
+            }
             entries.extend(names_in(&dir.join("fs"))?.into_iter().map(|name| dir.join("fs").join(name).join("made")));
         }
         for path in entries {
@@ -216,7 +218,7 @@ impl<'a> Gc<'a> {
         Ok(())
     }
 
-    fn layer_dir(&self, name: &str) -> PathBuf {
+    fn layer_dir(self, name: &str) -> PathBuf {
         self.store.root().join("layers").join(name)
     }
 }

@@ -67,17 +67,17 @@ impl<'a> Images<'a> {
     }
 
     /// Keeps an image, without a name. Replaces the record of the same id.
-    pub fn put(&self, record: &ImageRecord) -> Result<(), StoreError> {
+    pub fn put(self, record: &ImageRecord) -> Result<(), StoreError> {
         self.store.write_entry(entry::IMAGE, &self.record_path(&record.id), record)
     }
 
     /// The record of an image.
-    pub fn get(&self, id: &OciDigest) -> Result<Option<ImageRecord>, StoreError> {
+    pub fn get(self, id: &OciDigest) -> Result<Option<ImageRecord>, StoreError> {
         self.store.read_entry(entry::IMAGE, &self.record_path(id)).map(entry::Found::whole)
     }
 
     /// Gives an image a name, a full reference with its tag. An image that had the name stays, without it.
-    pub fn tag(&self, name: &str, id: &OciDigest) -> Result<(), StoreError> {
+    pub fn tag(self, name: &str, id: &OciDigest) -> Result<(), StoreError> {
         if self.get(id)?.is_none() {
             return Err(StoreError::NoImage { id: id.clone() });
         }
@@ -85,7 +85,7 @@ impl<'a> Images<'a> {
     }
 
     /// Takes a name away, and returns the image that had it.
-    pub fn untag(&self, name: &str) -> Result<Option<OciDigest>, StoreError> {
+    pub fn untag(self, name: &str) -> Result<Option<OciDigest>, StoreError> {
         let path = self.name_path(name);
         let named = self.store.read_entry::<Named>(entry::NAME, &path)?.whole();
         remove_file(&path)?;
@@ -93,11 +93,12 @@ impl<'a> Images<'a> {
     }
 
     /// The image with a name: a reference with its tag, or `name@digest` as some registry knows it.
-    pub fn resolve(&self, name: &str) -> Result<Option<OciDigest>, StoreError> {
-        if let Some(named) = self.store.read_entry::<Named>(entry::NAME, &self.name_path(name))?.whole() {
-            if named.name == name && self.get(&named.id)?.is_some() {
-                return Ok(Some(named.id));
-            }
+    pub fn resolve(self, name: &str) -> Result<Option<OciDigest>, StoreError> {
+        let named = self.store.read_entry::<Named>(entry::NAME, &self.name_path(name))?.whole();
+        if let Some(Named { id, .. }) = named.filter(|named| named.name == name)
+            && self.get(&id)?.is_some()
+        {
+            return Ok(Some(id));
         }
         if !name.contains('@') {
             return Ok(None);
@@ -109,12 +110,12 @@ impl<'a> Images<'a> {
     }
 
     /// The names of an image, sorted.
-    pub fn names_of(&self, id: &OciDigest) -> Result<Vec<String>, StoreError> {
+    pub fn names_of(self, id: &OciDigest) -> Result<Vec<String>, StoreError> {
         Ok(self.names()?.into_iter().filter(|named| named.id == *id).map(|named| named.name).collect())
     }
 
     /// All images with their names, the newest first.
-    pub fn list(&self) -> Result<Vec<(ImageRecord, Vec<String>)>, StoreError> {
+    pub fn list(self) -> Result<Vec<(ImageRecord, Vec<String>)>, StoreError> {
         let names = self.names()?;
         let mut records = self.records()?;
         records.sort_by(|a, b| b.stored_at_secs.cmp(&a.stored_at_secs).then_with(|| a.id.cmp(&b.id)));
@@ -123,7 +124,7 @@ impl<'a> Images<'a> {
     }
 
     /// The images whose id starts with some digits, with or without `sha256:` in front; sorted. None for no digits at all.
-    pub fn find_by_id_prefix(&self, prefix: &str) -> Result<Vec<OciDigest>, StoreError> {
+    pub fn find_by_id_prefix(self, prefix: &str) -> Result<Vec<OciDigest>, StoreError> {
         let starts = |id: &OciDigest| match prefix.split_once(':') {
             Some((algorithm, hex)) => algorithm == id.algorithm() && !hex.is_empty() && id.hex().starts_with(hex),
             None => !prefix.is_empty() && id.hex().starts_with(prefix),
@@ -132,7 +133,7 @@ impl<'a> Images<'a> {
     }
 
     /// Removes an image with all its names. What it consists of stays until it is pruned. Returns whether it was there.
-    pub fn remove(&self, id: &OciDigest) -> Result<bool, StoreError> {
+    pub fn remove(self, id: &OciDigest) -> Result<bool, StoreError> {
         for name in self.names_of(id)? {
             remove_file(&self.name_path(&name))?;
         }
@@ -140,18 +141,18 @@ impl<'a> Images<'a> {
     }
 
     /// The ids of all images, sorted.
-    fn ids(&self) -> Result<Vec<OciDigest>, StoreError> {
+    fn ids(self) -> Result<Vec<OciDigest>, StoreError> {
         let names = names_in(&self.store.root().join("images/records"))?;
         let mut ids: Vec<OciDigest> = names.iter().filter_map(|name| OciDigest::from_file_name(name)).collect();
         ids.sort();
         Ok(ids)
     }
 
-    pub(crate) fn records(&self) -> Result<Vec<ImageRecord>, StoreError> {
+    pub(crate) fn records(self) -> Result<Vec<ImageRecord>, StoreError> {
         self.ids()?.iter().filter_map(|id| self.get(id).transpose()).collect()
     }
 
-    fn names(&self) -> Result<Vec<Named>, StoreError> {
+    fn names(self) -> Result<Vec<Named>, StoreError> {
         let dir = self.store.root().join("images/names");
         let mut names: Vec<Named> = Vec::new();
         for file in names_in(&dir)? {
@@ -161,11 +162,11 @@ impl<'a> Images<'a> {
         Ok(names)
     }
 
-    fn record_path(&self, id: &OciDigest) -> PathBuf {
+    fn record_path(self, id: &OciDigest) -> PathBuf {
         self.store.root().join("images/records").join(id.file_name())
     }
 
-    fn name_path(&self, name: &str) -> PathBuf {
+    fn name_path(self, name: &str) -> PathBuf {
         self.store.root().join("images/names").join(escape(name))
     }
 }
@@ -191,12 +192,63 @@ pub(crate) fn escape(text: &str) -> String {
         if is_plain {
             out.push(char::from(byte));
         } else {
-            out.push_str(&format!("%{byte:02X}"));
+            out.push('%');
+            out.extend([byte >> 4, byte & 15].map(|digit| char::from(b"0123456789ABCDEF"[usize::from(digit)])));
         }
     }
     match out.len() {
         0 => "%".to_owned(),
         len if len > LONGEST_NAME => format!("%~{}", blake3::hash(text.as_bytes()).to_hex()),
         _ => out,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn names_become_file_names() {
+        let table = [
+            ("alpine", "alpine"),
+            ("docker.io/library/alpine:3.20", "docker.io%2Flibrary%2Falpine%3A3.20"),
+            ("a@sha256:00", "a%40sha256%3A00"),
+            ("", "%"),
+            (".", "%2E"),
+            ("..", "%2E."),
+            ("../x", "%2E.%2Fx"),
+            ("%2F", "%252F"),
+            ("ü", "%C3%BC"),
+        ];
+        for (name, file) in table {
+            assert_eq!(escape(name), file);
+        }
+        let long = "x".repeat(300);
+        assert!(escape(&long).len() < 255 && escape(&long).starts_with("%~"));
+    }
+
+    fn unescape(file: &str) -> Vec<u8> {
+        let (mut out, mut rest) = (Vec::new(), file.as_bytes());
+        while let Some((first, tail)) = rest.split_first() {
+            if *first == b'%' && tail.len() >= 2 {
+                let digits = std::str::from_utf8(&tail[..2]).expect("ASCII");
+                out.push(u8::from_str_radix(digits, 16).expect("digits"));
+                rest = &tail[2..];
+            } else {
+                out.extend((*first != b'%').then_some(*first));
+                rest = tail;
+            }
+        }
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn every_name_can_be_read_back(name in "\\PC{0,20}") {
+            prop_assert_eq!(unescape(&escape(&name)), name.as_bytes());
+            prop_assert!(!escape(&name).contains('/') && !escape(&name).starts_with('.'));
+        }
     }
 }

@@ -103,3 +103,72 @@ pub(crate) fn push_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
     out.extend_from_slice(bytes);
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn example() -> KeyParts {
+        let mut parts = KeyParts::new("run");
+        parts.push_text("argv", "make").push_list("selection", ListId::of(b"one\ntwo\n"));
+        parts
+    }
+
+    /// A changed hash would make every store miss everything, silently. Whoever changes it on purpose raises [`KEY_FORMAT`].
+    #[test]
+    fn the_hash_of_a_key_is_stable() {
+        assert_eq!(example().key().to_string(), "e70cbc4e44541dc4af657f89cf75208270bc93caced41fa9ce434d219d24bd9a");
+    }
+
+    #[test]
+    fn parts_survive_json() {
+        let json = serde_json::to_string(&example()).expect("JSON");
+        assert_eq!(serde_json::from_str::<KeyParts>(&json).expect("parts"), example());
+        assert_eq!(example().get("argv"), Some(&KeyValue::Text("make".to_owned())));
+        assert_eq!(example().get("user"), None);
+    }
+
+    /// Short texts of few letters, so that shifted borders between fields are likely.
+    fn any_parts() -> impl Strategy<Value = KeyParts> {
+        let list = vec(0_u8..2, 0..2).prop_map(|bytes| KeyValue::List(ListId::of(&bytes)));
+        let value = prop_oneof!["[ab\0]{0,3}".prop_map(KeyValue::Text), list];
+        ("[ab]{0,2}", vec(("[ab]{0,2}", value), 0..4)).prop_map(|(kind, parts)| KeyParts { kind, parts })
+    }
+
+    proptest! {
+        #[test]
+        fn different_parts_have_different_encodings(a in any_parts(), b in any_parts()) {
+            prop_assert_eq!(a == b, a.encode() == b.encode());
+            prop_assert_eq!(a == b, a.key() == b.key());
+        }
+
+        /// The end of one part and the start of the next can be moved without changing the bytes of the texts.
+        #[test]
+        fn moved_borders_change_the_encoding(text in "[ab]{2,6}", cut in 0_usize..6, other in 0_usize..6) {
+            let at = |cut: usize| {
+                let (left, right) = text.split_at(cut.min(text.len()));
+                let mut parts = KeyParts::new("run");
+                parts.push_text(left, right);
+                parts
+            };
+            let (a, b) = (at(cut), at(other));
+            prop_assert_eq!(a == b, a.encode() == b.encode());
+        }
+
+        #[test]
+        fn order_matters(names in vec("[a-c]", 2..4)) {
+            let of = |names: Vec<String>| {
+                let mut parts = KeyParts::new("run");
+                for name in names {
+                    parts.push_text(name, "");
+                }
+                parts
+            };
+            let (a, b) = (of(names.clone()), of(names.into_iter().rev().collect()));
+            prop_assert_eq!(a == b, a.key() == b.key());
+        }
+    }
+}

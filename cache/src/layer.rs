@@ -15,7 +15,7 @@ use crate::image::escape;
 use crate::key::push_bytes;
 use crate::lock::FileLock;
 use crate::store::Inner;
-use crate::tmp::make_dir;
+use crate::tmp::{make_dir, rename_dir};
 
 /// Which id map and ownership mode an unpacked form was made under; forms of different maps are never shared.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -94,27 +94,34 @@ impl<'a> Layers<'a> {
     }
 
     /// Keeps an index.
-    pub fn put_index(&self, index: &[u8]) -> Result<LayerId, StoreError> {
+    pub fn put_index(self, index: &[u8]) -> Result<LayerId, StoreError> {
         let layer = LayerId::of_index(index);
         if self.has_index(&layer)? {
             return Ok(layer);
         }
         let dir = self.store.scratch()?.fresh();
-        make_dir(&dir)?;
-        let made = Made { size_bytes: index.len() as u64 };
-        std::fs::write(dir.join("index"), index).map_err(|error| StoreError::io("write", &self.index_path(&layer), error))?;
-        self.store.write_entry(entry::MADE, &dir.join("made"), &made)?;
-        self.install(&dir, &self.dir(&layer), || self.has_index(&layer))?;
-        Ok(layer)
+        let installed = self.write_index(&dir, index).and_then(|()| self.install(&dir, &self.dir(&layer), || self.has_index(&layer)));
+        if installed.is_err() {
+            // On a full disk half an index is in the way of everybody.
+            self.store.discard(&dir);
+        }
+        installed.map(|()| layer)
+    }
+
+    fn write_index(self, dir: &Path, index: &[u8]) -> Result<(), StoreError> {
+        make_dir(dir)?;
+        let path = dir.join("index");
+        std::fs::write(&path, index).map_err(|error| StoreError::io("write", &path, error))?;
+        self.store.write_entry(entry::MADE, &dir.join("made"), &Made { size_bytes: index.len() as u64 })
     }
 
     /// Where the index is, if it is there.
-    pub fn index_path(&self, layer: &LayerId) -> PathBuf {
+    pub fn index_path(self, layer: &LayerId) -> PathBuf {
         self.dir(layer).join("index")
     }
 
     /// Whether the layer's index is there and whole.
-    pub fn has_index(&self, layer: &LayerId) -> Result<bool, StoreError> {
+    pub fn has_index(self, layer: &LayerId) -> Result<bool, StoreError> {
         let made_path = self.dir(layer).join("made");
         let Found::Entry(made, trust) = self.store.read_entry::<Made>(entry::MADE, &made_path)? else { return Ok(false) };
         let path = self.index_path(layer);
@@ -133,24 +140,24 @@ impl<'a> Layers<'a> {
     }
 
     /// Whether the index is there, for a caller that knows it to have been whole in this boot.
-    pub(crate) fn has_index_file(&self, layer: &LayerId) -> Result<bool, StoreError> {
+    pub(crate) fn has_index_file(self, layer: &LayerId) -> Result<bool, StoreError> {
         file_len(&self.index_path(layer)).map(|len| len.is_some())
     }
 
     /// Where the unpacked form is, if it is there.
-    pub fn fs_path(&self, layer: &LayerId, map: &MapId) -> PathBuf {
+    pub fn fs_path(self, layer: &LayerId, map: &MapId) -> PathBuf {
         self.fs_dir(layer, map).join("root")
     }
 
     /// Whether the unpacked form is there and whole.
-    pub fn has_fs(&self, layer: &LayerId, map: &MapId) -> Result<bool, StoreError> {
+    pub fn has_fs(self, layer: &LayerId, map: &MapId) -> Result<bool, StoreError> {
         let made = self.store.read_entry::<Made>(entry::MADE, &self.fs_dir(layer, map).join("made"))?;
         Ok(made.trusted().is_some() && self.fs_path(layer, map).is_dir())
     }
 
     /// Makes the directory `from`, which is in the store's `tmp/`, the layer's unpacked form. If there is one already, that one
     /// stays and `from` goes to `trash/`. Returns where the unpacked form is.
-    pub fn commit_fs(&self, layer: &LayerId, map: &MapId, from: &Path) -> Result<PathBuf, StoreError> {
+    pub fn commit_fs(self, layer: &LayerId, map: &MapId, from: &Path) -> Result<PathBuf, StoreError> {
         self.require_index(layer)?;
         if self.has_fs(layer, map)? {
             self.store.move_to_trash(from)?;
@@ -159,39 +166,55 @@ impl<'a> Layers<'a> {
         // Form and stamp appear together, by one rename.
         let dir = self.store.scratch()?.fresh();
         make_dir(&dir)?;
-        self.store.rename_dir(from, &dir.join("root")).map_err(|error| StoreError::io("move", from, error))?;
+        rename_dir(from, &dir.join("root")).map_err(|error| StoreError::io("move", from, error))?;
         self.store.write_entry(entry::MADE, &dir.join("made"), &Made { size_bytes: 0 })?;
         self.install(&dir, &self.fs_dir(layer, map), || self.has_fs(layer, map))?;
         Ok(self.fs_path(layer, map))
     }
 
     /// The packed form that was made in this way, if its blob is still there.
-    pub fn packed(&self, layer: &LayerId, key: &PackKey) -> Result<Option<Packed>, StoreError> {
+    pub fn packed(self, layer: &LayerId, key: &PackKey) -> Result<Option<Packed>, StoreError> {
         let found = self.store.read_entry::<PackedEntry>(entry::PACKED, &self.packed_path(layer, key))?;
         let Some(PackedEntry { key: own, packed }) = found.trusted() else { return Ok(None) };
         let is_there = own == *key && Blobs::new(self.store).size(&packed.blob)? == Some(packed.size_bytes);
         Ok(is_there.then_some(packed))
     }
 
+    /// Any packed form whose blob is there, the first by name.
+    pub fn any_packed(self, layer: &LayerId) -> Result<Option<(PackKey, Packed)>, StoreError> {
+        let dir = self.dir(layer).join("packed");
+        let mut names = crate::tmp::names_in(&dir)?;
+        names.sort();
+        for name in names {
+            let Some(PackedEntry { key, .. }) = self.store.read_entry::<PackedEntry>(entry::PACKED, &dir.join(name))?.trusted() else {
+                continue;
+            };
+            if let Some(packed) = self.packed(layer, &key)? {
+                return Ok(Some((key, packed)));
+            }
+        }
+        Ok(None)
+    }
+
     /// Notes the packed form of a layer. Its blob must be in the store.
-    pub fn put_packed(&self, layer: &LayerId, key: &PackKey, packed: &Packed) -> Result<(), StoreError> {
+    pub fn put_packed(self, layer: &LayerId, key: &PackKey, packed: &Packed) -> Result<(), StoreError> {
         self.require_index(layer)?;
         let entry = PackedEntry { key: key.clone(), packed: packed.clone() };
         self.store.write_entry(entry::PACKED, &self.packed_path(layer, key), &entry)
     }
 
     /// The layer with that uncompressed tar.
-    pub fn by_diff(&self, diff_id: &DiffId) -> Result<Option<LayerId>, StoreError> {
+    pub fn by_diff(self, diff_id: &DiffId) -> Result<Option<LayerId>, StoreError> {
         self.follow(&self.by_diff_path(diff_id))
     }
 
     /// Notes that a layer came from, or was packed to, that uncompressed tar.
-    pub fn set_by_diff(&self, diff_id: &DiffId, layer: &LayerId) -> Result<(), StoreError> {
+    pub fn set_by_diff(self, diff_id: &DiffId, layer: &LayerId) -> Result<(), StoreError> {
         self.store.write_entry(entry::POINTER, &self.by_diff_path(diff_id), layer)
     }
 
     /// The layer that others with the same content become, with the time of the step that made it.
-    pub fn by_content(&self, content: &ContentId) -> Result<Option<KnownLayer>, StoreError> {
+    pub fn by_content(self, content: &ContentId) -> Result<Option<KnownLayer>, StoreError> {
         match self.store.read_entry::<KnownLayer>(entry::KNOWN, &self.by_content_path(content))?.trusted() {
             Some(known) => Ok(self.has_index(&known.layer)?.then_some(known)),
             None => Ok(None),
@@ -199,60 +222,60 @@ impl<'a> Layers<'a> {
     }
 
     /// Notes a layer as the one that later ones with the same content become.
-    pub fn set_by_content(&self, content: &ContentId, known: &KnownLayer) -> Result<(), StoreError> {
+    pub fn set_by_content(self, content: &ContentId, known: &KnownLayer) -> Result<(), StoreError> {
         self.store.write_entry(entry::KNOWN, &self.by_content_path(content), known)
     }
 
     /// The digest of a layer's uncompressed tar, where it was asked for before. `clamp_secs` as in [`PackKey`].
-    pub fn diff_id(&self, layer: &LayerId, clamp_secs: Option<i64>) -> Result<Option<DiffId>, StoreError> {
+    pub fn diff_id(self, layer: &LayerId, clamp_secs: Option<i64>) -> Result<Option<DiffId>, StoreError> {
         Ok(self.store.read_entry::<DiffId>(entry::DIFF, &self.diff_path(layer, clamp_secs))?.trusted())
     }
 
     /// Notes the digest of a layer's uncompressed tar.
-    pub fn set_diff_id(&self, layer: &LayerId, clamp_secs: Option<i64>, diff_id: &DiffId) -> Result<(), StoreError> {
+    pub fn set_diff_id(self, layer: &LayerId, clamp_secs: Option<i64>, diff_id: &DiffId) -> Result<(), StoreError> {
         self.require_index(layer)?;
         self.store.write_entry(entry::DIFF, &self.diff_path(layer, clamp_secs), diff_id)
     }
 
-    fn follow(&self, path: &Path) -> Result<Option<LayerId>, StoreError> {
+    fn follow(self, path: &Path) -> Result<Option<LayerId>, StoreError> {
         match self.store.read_entry::<LayerId>(entry::POINTER, path)?.trusted() {
             Some(layer) => Ok(self.has_index(&layer)?.then_some(layer)),
             None => Ok(None),
         }
     }
 
-    pub(crate) fn require_index(&self, layer: &LayerId) -> Result<(), StoreError> {
+    pub(crate) fn require_index(self, layer: &LayerId) -> Result<(), StoreError> {
         if self.has_index(layer)? { Ok(()) } else { Err(StoreError::NoLayer { layer: *layer }) }
     }
 
-    pub(crate) fn dir(&self, layer: &LayerId) -> PathBuf {
+    pub(crate) fn dir(self, layer: &LayerId) -> PathBuf {
         self.store.root().join("layers").join(layer.to_hex())
     }
 
-    fn fs_dir(&self, layer: &LayerId, map: &MapId) -> PathBuf {
+    fn fs_dir(self, layer: &LayerId, map: &MapId) -> PathBuf {
         self.dir(layer).join("fs").join(escape(&map.0))
     }
 
-    fn packed_path(&self, layer: &LayerId, key: &PackKey) -> PathBuf {
+    fn packed_path(self, layer: &LayerId, key: &PackKey) -> PathBuf {
         self.dir(layer).join("packed").join(key.file_name())
     }
 
-    fn diff_path(&self, layer: &LayerId, clamp_secs: Option<i64>) -> PathBuf {
+    fn diff_path(self, layer: &LayerId, clamp_secs: Option<i64>) -> PathBuf {
         self.dir(layer).join("diff").join(clamp_secs.map_or_else(|| "as-is".into(), |secs| format!("clamp-{secs}")))
     }
 
-    fn by_diff_path(&self, diff_id: &DiffId) -> PathBuf {
+    fn by_diff_path(self, diff_id: &DiffId) -> PathBuf {
         self.store.root().join("by-diff").join(diff_id.0.file_name())
     }
 
-    fn by_content_path(&self, content: &ContentId) -> PathBuf {
+    fn by_content_path(self, content: &ContentId) -> PathBuf {
         self.store.root().join("by-content").join(content.to_hex())
     }
 
     /// Renames a complete directory to its place. A good one that is there stays; a bad one, which a power loss left and
     /// nobody uses, goes. Deciding which needs a lock: the bad one may have been replaced meanwhile.
-    fn install(&self, dir: &Path, to: &Path, is_good: impl Fn() -> Result<bool, StoreError>) -> Result<(), StoreError> {
-        if self.rename_if_free(dir, to)? {
+    fn install(self, dir: &Path, to: &Path, is_good: impl Fn() -> Result<bool, StoreError>) -> Result<(), StoreError> {
+        if rename_if_free(dir, to)? {
             return Ok(());
         }
         let name = to.strip_prefix(self.store.root()).unwrap_or(to).to_string_lossy().replace('/', "-");
@@ -261,19 +284,20 @@ impl<'a> Layers<'a> {
             if to.exists() {
                 self.store.move_to_trash(to)?;
             }
-            if self.rename_if_free(dir, to)? {
+            if rename_if_free(dir, to)? {
                 return Ok(());
             }
         }
         self.store.move_to_trash(dir).map(drop)
     }
+}
 
-    fn rename_if_free(&self, dir: &Path, to: &Path) -> Result<bool, StoreError> {
-        use std::io::ErrorKind::{AlreadyExists, DirectoryNotEmpty};
-        match self.store.rename_dir(dir, to) {
-            Ok(()) => Ok(true),
-            Err(error) if matches!(error.kind(), AlreadyExists | DirectoryNotEmpty) => Ok(false),
-            Err(error) => Err(StoreError::io("write", to, error)),
-        }
+/// Renames a directory, unless something is at the place.
+fn rename_if_free(dir: &Path, to: &Path) -> Result<bool, StoreError> {
+    use std::io::ErrorKind::{AlreadyExists, DirectoryNotEmpty};
+    match rename_dir(dir, to) {
+        Ok(()) => Ok(true),
+        Err(error) if matches!(error.kind(), AlreadyExists | DirectoryNotEmpty) => Ok(false),
+        Err(error) => Err(StoreError::io("write", to, error)),
     }
 }

@@ -63,6 +63,9 @@ mod lease;
 mod remove;
 mod usage;
 
+#[cfg(test)]
+mod testing;
+
 pub use blob::{BlobWriter, Blobs};
 pub use digest::{CacheKey, ChainId, ContentId, DiffId, DigestError, LayerId, ListId, OciDigest};
 pub use error::StoreError;

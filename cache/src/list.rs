@@ -22,7 +22,7 @@ impl<'a> Lists<'a> {
     }
 
     /// Keeps a list. [`ListId::of`] gives its id without keeping it.
-    pub fn put(&self, bytes: &[u8]) -> Result<ListId, StoreError> {
+    pub fn put(self, bytes: &[u8]) -> Result<ListId, StoreError> {
         let id = ListId::of(bytes);
         let path = self.path(&id);
         if file_len(&path)? != Some(bytes.len() as u64) {
@@ -32,7 +32,7 @@ impl<'a> Lists<'a> {
     }
 
     /// Reads a list. One whose bytes do not have the id is removed, and not there.
-    pub fn get(&self, id: &ListId) -> Result<Option<Vec<u8>>, StoreError> {
+    pub fn get(self, id: &ListId) -> Result<Option<Vec<u8>>, StoreError> {
         let path = self.path(id);
         match std::fs::read(&path) {
             Ok(bytes) if ListId::of(&bytes) == *id => Ok(Some(bytes)),
@@ -45,7 +45,7 @@ impl<'a> Lists<'a> {
         }
     }
 
-    fn path(&self, id: &ListId) -> PathBuf {
+    fn path(self, id: &ListId) -> PathBuf {
         self.store.root().join("lists").join(id.to_hex())
     }
 }

@@ -97,9 +97,11 @@ impl FileLock {
     }
 
     fn held(mut file: File, path: &Path) -> Self {
-        // The pid only serves a message to whoever waits: a full disk must not stop a build here.
-        let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
-        drop(written);
+        // The pid only serves a message to whoever waits: a full disk must not stop a build here. A file that is new is not
+        // truncated: ext4 would write it to the disk at once when it is closed.
+        let is_new = file.metadata().is_ok_and(|meta| meta.len() == 0);
+        let emptied = if is_new { Ok(()) } else { file.set_len(0).and_then(|()| file.rewind()) };
+        drop(emptied.and_then(|()| writeln!(file, "{}", std::process::id())));
         Self { file, path: path.to_owned() }
     }
 }
@@ -185,4 +187,66 @@ fn read_pid(file: &File) -> Option<u32> {
     let mut text = String::new();
     file.take(32).read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_lock_excludes_and_leaves_no_file() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("locks/one");
+        let lock = FileLock::try_take(&path).expect("no error").expect("free");
+        assert!(FileLock::try_take(&path).expect("no error").is_none());
+        assert!(FileLock::try_take_existing(&path).expect("no error").is_none());
+        drop(lock);
+        assert!(!path.exists());
+        assert!(FileLock::try_take_existing(&path).expect("no error").is_none());
+        assert!(!path.exists());
+    }
+
+    /// The file under a waiter's descriptor is unlinked with every release; two holders at once would show here.
+    #[test]
+    fn at_most_one_thread_holds_a_lock_at_a_time() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("one");
+        let (is_held, taken) = (AtomicBool::new(false), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        let lock = FileLock::take_quietly(&path).expect("a lock");
+                        assert!(!is_held.swap(true, Ordering::SeqCst));
+                        std::thread::yield_now();
+                        assert!(is_held.swap(false, Ordering::SeqCst));
+                        taken.fetch_add(1, Ordering::Relaxed);
+                        drop(lock);
+                    }
+                });
+            }
+        });
+        assert_eq!(taken.into_inner(), 800);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn whoever_waits_is_told_once_for_whom_and_can_stop() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("one");
+        let _lock = FileLock::take_quietly(&path).expect("a lock");
+        let mut told = Vec::new();
+        let since = Instant::now();
+        let mut patience = Patience {
+            on_wait: &mut |waiting: &Waiting| told.push(waiting.clone()),
+            keep_waiting: &|| since.elapsed() < Duration::from_millis(1200),
+        };
+        let error = FileLock::take(&path, &mut patience).expect_err("nobody lets go");
+        assert!(matches!(error, StoreError::WaitCancelled { path: own } if own == path));
+        assert_eq!(told.len(), 1);
+        assert_eq!(told[0].holder_pid, Some(std::process::id()));
+        assert!(told[0].waited >= TELL_AFTER);
+    }
 }

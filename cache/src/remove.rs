@@ -167,3 +167,54 @@ impl Removal {
 fn allocated(stat: &Stat) -> u64 {
     stat.st_blocks as u64 * 512
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn trees_of_any_depth_go() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let top = dir.path().join("top");
+        fs::create_dir(&top).expect("a directory");
+        // A path of this depth cannot be named in one call, so the tree is put together from the inside.
+        let name = "d".repeat(50);
+        for depth in 0..200 {
+            let (next, inner) = (dir.path().join("next"), dir.path().join(if depth == 0 { "top" } else { "at" }));
+            fs::create_dir(&next).expect("a directory");
+            fs::write(next.join(".shale-deep-1"), "in the way").expect("a file");
+            fs::rename(inner, next.join(&name)).expect("moved");
+            fs::rename(next, dir.path().join("at")).expect("moved");
+        }
+        let parent = rustix::fs::open(dir.path(), DIRECTORY, Mode::empty()).expect("opened");
+        let mut removal = Removal::default();
+        removal.remove_top(parent.as_fd(), c"at");
+        assert_eq!((removal.removed.is_incomplete, removal.removed.files), (false, 200));
+        assert!(removal.moves > 2, "no more than {DEEPEST} directories are open at a time");
+        assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 0);
+    }
+
+    #[test]
+    fn links_are_not_followed_and_blocks_are_counted_once() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (outside, top) = (dir.path().join("outside"), dir.path().join("top"));
+        fs::create_dir_all(outside.join("kept")).expect("a directory");
+        fs::create_dir_all(top.join("sub")).expect("a directory");
+        std::os::unix::fs::symlink(&outside, top.join("link")).expect("a link");
+        fs::write(top.join("a"), [1; 8192]).expect("a file");
+        fs::hard_link(top.join("a"), top.join("sub/b")).expect("a link");
+        let removed = remove_tree(&top);
+        assert!(outside.join("kept").exists());
+        assert!(!top.exists());
+        assert_eq!((removed.files, removed.is_incomplete), (3, false));
+        assert!((8192..65536).contains(&removed.bytes), "{removed:?}");
+
+        std::os::unix::fs::symlink(&outside, &top).expect("a link");
+        assert_eq!(remove_tree(&top), Removed { files: 1, ..Removed::default() });
+        assert!(outside.join("kept").exists());
+        assert_eq!(remove_tree(&top), Removed::default());
+        assert_eq!(remove_tree(&top.join("no/where")), Removed::default());
+    }
+}

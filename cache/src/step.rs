@@ -89,12 +89,12 @@ impl<'a> Steps<'a> {
     }
 
     /// Looks a key up. While someone else is making it, waits and looks again.
-    pub fn lookup(&self, key: &CacheKey) -> Result<Lookup, StoreError> {
+    pub fn lookup(self, key: &CacheKey) -> Result<Lookup, StoreError> {
         self.lookup_with(key, &mut Patience { on_wait: &mut |_| {}, keep_waiting: &|| true })
     }
 
     /// Looks a key up, and tells when that takes long.
-    pub fn lookup_with(&self, key: &CacheKey, patience: &mut Patience<'_>) -> Result<Lookup, StoreError> {
+    pub fn lookup_with(self, key: &CacheKey, patience: &mut Patience<'_>) -> Result<Lookup, StoreError> {
         if let Some(record) = self.peek(key)? {
             return Ok(Lookup::Hit(record));
         }
@@ -111,7 +111,7 @@ impl<'a> Steps<'a> {
     }
 
     /// The record of a key, without waiting for anyone. One whose layer has no index any more is none.
-    pub fn peek(&self, key: &CacheKey) -> Result<Option<StepRecord>, StoreError> {
+    pub fn peek(self, key: &CacheKey) -> Result<Option<StepRecord>, StoreError> {
         let Found::Entry(record, trust) = self.store.read_entry::<StepRecord>(entry::STEP, &self.path(key))? else { return Ok(None) };
         if record.version != STEP_RECORD_VERSION || record.key != *key {
             return Ok(None);
@@ -128,7 +128,7 @@ impl<'a> Steps<'a> {
 
     /// Writes a record without having looked it up: for a key that was computed from what was written, and for second looks.
     /// Nobody is harmed if two do so at once, for both records are true.
-    pub fn put(&self, record: &StepRecord) -> Result<(), StoreError> {
+    pub fn put(self, record: &StepRecord) -> Result<(), StoreError> {
         let actual = record.parts.key();
         if actual != record.key {
             return Err(StoreError::KeyMismatch { expected: record.key, actual });
@@ -139,7 +139,7 @@ impl<'a> Steps<'a> {
     }
 
     /// The newest record of a site, for explanations only: its layer may be gone.
-    pub fn last(&self, site: &StepSite) -> Result<Option<StepRecord>, StoreError> {
+    pub fn last(self, site: &StepSite) -> Result<Option<StepRecord>, StoreError> {
         match self.store.read_entry::<CacheKey>(entry::LAST, &self.last_path(site))?.whole() {
             Some(key) => Ok(self.store.read_entry::<StepRecord>(entry::STEP, &self.path(&key))?.whole()),
             None => Ok(None),
@@ -147,16 +147,16 @@ impl<'a> Steps<'a> {
     }
 
     /// Makes a record the last of a site. A commit does so by itself.
-    pub fn set_last(&self, site: &StepSite, key: &CacheKey) -> Result<(), StoreError> {
+    pub fn set_last(self, site: &StepSite, key: &CacheKey) -> Result<(), StoreError> {
         self.store.write_entry(entry::LAST, &self.last_path(site), key)
     }
 
-    fn path(&self, key: &CacheKey) -> PathBuf {
+    fn path(self, key: &CacheKey) -> PathBuf {
         let hex = key.to_hex();
         self.store.root().join("steps").join(&hex[..2]).join(hex)
     }
 
-    fn last_path(&self, site: &StepSite) -> PathBuf {
+    fn last_path(self, site: &StepSite) -> PathBuf {
         self.store.root().join("steps/last").join(site.file_name())
     }
 }

@@ -19,7 +19,7 @@ use crate::lease::Lease;
 use crate::list::Lists;
 use crate::lock::Patience;
 use crate::step::Steps;
-use crate::tmp::{Scratch, TmpDir, make_dir, make_dirs, names_in};
+use crate::tmp::{Scratch, TmpDir, make_dir, make_dirs, names_in, rename_dir};
 use crate::usage::Usage;
 
 /// The version of the layout. Raise it when an older shale must not touch the store.
@@ -197,7 +197,7 @@ impl Inner {
     /// Writes a file in `tmp/` and renames it to its place.
     pub(crate) fn replace_file(&self, to: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), StoreError> {
         let (mut file, from) = self.fresh_file()?;
-        let written = write(&mut file).and_then(|()| self.rename_dir(&from, to));
+        let written = write(&mut file).and_then(|()| rename_dir(&from, to));
         written.map_err(|error| {
             drop(std::fs::remove_file(&from));
             StoreError::io("write", to, error)

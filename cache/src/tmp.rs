@@ -5,8 +5,8 @@
 //! moves the directories whose lock is free to `trash/` and deletes what is there. What cannot be deleted, because it belongs to
 //! mapped ids, stays in `trash/` and is reported, for the caller to hand to its worker.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::fs::{DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -86,7 +86,7 @@ impl Inner {
     /// Moves a file or tree out of the way. One that belongs to another id cannot be moved.
     pub(crate) fn move_to_trash(&self, path: &Path) -> Result<PathBuf, StoreError> {
         let to = self.trash().join(unique_name());
-        match self.rename_dir(path, &to) {
+        match rename_dir(path, &to) {
             Ok(()) => Ok(to),
             Err(error) => Err(StoreError::io("move to trash/", path, error)),
         }
@@ -97,26 +97,6 @@ impl Inner {
         let removed = remove_tree(path);
         let left = removed.is_incomplete.then(|| self.move_to_trash(path).unwrap_or_else(|_| path.to_owned()));
         (removed, left)
-    }
-
-    /// Renames a file or directory to a place whose parent may not exist yet. A directory of ours that we may not write
-    /// cannot change its parent, so it is made writable for that moment.
-    pub(crate) fn rename_dir(&self, from: &Path, to: &Path) -> std::io::Result<()> {
-        use std::os::unix::fs::PermissionsExt as _;
-        match rename_into(from, to) {
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-                let before = std::fs::symlink_metadata(from)?;
-                if !before.is_dir() {
-                    return Err(error);
-                }
-                std::fs::set_permissions(from, std::fs::Permissions::from_mode(before.permissions().mode() | 0o700))?;
-                let renamed = rename_into(from, to);
-                let now_at = if renamed.is_ok() { to } else { from };
-                std::fs::set_permissions(now_at, before.permissions())?;
-                renamed
-            }
-            other => other,
-        }
     }
 
     /// Deletes what dead processes left. Costs three readings of empty directories when there is nothing.
@@ -133,7 +113,7 @@ impl Inner {
 
     fn reap_scratch(&self, name: &str) -> Result<(), StoreError> {
         let path = self.tmp().join(name);
-        if name.ends_with(".lock") {
+        if path.extension().is_some_and(|extension| extension == "lock") {
             if let Some(lock) = FileLock::try_take_existing(&path)? {
                 self.trash_if_there(&path.with_extension(""))?;
                 drop(lock);
@@ -149,7 +129,7 @@ impl Inner {
         if !is_there(path) {
             return Ok(());
         }
-        match self.rename_dir(path, &self.trash().join(unique_name())) {
+        match rename_dir(path, &self.trash().join(unique_name())) {
             // Another reaper was faster.
             Err(error) if !is_absent(&error) => Err(StoreError::io("move to trash/", path, error)),
             _ => Ok(()),
@@ -174,6 +154,25 @@ impl Inner {
 
 fn is_there(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok()
+}
+
+/// Renames a file or directory to a place whose parent may not exist yet. A directory of ours that we may not write
+/// cannot change its parent, so it is made writable for that moment.
+pub(crate) fn rename_dir(from: &Path, to: &Path) -> std::io::Result<()> {
+    match rename_into(from, to) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            let before = std::fs::symlink_metadata(from)?;
+            if !before.is_dir() {
+                return Err(error);
+            }
+            std::fs::set_permissions(from, Permissions::from_mode(before.permissions().mode() | 0o700))?;
+            let renamed = rename_into(from, to);
+            let now_at = if renamed.is_ok() { to } else { from };
+            std::fs::set_permissions(now_at, before.permissions())?;
+            renamed
+        }
+        other => other,
+    }
 }
 
 fn rename_into(from: &Path, to: &Path) -> std::io::Result<()> {
@@ -223,13 +222,11 @@ pub(crate) fn random_u64() -> u64 {
     use std::hash::{BuildHasher as _, Hasher as _};
     static CALLS: AtomicU64 = AtomicU64::new(0);
     let mut bytes = [0; 8];
-    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK) {
-        Ok(8) => u64::from_ne_bytes(bytes),
-        // Early in a boot: the standard library's per-process keys, and a counter.
-        _ => {
-            let mut hasher = std::hash::RandomState::new().build_hasher();
-            hasher.write_u64(CALLS.fetch_add(1, Ordering::Relaxed));
-            hasher.finish()
-        }
+    if rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK) == Ok(bytes.len()) {
+        return u64::from_ne_bytes(bytes);
     }
+    // Early in a boot: the standard library's per-process keys, and a counter.
+    let mut hasher = std::hash::RandomState::new().build_hasher();
+    hasher.write_u64(CALLS.fetch_add(1, Ordering::Relaxed));
+    hasher.finish()
 }

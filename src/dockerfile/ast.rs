@@ -13,32 +13,40 @@ pub struct Dockerfile {
     pub global_args: Vec<Instruction>,
     /// Stages in order; never empty in a file that parsed.
     pub stages: Vec<Stage>,
+    /// Last lines of instructions whose continuation holds an empty line.
+    pub empty_continuations: Vec<Span>,
 }
 
 /// `# syntax=`, `# escape=`, `# check=`.
 #[derive(Clone, Debug)]
 pub struct Directives {
-    /// The frontend that the file asks for.
+    /// The frontend that the file asks for: the first word of the value.
     pub syntax: Option<Spanned<String>>,
     /// The escape character, `\` unless said otherwise.
     pub escape: char,
-    /// The raw value of `# check=`.
+    /// The value of `# check=`, up to the first blank.
     pub check: Option<Spanned<String>>,
 }
 
 /// One `FROM` and what follows it.
 #[derive(Clone, Debug)]
 pub struct Stage {
+    /// `FROM` as written (`from`, `From`).
+    pub keyword: Spanned<String>,
     /// The base as written (`alpine:$V`, `scratch`, an earlier stage).
     pub base: Spanned<String>,
-    /// `AS name`, as written.
+    /// `AS name`, as written; stages are found by it without regard to case.
     pub name: Option<Spanned<String>>,
+    /// `AS` as written.
+    pub as_keyword: Option<Spanned<String>>,
     /// `--platform=` as written.
     pub platform: Option<Spanned<String>>,
     /// The `FROM` instruction itself.
     pub span: Span,
     /// The source text of the `FROM` with continuations joined.
     pub original: String,
+    /// Comments directly before it, without `#`.
+    pub comments: Vec<String>,
     /// Instructions after the `FROM`.
     pub instructions: Vec<Instruction>,
 }
@@ -46,12 +54,16 @@ pub struct Stage {
 /// One instruction.
 #[derive(Clone, Debug)]
 pub struct Instruction {
+    /// The instruction's name as written (`RUN`, `run`).
+    pub keyword: Spanned<String>,
     /// What it says.
     pub kind: InstructionKind,
     /// All lines of it, heredoc bodies included.
     pub span: Span,
     /// The instruction line with continuations joined and heredoc bodies left out, as it is shown in progress.
     pub original: String,
+    /// Comments directly before it, without `#`.
+    pub comments: Vec<String>,
 }
 
 /// The instructions of the Dockerfile reference.
@@ -69,7 +81,7 @@ pub enum InstructionKind {
     Entrypoint(CommandLine),
     /// `ENV k=v …` or `ENV k v`
     Env(Vec<KeyValue>),
-    /// `EXPOSE 80 90-91/udp`, words as written
+    /// `EXPOSE 80 90-91/udp`, words as written, in byte order as BuildKit has them
     Expose(Vec<Spanned<String>>),
     /// `HEALTHCHECK`
     Healthcheck(Healthcheck),
@@ -77,11 +89,11 @@ pub enum InstructionKind {
     Label(Vec<KeyValue>),
     /// `MAINTAINER name`
     Maintainer(Spanned<String>),
-    /// `ONBUILD instruction`; the text after `ONBUILD`, already checked to parse
+    /// `ONBUILD instruction`
     Onbuild(Onbuild),
     /// `RUN`
     Run(Run),
-    /// `SHELL ["…"]`
+    /// `SHELL ["…"]`, never empty
     Shell(Vec<String>),
     /// `STOPSIGNAL word`
     Stopsignal(Spanned<String>),
@@ -150,8 +162,10 @@ pub struct Heredoc {
     pub chomp: bool,
     /// Whether variables in the body are expanded (the delimiter had no quotes).
     pub expand: bool,
-    /// The body.
+    /// The body, chomped if it says so.
     pub content: String,
+    /// The body as written.
+    pub raw: String,
     /// Where the body stands.
     pub span: Span,
 }
@@ -185,7 +199,7 @@ pub struct Copy {
     pub unpack: Option<Spanned<bool>>,
 }
 
-/// `HEALTHCHECK`; durations as Go writes them, unparsed.
+/// `HEALTHCHECK`. Zero means the default, as if the flag was not there.
 #[derive(Clone, Debug)]
 pub enum Healthcheck {
     /// `HEALTHCHECK NONE`
@@ -212,6 +226,7 @@ pub enum Healthcheck {
 pub struct Onbuild {
     /// The trigger as it goes into the image config.
     pub text: String,
-    /// The trigger's parsed form.
-    pub instruction: Box<Instruction>,
+    /// The trigger's parsed form; `None` if it says something that is an error where the trigger runs (a flag that does not
+    /// exist), which BuildKit reports there and not here.
+    pub instruction: Option<Box<Instruction>>,
 }

@@ -209,9 +209,9 @@ impl Scan<'_> {
                 }
                 '\'' | '"' if !self.lexer.plain_quotes => {
                     if c == '"' {
-                        self.double_quoted(&mut text)?
+                        self.double_quoted(&mut text)?;
                     } else {
-                        self.single_quoted(&mut text)?
+                        self.single_quoted(&mut text)?;
                     }
                     words.current.push_str(&text[from..]);
                 }
@@ -339,11 +339,10 @@ impl Scan<'_> {
         }
         let has_value = value.as_ref().is_some_and(|v| !(colon && v.is_empty()));
         match modifier {
-            '-' if has_value => Ok(value.unwrap_or_default()),
+            '-' | '?' if has_value => Ok(value.unwrap_or_default()),
             '-' => Ok(word),
             '+' if has_value => Ok(word),
             '+' => Ok(String::new()),
-            '?' if has_value => Ok(value.unwrap_or_default()),
             '?' => {
                 let state = if value.is_some() { "is not allowed to be empty" } else { "is not allowed to be unset" };
                 let message = if word.is_empty() { state.to_owned() } else { word };

@@ -62,6 +62,24 @@ pub enum StepError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A COPY from a context where none was given: the Dockerfile came alone on standard input.
+    #[error("there is no build context to copy from")]
+    NoContext,
+    /// The context could not be read; the cause says what and why.
+    #[error("{0}")]
+    ContextRead(#[source] io::Error),
+    /// Every form of a layer is gone from the store.
+    #[error("the layer {layer} has neither an unpacked nor a packed form in the store any more")]
+    LostLayer {
+        /// Which.
+        layer: shale_cache::LayerId,
+    },
+    /// A blob is gone from the store.
+    #[error("the content {digest} is not in the store any more")]
+    LostBlob {
+        /// Which.
+        digest: shale_cache::OciDigest,
+    },
     /// Reading or writing a file.
     #[error("cannot {deed} {path}: {source}", path = path.display())]
     Io {

@@ -7,42 +7,43 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use shale_cache::{DiffId, LayerId, PackKey, Packed, Store};
+use shale_cache::{DiffId, LayerId, MapId, PackKey, Packed, Store};
 
 use super::StepError;
-use crate::image::BaseImageSet;
-use crate::layer::compress::{Decoder, Encoder, PackWriter};
-use crate::layer::graft::SourceRef;
-use crate::layer::read;
-use crate::layer::write;
+use crate::image::{ImageService, ResolvedImage};
+use crate::layer::compress::{Decoder, Encoder, PackNumbers};
+use crate::layer::contents::{Contents, Directory, SameTar};
+use crate::layer::read::index_of;
+use crate::plan::graph::BaseId;
 use crate::solve::snapshot::{LayerRef, Snapshot};
+use crate::source::registry::Progress;
 use crate::tree::index::Index;
 use crate::tree::view::View;
-use crate::worker::{LowerLayer, Worker, WorkerConfig};
-
-/// How layers are packed for the outputs of a build.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PackSpec {
-    /// Compression of the blobs; `None`: no output wants blobs, DiffIDs are enough.
-    pub encoder: Option<Encoder>,
-    /// `rewrite-timestamp`: no mtime later than this, in seconds since the epoch.
-    pub clamp_secs: Option<i64>,
-}
+use crate::tree::walk::open_dir;
+use crate::worker::{From, LowerLayer, Packing, To, Worker, WorkerConfig, WriteLayer, pack};
 
 /// Layers in every form, for one build.
 pub struct Forms<'a> {
     store: &'a Store,
-    bases: &'a dyn BaseImageSet,
+    images: &'a ImageService,
+    bases: &'a [ResolvedImage],
+    progress: &'a dyn Progress,
     worker: Mutex<Option<Arc<Worker>>>,
     indexes: Mutex<HashMap<LayerId, Arc<Index>>>,
-    /// One lock per layer that is being unpacked or packed, so that two stages do not do the same work.
-    making: Mutex<HashMap<LayerId, Arc<Mutex<()>>>>,
+    /// One lock per DiffID or layer that is being looked into, so that two stages do not do the same work.
+    making: Mutex<HashMap<String, Arc<Mutex<()>>>>,
+}
+
+impl std::fmt::Debug for Forms<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Forms")
+    }
 }
 
 impl<'a> Forms<'a> {
     /// Nothing is read or started yet.
-    pub fn new(store: &'a Store, bases: &'a dyn BaseImageSet) -> Self {
-        Self { store, bases, worker: Mutex::default(), indexes: Mutex::default(), making: Mutex::default() }
+    pub fn new(store: &'a Store, images: &'a ImageService, bases: &'a [ResolvedImage], progress: &'a dyn Progress) -> Self {
+        Self { store, images, bases, progress, worker: Mutex::default(), indexes: Mutex::default(), making: Mutex::default() }
     }
 
     /// The worker, started by the first who asks.
@@ -51,47 +52,52 @@ impl<'a> Forms<'a> {
         if let Some(worker) = slot.as_ref() {
             return Ok(Arc::clone(worker));
         }
-        let worker = Arc::new(Worker::start(&WorkerConfig { store_root: self.store.root().to_owned() })?);
+        let worker = Arc::new(Worker::start(&WorkerConfig { store_root: self.store.root().to_owned(), program: None })?);
         *slot = Some(Arc::clone(&worker));
         Ok(worker)
     }
 
-    /// The worker, if anybody needed one.
-    pub fn started_worker(&self) -> Option<Arc<Worker>> {
-        lock(&self.worker).clone()
+    /// Deletes what the store could not: trees of mapped ids. Nothing is started for nothing.
+    pub fn remove(&self, paths: &[PathBuf]) -> Result<(), StepError> {
+        if paths.is_empty() { Ok(()) } else { Ok(self.worker()?.remove(paths)?) }
     }
 
     /// The id of a layer's index. For a layer of a base that was never looked into this reads its blob once.
     pub fn layer_id(&self, layer: &LayerRef) -> Result<LayerId, StepError> {
-        let LayerRef::Base { image, number, diff_id } = layer else {
-            let LayerRef::Own { layer, .. } = layer else { unreachable!("two kinds of layers") };
-            return Ok(*layer);
-        };
-        if let Some(known) = self.store.layers().by_diff(diff_id)? {
-            return Ok(known);
+        match layer {
+            LayerRef::Own { layer, .. } => Ok(*layer),
+            LayerRef::Base { image, number, diff_id } => {
+                let turn = self.turn(&diff_id.0.to_string());
+                let _turn = lock(&turn);
+                if let Some(known) = self.store.layers().by_diff(diff_id)? {
+                    return Ok(known);
+                }
+                let blob = self.base_blob(*image, *number)?;
+                let index = index_of(Decoder::new(blob).map_err(StepError::io("read", diff_id.0.to_string()))?)?;
+                let id = self.store.layers().put_index(index.as_bytes())?;
+                self.store.layers().set_by_diff(diff_id, &id)?;
+                Ok(id)
+            }
         }
-        let blob = self.bases.open_layer(*image, *number)?;
-        let index = read::index_of(Decoder::new(blob)?)?;
-        let id = self.store.layers().put_index(index.as_bytes())?;
-        self.store.layers().set_by_diff(diff_id, &id)?;
-        Ok(id)
     }
 
     /// The index of a layer.
     pub fn index(&self, layer: &LayerRef) -> Result<Arc<Index>, StepError> {
-        let id = self.layer_id(layer)?;
-        if let Some(index) = lock(&self.indexes).get(&id) {
+        self.index_of(&self.layer_id(layer)?)
+    }
+
+    fn index_of(&self, id: &LayerId) -> Result<Arc<Index>, StepError> {
+        if let Some(index) = lock(&self.indexes).get(id) {
             return Ok(Arc::clone(index));
         }
-        let index = Arc::new(Index::open(&self.store.layers().index_path(&id))?);
-        lock(&self.indexes).insert(id, Arc::clone(&index));
+        let index = Arc::new(Index::open(&self.store.layers().index_path(id))?);
+        lock(&self.indexes).insert(*id, Arc::clone(&index));
         Ok(index)
     }
 
     /// A filesystem as a view.
-    pub fn view(&self, snapshot: &Snapshot) -> Result<Arc<View>, StepError> {
-        let layers = snapshot.layers.iter().map(|layer| self.index(layer)).collect::<Result<_, _>>()?;
-        Ok(Arc::new(View::new(layers)))
+    pub fn view(&self, snapshot: &Snapshot) -> Result<View, StepError> {
+        Ok(View::new(snapshot.layers.iter().map(|layer| self.index(layer)).collect::<Result<_, _>>()?))
     }
 
     /// A filesystem unpacked, bottom first: the lowers of a RUN.
@@ -102,26 +108,198 @@ impl<'a> Forms<'a> {
     /// One layer's unpacked form.
     fn unpacked(&self, layer: &LayerRef) -> Result<LowerLayer, StepError> {
         let layers = self.store.layers();
-        let map = self.worker()?.map_id();
-        if let Some(id) = self.known_id(layer)?
-            && layers.has_fs(&id, &map)?
-        {
-            return Ok(LowerLayer { fs: layers.fs_path(&id, &map), index: layers.index_path(&id) });
-        }
-        let (id, fs) = self.unpack(layer)?;
+        let map = MapId(self.worker()?.map_id());
+        let (id, fs) = match layer {
+            LayerRef::Base { image, number, diff_id } => {
+                let turn = self.turn(&diff_id.0.to_string());
+                let _turn = lock(&turn);
+                match layers.by_diff(diff_id)? {
+                    Some(id) if layers.has_fs(&id, &map)? => (id, layers.fs_path(&id, &map)),
+                    _ => self.unpack_base(*image, *number, diff_id, &map)?,
+                }
+            }
+            LayerRef::Own { layer: id, .. } => {
+                let turn = self.turn(&id.to_string());
+                let _turn = lock(&turn);
+                if layers.has_fs(id, &map)? { (*id, layers.fs_path(id, &map)) } else { (*id, self.unpack_own(id, &map)?) }
+            }
+        };
         Ok(LowerLayer { fs, index: layers.index_path(&id) })
     }
 
-    /// The index id where it is known without reading a blob.
-    fn known_id(&self, layer: &LayerRef) -> Result<Option<LayerId>, StepError> {
-        Ok(match layer {
-            LayerRef::Own { layer, .. } => Some(*layer),
-            LayerRef::Base { diff_id, .. } => self.store.layers().by_diff(diff_id)?,
+    fn unpack_base(&self, image: BaseId, number: usize, diff_id: &DiffId, map: &MapId) -> Result<(LayerId, PathBuf), StepError> {
+        let blob = self.base_blob(image, number)?;
+        self.with_fresh_dir(|dest| {
+            let index = self.worker()?.unpack(&blob, dest)?;
+            let id = self.store.layers().put_index(&index)?;
+            let fs = self.store.layers().commit_fs(&id, map, dest)?;
+            self.store.layers().set_by_diff(diff_id, &id)?;
+            Ok((id, fs))
         })
+    }
+
+    /// A layer of ours exists packed: its own index says what the unpacked form is to be.
+    fn unpack_own(&self, id: &LayerId, map: &MapId) -> Result<PathBuf, StepError> {
+        let blob = self.any_packed(id)?;
+        self.with_fresh_dir(|dest| {
+            let request = WriteLayer { index: self.store.layers().index_path(id), from: From::Packed, to: To::Directory(dest.to_owned()) };
+            self.worker()?.write(request, None, Some(&blob))?;
+            Ok(self.store.layers().commit_fs(id, map, dest)?)
+        })
+    }
+
+    /// Gives `make` a fresh directory for an unpacked form and removes what is left of it, whoever owns it.
+    pub fn with_fresh_dir<T>(&self, make: impl FnOnce(&std::path::Path) -> Result<T, StepError>) -> Result<T, StepError> {
+        let tmp = self.store.tmp()?;
+        let dest = tmp.path().join("root");
+        std::fs::create_dir(&dest).map_err(StepError::io("make the directory", &dest))?;
+        let made = make(&dest);
+        let left: Vec<PathBuf> = tmp.close().into_iter().collect();
+        self.remove(&left)?;
+        made
+    }
+
+    /// A directory with a layer's files, if it is unpacked under our map.
+    pub fn fs_if_there(&self, layer: &LayerRef) -> Result<Option<PathBuf>, StepError> {
+        // Where no map can be, nothing was unpacked under one.
+        let Ok(map) = Worker::map_id_here() else { return Ok(None) };
+        let (id, map) = (self.layer_id(layer)?, MapId(map));
+        Ok(if self.store.layers().has_fs(&id, &map)? { Some(self.store.layers().fs_path(&id, &map)) } else { None })
+    }
+
+    /// A layer's tar, compressed or not: a base's own blob, else any packed form.
+    pub fn blob(&self, layer: &LayerRef) -> Result<File, StepError> {
+        match layer {
+            LayerRef::Base { image, number, .. } => self.base_blob(*image, *number),
+            LayerRef::Own { layer, .. } => self.any_packed(layer),
+        }
+    }
+
+    fn any_packed(&self, id: &LayerId) -> Result<File, StepError> {
+        let Some((_, packed)) = self.store.layers().any_packed(id)? else { return Err(StepError::LostLayer { layer: *id }) };
+        self.store.blobs().open(&packed.blob)?.ok_or(StepError::LostLayer { layer: *id })
+    }
+
+    /// A base's blob; one that only the store's own steps made is packed first.
+    fn base_blob(&self, image: BaseId, number: usize) -> Result<File, StepError> {
+        let packed = self.base_packed(image, number, Packing { encoder: Encoder::None, clamp_secs: None })?;
+        self.store.blobs().open(&packed.blob)?.ok_or_else(|| StepError::LostBlob { digest: packed.blob })
+    }
+
+    fn base_packed(&self, image: BaseId, number: usize, packing: Packing) -> Result<Packed, StepError> {
+        let resolved = &self.bases[image.0];
+        let layer = &resolved.layers[number];
+        match (&layer.blob, &layer.layer) {
+            (None, Some(own)) => {
+                let packed = self.own_packed(own, packing)?;
+                if packed.diff_id != layer.diff_id {
+                    // It was exported with other times: they are part of the image.
+                    return Err(StepError::LostBlob { digest: layer.diff_id.0.clone() });
+                }
+                Ok(packed)
+            }
+            _ => {
+                let blob = self.images.ensure_blob(resolved, number, self.progress)?;
+                Ok(Packed { blob: blob.digest, size_bytes: blob.size_bytes, diff_id: layer.diff_id.clone(), media_type: blob.media_type })
+            }
+        }
+    }
+
+    /// A layer packed for an export. Blobs of bases are exported untouched.
+    pub fn packed(&self, layer: &LayerRef, packing: Packing) -> Result<Packed, StepError> {
+        match layer {
+            LayerRef::Base { image, number, .. } => self.base_packed(*image, *number, Packing { clamp_secs: None, ..packing }),
+            LayerRef::Own { layer, .. } => self.own_packed(layer, packing),
+        }
+    }
+
+    /// Packs a layer of ours, from its unpacked form or from another packed one.
+    pub fn own_packed(&self, id: &LayerId, packing: Packing) -> Result<Packed, StepError> {
+        let turn = self.turn(&id.to_string());
+        let _turn = lock(&turn);
+        if let Some(packed) = self.store.layers().packed(id, &pack_key(packing))? {
+            return Ok(packed);
+        }
+        let writer = self.store.blobs().writer()?;
+        let out = writer.file().try_clone().map_err(StepError::io("write", "a blob of the store"))?;
+        let numbers = self.pack_into(id, packing, out)?;
+        writer.commit_as(&numbers.blob, numbers.size_bytes)?;
+        self.note_packed(id, packing, &numbers)
+    }
+
+    /// Remembers a packed form whose blob is in the store.
+    pub fn note_packed(&self, id: &LayerId, packing: Packing, numbers: &PackNumbers) -> Result<Packed, StepError> {
+        let packed = Packed {
+            blob: numbers.blob.clone(),
+            size_bytes: numbers.size_bytes,
+            diff_id: numbers.diff_id.clone(),
+            media_type: packing.encoder.media_type().to_owned(),
+        };
+        self.store.layers().put_packed(id, &pack_key(packing), &packed)?;
+        self.note_diff_id(id, packing.clamp_secs, &numbers.diff_id)?;
+        Ok(packed)
+    }
+
+    fn note_diff_id(&self, id: &LayerId, clamp_secs: Option<i64>, diff_id: &DiffId) -> Result<(), StepError> {
+        self.store.layers().set_diff_id(id, clamp_secs, diff_id)?;
+        if clamp_secs.is_none() {
+            // An image with this layer can be a base without being unpacked again.
+            self.store.layers().set_by_diff(diff_id, id)?;
+        }
+        Ok(())
+    }
+
+    /// The digest of a layer's tar, without keeping the tar.
+    pub fn diff_id(&self, layer: &LayerRef, clamp_secs: Option<i64>) -> Result<DiffId, StepError> {
+        let id = match layer {
+            LayerRef::Base { diff_id, .. } => return Ok(diff_id.clone()),
+            LayerRef::Own { layer, .. } => layer,
+        };
+        if let Some(known) = self.store.layers().diff_id(id, clamp_secs)? {
+            return Ok(known);
+        }
+        let null = File::options().write(true).open("/dev/null").map_err(StepError::io("open", "/dev/null"))?;
+        let numbers = self.pack_into(id, Packing { encoder: Encoder::None, clamp_secs }, null)?;
+        self.note_diff_id(id, clamp_secs, &numbers.diff_id)?;
+        Ok(numbers.diff_id)
+    }
+
+    fn pack_into(&self, id: &LayerId, packing: Packing, out: File) -> Result<PackNumbers, StepError> {
+        let own = LayerRef::Own { layer: *id, created: (0, 0) };
+        let index = self.index_of(id)?;
+        let Some(fs) = self.fs_if_there(&own)? else {
+            let mut contents: Box<dyn Contents> = if index.is_empty() {
+                Box::new(SameTar::new(std::io::empty()))
+            } else {
+                Box::new(SameTar::new(Decoder::new(self.any_packed(id)?).map_err(StepError::io("read", id.to_string()))?))
+            };
+            return Ok(pack(&index, contents.as_mut(), packing, out)?);
+        };
+        if self.reads_everything() {
+            let root = open_dir(&fs).map_err(StepError::io("open", &fs))?;
+            return Ok(pack(&index, &mut Directory::new(root), packing, out)?);
+        }
+        let request = WriteLayer { index: self.store.layers().index_path(id), from: From::Directory(fs), to: To::Packed(packing) };
+        let numbers = self.worker()?.write(request, Some(&out), None)?;
+        Ok(numbers.expect("a packed form has numbers"))
+    }
+
+    /// Whether this process can read unpacked layers itself: then no other one is needed for it.
+    pub fn reads_everything(&self) -> bool {
+        rustix::process::geteuid().is_root()
+    }
+
+    fn turn(&self, name: &str) -> Arc<Mutex<()>> {
+        Arc::clone(lock(&self.making).entry(name.to_owned()).or_default())
     }
 }
 
-/// A lock that a panicking thread held is still good: every critical section here is one map operation.
+fn pack_key(packing: Packing) -> PackKey {
+    let Packing { encoder, clamp_secs } = packing;
+    PackKey { compression: encoder.name().into(), level: encoder.level(), encoder: encoder.version().into(), clamp_secs }
+}
+
+/// A lock that a panicking thread held is still good: what it guards is complete at every step.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

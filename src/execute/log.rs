@@ -40,6 +40,11 @@ impl StepLog {
         self.file.as_mut().map_or(Ok(()), |file| file.write_all(bytes))
     }
 
+    /// Where the log lies or would lie.
+    pub fn place(&self) -> PathBuf {
+        self.path.clone()
+    }
+
     /// Where the log lies, if anything was written.
     pub fn path(&self) -> Option<PathBuf> {
         self.file.as_ref().map(|_| self.path.clone())

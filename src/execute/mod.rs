@@ -1,13 +1,12 @@
 //! What a miss does: COPY and ADD select and graft, RUN runs, WORKDIR makes a directory. Layers change their form on demand.
 
-pub mod copy;
-pub mod error;
+mod copy;
+mod error;
 pub mod forms;
 pub mod log;
-pub mod run;
-pub mod workdir;
-
-use std::sync::Arc;
+mod run;
+mod spool;
+mod workdir;
 
 use shale_cache::{ContentId, LayerId, ListId, Store};
 
@@ -18,8 +17,9 @@ use crate::solve::key::Inputs;
 use crate::solve::{Executor, Made, Step};
 use crate::source::contexts::Contexts;
 use crate::tree::index::Index;
+use crate::worker::Packing;
 pub use error::StepError;
-use forms::{Forms, PackSpec};
+use forms::Forms;
 
 /// Executes the steps of one build.
 pub struct BuildExecutor<'a> {
@@ -31,14 +31,22 @@ pub struct BuildExecutor<'a> {
     pub contexts: &'a Contexts,
     /// The graph, to see what a layer is needed for.
     pub graph: &'a Graph,
-    /// What becomes of the result, for the form of COPY's layers.
-    pub pack: PackSpec,
+    /// How layers of the vertices that are exported are packed at once; the others are not compressed.
+    pub packing: Packing,
+    /// Which vertices' layers are exported.
+    pub exported: Vec<bool>,
     /// Takes the output of RUNs.
     pub reporter: &'a dyn Reporter,
     /// Ends running steps.
     pub cancel: Cancel,
     /// Full logs of this build's steps.
     pub logs: log::StepLogs,
+}
+
+impl std::fmt::Debug for BuildExecutor<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BuildExecutor").field("store", &self.store.root()).finish_non_exhaustive()
+    }
 }
 
 impl Executor for BuildExecutor<'_> {
@@ -48,7 +56,7 @@ impl Executor for BuildExecutor<'_> {
     fn select(&self, step: &Step<'_>) -> Result<(Inputs, Self::Selection), StepError> {
         let Op::Copy(op) = &step.vertex.op else { return Ok((Inputs::default(), None)) };
         let selection = copy::select(self, step, op)?;
-        let files = self.store.lists().put(&selection.canonical())?;
+        let files = self.store.lists().put(&selection.canonical(op))?;
         Ok((Inputs { files: Some(files) }, Some(selection)))
     }
 
@@ -107,7 +115,8 @@ impl BuildExecutor<'_> {
         Ok(Made { layer: self.put_index(index)?, content, inputs: None })
     }
 
-    fn view(&self, step: &Step<'_>) -> Result<Arc<crate::tree::view::View>, StepError> {
-        self.forms.view(&step.parent)
+    /// The packed form that the layer of a vertex is wanted in first.
+    fn packing_of(&self, id: VertexId) -> Packing {
+        if self.exported[id.0] { self.packing } else { copy::PLAIN }
     }
 }

@@ -19,15 +19,15 @@ pub struct NewLayer {
     pub created: Timestamp,
 }
 
-/// Fills rootfs, history and times of a planned image. `new_layers` are the layers of the entries with a vertex, in order;
-/// `base_diff_ids` those of the base image.
+/// Adds what the vertices made to a planned image: DiffIDs, history and times. `new_layers` are the layers of the entries with a
+/// vertex, in order. The planned config still has the base's time.
 ///
 /// Metadata before the first new layer takes that layer's time, after it the previous one's (BuildKit); without any layer the
 /// base's, else the epoch. With `epoch_secs` every time of ours is the epoch.
-pub fn assemble(planned: &PlannedImage, base_diff_ids: &[DiffId], new_layers: &[NewLayer], epoch_secs: Option<i64>) -> ImageConfig {
+pub fn assemble(planned: &PlannedImage, new_layers: &[NewLayer], epoch_secs: Option<i64>) -> ImageConfig {
     let mut config = planned.config.clone();
-    let stamp = |time: Timestamp| epoch_secs.map_or(time, |epoch| (epoch, 0));
     let base_created = config.created.take();
+    let stamp = |time: Timestamp| epoch_secs.map_or(time, |epoch| (epoch, 0));
     let first = new_layers.first().map(|layer| stamp(layer.created));
     let without_layers = base_created.or_else(|| epoch_secs.map(|epoch| rfc3339((epoch, 0))));
     let mut time = first;
@@ -40,7 +40,7 @@ pub fn assemble(planned: &PlannedImage, base_diff_ids: &[DiffId], new_layers: &[
         config.history.push(HistoryEntry { created, ..planned.entry.clone() });
     }
     config.created = time.map(rfc3339).or(without_layers);
-    config.rootfs.diff_ids = base_diff_ids.iter().chain(new_layers.iter().map(|layer| &layer.diff_id)).map(|id| id.0.to_string()).collect();
+    config.rootfs.diff_ids.extend(new_layers.iter().map(|layer| layer.diff_id.0.to_string()));
     config
 }
 
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn metadata_takes_the_time_of_the_layer_before_it_or_of_the_first() {
         let image = planned(&[("ENV a=b", false), ("RUN x", true), ("CMD y", false), ("COPY z", true), ("USER u", false)]);
-        let config = assemble(&image, &[], &[layer(1, 10), layer(2, 20)], None);
+        let config = assemble(&image, &[layer(1, 10), layer(2, 20)], None);
         let times: Vec<_> = config.history.iter().map(|h| h.created.as_deref().unwrap_or_default()).collect();
         let (ten, twenty) = ("1970-01-01T00:00:10Z", "1970-01-01T00:00:20Z");
         assert_eq!(times, [ten, ten, ten, twenty, twenty]);
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn the_epoch_is_every_time_of_ours() {
-        let config = assemble(&planned(&[("RUN x", true), ("RUN y", true)]), &[], &[layer(1, 5), layer(2, 20)], Some(10));
+        let config = assemble(&planned(&[("RUN x", true), ("RUN y", true)]), &[layer(1, 5), layer(2, 20)], Some(10));
         let times: Vec<_> = config.history.iter().map(|h| h.created.as_deref().unwrap_or_default()).collect();
         assert_eq!(times, ["1970-01-01T00:00:10Z"; 2]);
     }
@@ -93,9 +93,9 @@ mod tests {
     #[test]
     fn an_image_without_layers_takes_the_time_of_its_base_or_the_epoch() {
         let mut image = planned(&[("CMD x", false)]);
-        assert_eq!(assemble(&image, &[], &[], None).created, None);
-        assert_eq!(assemble(&image, &[], &[], Some(1)).created.as_deref(), Some("1970-01-01T00:00:01Z"));
-        image.config.created = Some("2020-02-02T02:02:02Z".into());
-        assert_eq!(assemble(&image, &[], &[], Some(1)).created.as_deref(), Some("2020-02-02T02:02:02Z"));
+        assert_eq!(assemble(&image, &[], None).created, None);
+        assert_eq!(assemble(&image, &[], Some(1)).created.as_deref(), Some("1970-01-01T00:00:01Z"));
+        image.config.created = Some("2020-02-02T02:02:02Z".to_owned());
+        assert_eq!(assemble(&image, &[], Some(1)).created.as_deref(), Some("2020-02-02T02:02:02Z"));
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 
 use flate2::{Compress, Compression, FlushCompress, Status};
 use serde::{Deserialize, Serialize};
@@ -229,6 +229,14 @@ impl<W: Write> GzipWriter<W> {
 
     fn take_one(&mut self) -> io::Result<()> {
         let Some(next) = self.pending.pop_front() else { return Ok(()) };
+        // On a thread of the pool itself the chunk may stand behind us in its queue: then it is ours to work on.
+        while rayon::current_thread_index().is_some() {
+            match next.try_recv() {
+                Ok(deflated) => return self.append(&deflated?),
+                Err(TryRecvError::Disconnected) => break,
+                Err(TryRecvError::Empty) => drop(rayon::yield_now()),
+            }
+        }
         let deflated = next.recv().map_err(|_| io::Error::other("a compression thread ended early"))??;
         self.append(&deflated)
     }

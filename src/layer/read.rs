@@ -3,7 +3,7 @@
 //! Headers are the `tar` crate's; extended headers are read by their lengths here. Paths are cleaned so that none leaves the root,
 //! whiteout names are checked, and attributes that belong to the storage are dropped. A link's target is kept as it is.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
 
 use tar::{EntryType, Header};
@@ -264,7 +264,7 @@ pub fn index_of(tar: impl Read) -> Result<Index, LayerError> {
 /// Reads a plain tar to its end, gives every entry to `sink`, and makes the index.
 pub fn read_layer(tar: impl Read, sink: &mut dyn Sink) -> Result<Index, LayerError> {
     let mut members = Members::new(tar);
-    let mut layer = Layer { entries: HashMap::new(), links: Vec::new(), inline: BTreeMap::new(), sink };
+    let mut layer = Layer { entries: HashMap::new(), inodes: HashMap::new(), inline: BTreeMap::new(), sink };
     while let Some(member) = members.advance()? {
         layer.take(member, &mut members)?;
     }
@@ -273,8 +273,8 @@ pub fn read_layer(tar: impl Read, sink: &mut dyn Sink) -> Result<Index, LayerErr
 
 struct Layer<'a> {
     entries: HashMap<Vec<u8>, Entry>,
-    /// (name, the earlier name that it was linked to)
-    links: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The names that hard links made, each with a number of its inode. A name that is made anew leaves its inode.
+    inodes: HashMap<Vec<u8>, usize>,
     inline: BTreeMap<Vec<u8>, Vec<u8>>,
     sink: &'a mut dyn Sink,
 }
@@ -286,6 +286,9 @@ impl Layer<'_> {
         if member.path.is_empty() {
             return Ok(());
         }
+        if member.path.contains(&0) || member.link.contains(&0) {
+            return Err(invalid("a name with a NUL byte"));
+        }
         self.parents(parent(&member.path), &invalid)?;
         let name = file_name(&member.path);
         if name == OPAQUE_MARKER {
@@ -296,7 +299,7 @@ impl Layer<'_> {
                 b"" | b"." | b".." => Err(invalid("a whiteout of no name")),
                 // Notes that AUFS left for itself.
                 _ if hidden.starts_with(WHITEOUT_PREFIX) => Ok(()),
-                _ => self.put(Entry::whiteout(join(parent(&member.path), hidden))),
+                _ => self.whiteout(join(parent(&member.path), hidden)),
             };
         }
         let kind = match member.kind {
@@ -306,7 +309,7 @@ impl Layer<'_> {
             EntryType::Symlink => Kind::Symlink { target: member.link.clone() },
             EntryType::Fifo => Kind::Fifo,
             // An overlay's own form of a whiteout.
-            EntryType::Char if member.device == (0, 0) => return self.put(Entry::whiteout(member.path.clone())),
+            EntryType::Char if member.device == (0, 0) => return self.whiteout(member.path),
             EntryType::Char => Kind::CharDevice { major: member.device.0, minor: member.device.1 },
             EntryType::Block => Kind::BlockDevice { major: member.device.0, minor: member.device.1 },
             other => return Err(invalid(&format!("a member of type {:?}", char::from(other.as_byte())))),
@@ -319,11 +322,21 @@ impl Layer<'_> {
         match self.entries.get(dir) {
             _ if dir.is_empty() => Ok(()),
             Some(Entry { kind: Kind::Dir, .. }) => Ok(()),
+            Some(Entry { kind: Kind::Whiteout, .. }) => self.put(Entry::new(dir, Kind::Dir, 0o755, 0, 0, Mtime::default())),
             Some(_) => Err(invalid("a path below something that is no directory")),
             None => {
                 self.parents(parent(dir), invalid)?;
                 self.put(Entry::new(dir, Kind::Dir, 0o755, 0, 0, Mtime::default()))
             }
+        }
+    }
+
+    /// A whiteout is about the layers below: what this layer itself has at the path stays, and a directory hides theirs.
+    fn whiteout(&mut self, path: Vec<u8>) -> Result<(), LayerError> {
+        match self.entries.get(&path) {
+            Some(entry) if entry.is_dir() => self.opaque(&path),
+            Some(_) => Ok(()),
+            None => self.put(Entry::whiteout(path)),
         }
     }
 
@@ -335,8 +348,10 @@ impl Layer<'_> {
     }
 
     fn put(&mut self, mut entry: Entry) -> Result<(), LayerError> {
-        entry.opaque = entry.is_dir() && self.entries.get(&entry.path).is_some_and(|before| before.opaque);
+        let before = self.entries.get(&entry.path);
+        entry.opaque = entry.is_dir() && before.is_some_and(|before| before.opaque || before.kind == Kind::Whiteout);
         self.sink.other(&entry)?;
+        self.inodes.remove(&entry.path);
         self.entries.insert(entry.path.clone(), entry);
         Ok(())
     }
@@ -354,6 +369,7 @@ impl Layer<'_> {
             self.inline.insert(member.path.clone(), bytes);
         }
         entry.kind = Kind::File { size: member.size_bytes, digest, hardlink: None };
+        self.inodes.remove(&entry.path);
         self.entries.insert(entry.path.clone(), entry);
         Ok(())
     }
@@ -369,8 +385,11 @@ impl Layer<'_> {
         }
         let entry = Entry { path: member.path.clone(), ..target.clone() };
         self.sink.link(&entry.path, &existing)?;
+        self.inodes.remove(&entry.path);
         if matches!(entry.kind, Kind::File { .. }) {
-            self.links.push((entry.path.clone(), existing.clone()));
+            let fresh = member.offset as usize;
+            let inode = *self.inodes.entry(existing.clone()).or_insert(fresh);
+            self.inodes.insert(entry.path.clone(), inode);
         }
         if let Some(bytes) = self.inline.get(&existing).filter(|_| INLINE_PATHS.contains(&entry.path.as_slice())).cloned() {
             self.inline.insert(entry.path.clone(), bytes);
@@ -395,12 +414,9 @@ impl Layer<'_> {
 
     /// The first path in order carries the file, the others name it.
     fn name_links(&mut self) {
-        let mut groups: HashMap<Vec<u8>, BTreeSet<Vec<u8>>> = HashMap::new();
-        let mut group_of: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
-        for (name, existing) in std::mem::take(&mut self.links) {
-            let root = group_of.get(&existing).cloned().unwrap_or_else(|| existing.clone());
-            group_of.insert(name.clone(), root.clone());
-            groups.entry(root).or_insert_with(|| BTreeSet::from([existing])).insert(name);
+        let mut groups: HashMap<usize, Vec<Vec<u8>>> = HashMap::new();
+        for (name, inode) in std::mem::take(&mut self.inodes) {
+            groups.entry(inode).or_default().push(name);
         }
         for names in groups.into_values() {
             let Some(first) = names.iter().min_by(|a, b| cmp_paths(a, b)).cloned() else { continue };
@@ -413,8 +429,10 @@ impl Layer<'_> {
     }
 }
 
+/// A symlink's mode is always 0777, as it is on disk.
 fn entry(member: &Member, kind: Kind) -> Entry {
-    Entry { xattrs: member.xattrs.clone(), ..Entry::new(member.path.clone(), kind, member.mode, member.uid, member.gid, member.mtime) }
+    let mode = if matches!(kind, Kind::Symlink { .. }) { 0o777 } else { member.mode };
+    Entry { xattrs: member.xattrs.clone(), ..Entry::new(member.path.clone(), kind, mode, member.uid, member.gid, member.mtime) }
 }
 
 struct Hashing<R> {

@@ -3,7 +3,7 @@
 //! Every path is made relative to an open directory and no link is ever followed.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
@@ -12,6 +12,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::contents::Contents;
 use super::read::Sink;
 use super::{LayerError, shown};
 use crate::tree::entry::{Entry, Kind, Mtime, file_name, parent};
@@ -20,12 +21,16 @@ use crate::tree::index::Index;
 /// The attribute by which overlay knows an opaque directory in a user namespace.
 pub const OPAQUE_XATTR: &str = "user.overlay.opaque";
 
+/// Bytes copied at once.
+const COPY_BYTES: usize = 128 << 10;
+
 /// Writes entries below a directory.
 #[derive(Debug)]
 pub struct Unpacker {
     root: OwnedFd,
     /// The directory of the entry before, since neighbours mostly share it.
     last_dir: Option<(Vec<u8>, OwnedFd)>,
+    buffer: Vec<u8>,
     /// Device nodes that the kernel did not let us make, for one note.
     pub skipped_devices: Vec<Vec<u8>>,
 }
@@ -33,7 +38,7 @@ pub struct Unpacker {
 impl Unpacker {
     /// Writes below an open, empty directory.
     pub fn new(root: OwnedFd) -> Self {
-        Self { root, last_dir: None, skipped_devices: Vec::new() }
+        Self { root, last_dir: None, buffer: vec![0; COPY_BYTES], skipped_devices: Vec::new() }
     }
 
     /// The open directory that holds `path`.
@@ -71,7 +76,7 @@ impl Unpacker {
             other => other?,
         };
         let mut file = File::from(fd);
-        io::copy(content, &mut file)?;
+        copy(content, &mut file, &mut self.buffer)?;
         set_metadata(&file, entry)?;
         Ok(futimens(&file, &times(entry.mtime))?)
     }
@@ -99,7 +104,7 @@ impl Unpacker {
             }
             Kind::Dir | Kind::File { .. } => unreachable!("made elsewhere"),
         }
-        chownat(dir, &name, uid(entry), gid(entry), AtFlags::SYMLINK_NOFOLLOW)?;
+        chownat(dir, &name, Some(uid(entry)), Some(gid(entry)), AtFlags::SYMLINK_NOFOLLOW)?;
         if !matches!(entry.kind, Kind::Symlink { .. }) {
             rustix::fs::chmodat(dir, &name, Mode::from_raw_mode(entry.mode), AtFlags::empty())?;
         }
@@ -125,6 +130,41 @@ impl Unpacker {
             fsetxattr(&fd, OPAQUE_XATTR, b"y", XattrFlags::empty())?;
         }
         Ok(())
+    }
+}
+
+/// Writes an index with its contents below an open, empty directory: the unpacked form.
+pub fn write_dir(index: &Index, contents: &mut dyn Contents, root: OwnedFd) -> Result<(), LayerError> {
+    let mut unpacker = Unpacker::new(root);
+    for entry in index.iter() {
+        match &entry.kind {
+            Kind::File { hardlink: Some(first), .. } => unpacker.link(&entry.path, first)?,
+            Kind::File { size, digest, hardlink: None } => {
+                let source = contents.open(&entry).map_err(LayerError::io("read", shown(&entry.path)))?;
+                let mut source = Hashing { source, hash: blake3::Hasher::new(), size_bytes: 0 };
+                unpacker.file(&entry, &mut source)?;
+                if source.size_bytes != *size || source.hash.finalize().as_bytes() != digest {
+                    return Err(LayerError::Changed { path: shown(&entry.path) });
+                }
+            }
+            _ => unpacker.other(&entry)?,
+        }
+    }
+    unpacker.end(index)
+}
+
+struct Hashing<R> {
+    source: R,
+    hash: blake3::Hasher,
+    size_bytes: u64,
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.source.read(buffer)?;
+        self.hash.update(&buffer[..read]);
+        self.size_bytes += read as u64;
+        Ok(read)
     }
 }
 
@@ -162,6 +202,17 @@ impl Sink for Unpacker {
     }
 }
 
+fn copy(from: &mut dyn Read, to: &mut File, buffer: &mut [u8]) -> io::Result<()> {
+    loop {
+        match from.read(buffer) {
+            Ok(0) => return Ok(()),
+            Ok(read) => to.write_all(&buffer[..read])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 fn open_dir(root: impl AsFd, path: &[u8]) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     Ok(openat2(root, path, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)?)
@@ -169,7 +220,7 @@ fn open_dir(root: impl AsFd, path: &[u8]) -> io::Result<OwnedFd> {
 
 /// Owner before mode, since a change of owner clears setuid; attributes last, since it clears capabilities too.
 fn set_metadata(fd: impl AsFd, entry: &Entry) -> io::Result<()> {
-    fchown(&fd, uid(entry), gid(entry))?;
+    fchown(&fd, Some(uid(entry)), Some(gid(entry)))?;
     fchmod(&fd, Mode::from_raw_mode(entry.mode))?;
     for (name, value) in &entry.xattrs {
         match fsetxattr(&fd, name.as_slice(), value, XattrFlags::empty()) {
@@ -181,12 +232,12 @@ fn set_metadata(fd: impl AsFd, entry: &Entry) -> io::Result<()> {
     Ok(())
 }
 
-fn uid(entry: &Entry) -> Option<Uid> {
-    Some(Uid::from_raw(entry.uid))
+fn uid(entry: &Entry) -> Uid {
+    Uid::from_raw(entry.uid)
 }
 
-fn gid(entry: &Entry) -> Option<Gid> {
-    Some(Gid::from_raw(entry.gid))
+fn gid(entry: &Entry) -> Gid {
+    Gid::from_raw(entry.gid)
 }
 
 fn times(mtime: Mtime) -> Timestamps {

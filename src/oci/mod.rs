@@ -2,5 +2,6 @@
 
 pub mod config;
 pub mod history;
+pub mod manifest;
 pub mod platform;
 pub mod reference;

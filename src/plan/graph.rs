@@ -3,7 +3,7 @@
 //! A vertex's result is a filesystem (`solve::Snapshot`). Everything here is resolved text: no variables, no Dockerfile.
 //! Vertices stand in topological order: a vertex refers only to vertices before it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::oci::config::{HistoryEntry, ImageConfig};
 use crate::oci::platform::Platform;
@@ -22,6 +22,10 @@ pub struct Plan {
     pub images: Vec<PlannedImage>,
     /// Warnings found while lowering.
     pub warnings: Vec<Warning>,
+    /// `SOURCE_DATE_EPOCH` as the options, a build argument or a global ARG set it, in seconds.
+    pub source_date_epoch: Option<i64>,
+    /// Numbers of the stages that the target reaches: what the linter looks into.
+    pub stages: BTreeSet<usize>,
 }
 
 /// A lint warning: rule name and text as BuildKit has them.
@@ -42,7 +46,8 @@ pub struct PlannedImage {
     pub platform: Platform,
     /// The filesystem: the last vertex of the target stage.
     pub root: VertexId,
-    /// Config after every metadata instruction; rootfs, history and created are filled by `image::assemble`.
+    /// Config after every metadata instruction. Rootfs, history and `created` are still those of the base image (empty on scratch):
+    /// `image::assemble` adds what the vertices make.
     pub config: ImageConfig,
     /// New history after the base's own, in order.
     pub history: Vec<PlannedHistory>,
@@ -97,7 +102,7 @@ impl Vertex {
             }
             Op::Run(run) => inputs.extend(run.mounts.iter().filter_map(|m| match m {
                 RunMount::Bind { source: CopySource::Vertex(v), .. } => Some(*v),
-                _ => None,
+                RunMount::Bind { .. } => None,
             })),
             _ => {}
         }
@@ -106,7 +111,7 @@ impl Vertex {
 }
 
 /// A filesystem step.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
     /// The empty filesystem.
     Scratch,
@@ -137,11 +142,11 @@ pub enum NetworkMode {
 }
 
 /// `RUN`, ready to execute.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunOp {
     /// The process, argv[0] looked up in PATH of `env` inside the root.
     pub argv: Vec<String>,
-    /// The image's ENV in order, `KEY=value`.
+    /// The image's ENV in order, `KEY=value`, without the names that `args` has: the later of ENV and ARG wins.
     pub env: Vec<String>,
     /// Every ARG in scope with its value, declared ones, sorted by name; part of the key and of the environment.
     pub args: BTreeMap<String, String>,
@@ -163,12 +168,12 @@ pub struct RunOp {
     pub hostname: String,
     /// `--mount`s; empty until they are executed (issue of the whole language).
     pub mounts: Vec<RunMount>,
-    /// Scripts of heredocs that become files: (path inside, content); a RUN whose body is a heredoc with a shebang.
+    /// Scripts of heredocs that become files of mode 0755, under their absolute path: a RUN whose body is a heredoc with a shebang.
     pub heredoc_files: Vec<InlineFile>,
 }
 
 /// `RUN --mount`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RunMount {
     /// `type=bind`
     Bind {
@@ -202,11 +207,12 @@ pub enum CopySource {
 }
 
 /// `COPY`, `ADD` of local files.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopyOp {
     /// Where the sources are found.
     pub source: CopySource,
-    /// Sources after expansion, cleaned: relative to the source's root, may hold wildcards.
+    /// Sources after expansion, cleaned: relative to the source's root (`.` is the root itself), may hold wildcards. With `parents`
+    /// they are as written, since `/./` in them means something.
     pub sources: Vec<String>,
     /// Heredoc files to write besides the sources.
     pub inline: Vec<InlineFile>,
@@ -229,7 +235,7 @@ pub struct CopyOp {
 }
 
 /// `WORKDIR`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkdirOp {
     /// Absolute path to create.
     pub path: String,

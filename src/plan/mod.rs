@@ -1,6 +1,121 @@
 //! Syntax tree and base configs → graph. Pure.
+//!
+//! [`image_refs`] says which images a build needs, [`lower`] makes the [`graph::Plan`] once their configs are known. Between the two
+//! stands only the resolver. A base whose ONBUILD names further images makes `lower` ask again ([`LowerError::NeedsImages`]).
 
+pub mod error;
 pub mod graph;
 pub mod image_config;
+pub mod options;
 pub mod scope;
 pub mod stage;
+
+mod copy;
+mod lint;
+mod names;
+mod paths;
+mod ports;
+mod reach;
+mod run;
+mod stages;
+mod support;
+
+use std::collections::BTreeMap;
+
+use crate::dockerfile::ast::Dockerfile;
+use crate::oci::config::ImageConfig;
+use crate::oci::platform::Platform;
+use crate::span::{SourceFile, Span};
+
+pub use self::error::{LowerError, PlanError, PlanErrorKind};
+use self::graph::{BaseId, Plan};
+pub use self::options::{NamedContext, NoCache, PlanOptions};
+use self::reach::Reach;
+use self::stage::Lowering;
+use self::stages::StageTable;
+pub use self::support::Feature;
+
+/// Which image, for which platform: what the resolver is asked and what [`BaseImages`] is looked up by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ImageKey {
+    /// The full reference with a tag or digest (`docker.io/library/alpine:3.20`), or what a named context gave for it.
+    pub name: String,
+    /// The platform that is wanted.
+    pub platform: Platform,
+}
+
+/// An image that the build needs, and where it is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageRef {
+    /// Which image.
+    pub key: ImageKey,
+    /// The name as the Dockerfile has it after expansion (`alpine:3.20`).
+    pub written: String,
+    /// What asks for it; the first of several.
+    pub reason: ImageReason,
+    /// Where.
+    pub span: Span,
+    /// A stage of this file with a similar name, for the hint when the image does not exist.
+    pub did_you_mean: Option<String>,
+}
+
+/// What an image is needed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageReason {
+    /// `FROM image`
+    From,
+    /// `COPY --from=image`
+    CopyFrom,
+    /// `RUN --mount=from=image`
+    MountFrom,
+}
+
+/// A resolved base image: its place in the build's list, and its config.
+#[derive(Clone, Debug)]
+pub struct BaseImage {
+    /// What [`graph::Op::Image`] will name.
+    pub id: BaseId,
+    /// The config as it was pulled.
+    pub config: ImageConfig,
+    /// Digest of what the name stands for, `sha256:…`: shown behind the name, part of no key.
+    pub digest: Option<String>,
+}
+
+/// The resolved images, by what they were asked as.
+pub type BaseImages = BTreeMap<ImageKey, BaseImage>;
+
+/// The distinct images that the target needs, in order of first use: `FROM`, `COPY --from` and `RUN --mount=from` of the stages that
+/// it reaches, for every platform.
+pub fn image_refs(dockerfile: &Dockerfile, options: &PlanOptions) -> Result<Vec<ImageRef>, Vec<PlanError>> {
+    let none = BaseImages::new();
+    let mut refs: Vec<ImageRef> = Vec::new();
+    for platform in options.target_platforms() {
+        let table = StageTable::build(dockerfile, options, &platform)?;
+        let reach = Reach::from_target(&table, &none)?;
+        push_new(&mut refs, reach.missing);
+    }
+    Ok(refs)
+}
+
+/// Makes the plan: one graph for all platforms, with one image for each.
+pub fn lower(dockerfile: &Dockerfile, source: &SourceFile, options: &PlanOptions, bases: &BaseImages) -> Result<Plan, LowerError> {
+    let mut lowering = Lowering::new(source, options, bases);
+    let mut missing = Vec::new();
+    for platform in options.target_platforms() {
+        let table = StageTable::build(dockerfile, options, &platform)?;
+        let reach = Reach::from_target(&table, bases)?;
+        push_new(&mut missing, reach.missing.clone());
+        if missing.is_empty() {
+            lowering.platform(&table, &reach, &platform);
+        }
+    }
+    if missing.is_empty() { lowering.finish().map_err(LowerError::Errors) } else { Err(LowerError::NeedsImages(missing)) }
+}
+
+fn push_new(refs: &mut Vec<ImageRef>, more: Vec<ImageRef>) {
+    for image in more {
+        if !refs.iter().any(|known| known.key == image.key) {
+            refs.push(image);
+        }
+    }
+}

@@ -26,6 +26,11 @@ pub enum Failure {
         /// The exit code that a shell would give: 126 or 127.
         code: i32,
     },
+    /// A file is no longer what was hashed.
+    Changed {
+        /// Its path in the layer.
+        path: String,
+    },
     /// Something else, in words.
     Other(String),
 }
@@ -94,6 +99,12 @@ pub enum SandboxError {
         /// The exit code that a shell would give: 126 or 127.
         code: i32,
     },
+    /// A file that a layer is made of changed after it was hashed.
+    #[error("{path} changed during the build")]
+    Changed {
+        /// Its path in the layer.
+        path: String,
+    },
     /// The worker, or the part of it that had the request, is dead.
     #[error("the worker process died {0}")]
     Gone(&'static str),
@@ -119,6 +130,7 @@ impl From<Failure> for SandboxError {
                 Self::Worker { deed, path: path.map(PathBuf::from), source: io::Error::from_raw_os_error(errno) }
             }
             Failure::Exec { message, code } => Self::Exec { message, code },
+            Failure::Changed { path } => Self::Changed { path },
             Failure::Other(text) => Self::Other(text),
         }
     }

@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod context;
+pub mod contexts;
 pub mod ignore;
 pub mod registry;
 pub mod statcache;

@@ -111,14 +111,11 @@ impl Entry {
 
 /// Orders paths by component: `/` sorts below every other byte, so a subtree is contiguous.
 pub fn cmp_paths(a: &[u8], b: &[u8]) -> Ordering {
-    let common = a.iter().zip(b).position(|(x, y)| x != y);
-    match common {
+    match a.iter().zip(b).find(|(one, other)| one != other) {
         None => a.len().cmp(&b.len()),
-        Some(i) => match (a[i], b[i]) {
-            (b'/', _) => Ordering::Less,
-            (_, b'/') => Ordering::Greater,
-            (x, y) => x.cmp(&y),
-        },
+        Some((b'/', _)) => Ordering::Less,
+        Some((_, b'/')) => Ordering::Greater,
+        Some((one, other)) => one.cmp(other),
     }
 }
 

@@ -2,8 +2,11 @@
 //!
 //! Nothing here does IO but `walk`. A [`Tree`] is anything COPY can select from.
 
+pub mod accounts;
 pub mod diff;
 pub mod entry;
+pub mod glob;
+pub mod graft;
 pub mod index;
 mod record;
 pub mod select;

@@ -1,1 +1,376 @@
-//! tree/select
+//! What COPY and ADD take: sources matched over any [`Tree`], with BuildKit's rules.
+//!
+//! * A source is cleaned and cannot leave the root. Symlinks in it are followed inside the root, those that a wildcard found too.
+//! * A wildcard matches component by component ([`super::glob`]) and sees no path through a symlink; matching nothing is no error,
+//!   a literal source that is not there is one.
+//! * A directory stands for what it holds. Below it symlinks are copied as they are. Sockets are left out.
+//! * `--parents` takes everything that matches the pattern after the `/./` pivot, with its directories.
+
+use std::collections::HashMap;
+use std::io;
+
+use super::entry::{ContentDigest, Mtime, cmp_paths, file_name, join};
+use super::glob;
+use super::view::{Looped, resolve_in};
+use super::{Node, NodeKind, Tree};
+
+/// Why sources could not be selected.
+#[derive(Debug, thiserror::Error)]
+pub enum SelectError {
+    /// A source that is not there.
+    #[error("\"{path}\": not found")]
+    NotFound {
+        /// The source, absolute.
+        path: String,
+    },
+    /// A source that leads in circles.
+    #[error("too many links in \"{path}\"")]
+    Loop {
+        /// The source, absolute.
+        path: String,
+    },
+    /// A malformed `--exclude` or `--parents` pattern.
+    #[error("invalid pattern {pattern:?}: {reason}")]
+    Pattern {
+        /// As written.
+        pattern: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The tree could not be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The path, absolute.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Says whether a relative path matches a set of patterns, by itself or by one of its parents.
+pub type Matcher = Box<dyn Fn(&[u8]) -> bool>;
+/// Compiles patterns with the semantics of `.dockerignore`.
+pub type Compile<'a> = &'a dyn Fn(&[&str]) -> Result<Matcher, String>;
+
+/// What is asked for besides the sources.
+#[derive(Clone, Copy)]
+pub struct Options<'a> {
+    /// `--exclude` patterns, relative to each matched directory.
+    pub exclude: &'a [String],
+    /// `--parents`
+    pub parents: bool,
+    /// How patterns are compiled.
+    pub compile: Compile<'a>,
+}
+
+impl std::fmt::Debug for Options<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options").field("exclude", &self.exclude).field("parents", &self.parents).finish_non_exhaustive()
+    }
+}
+
+/// Everything that one COPY or ADD takes, in the order in which it is copied.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// One per matched path.
+    pub matches: Vec<Match>,
+}
+
+/// One matched path with all below it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Match {
+    /// Its name as matched (of a symlink the link's own): the name under which a file lands in a directory.
+    pub name: Vec<u8>,
+    /// The matched path itself comes first, with an empty `target`.
+    pub items: Vec<Selected>,
+    /// An archive's members in its order, to be unpacked into the destination, instead of files to be copied.
+    pub archive: bool,
+}
+
+/// One path that is copied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selected {
+    /// Path in the source tree, links resolved; empty for its root and for inline files.
+    pub source: Vec<u8>,
+    /// Path below the match; empty for the match itself.
+    pub target: Vec<u8>,
+    /// What it is. Its owner is the tree's: local contexts say 0:0.
+    pub node: Node,
+    /// blake3 of a regular file's content, once [`Selection::digest`] has run.
+    pub digest: Option<ContentDigest>,
+    /// A directory that is there only because something below it was selected.
+    pub implied: bool,
+    /// Number of the Dockerfile's own file that it is, instead of one of the tree.
+    pub inline: Option<usize>,
+}
+
+impl Match {
+    /// A file that the Dockerfile itself holds.
+    pub fn inline(number: usize, name: &str, content: &[u8], mtime: Mtime) -> Self {
+        let kind = NodeKind::File { size: content.len() as u64, inode: None };
+        let node = Node { path: Vec::new(), kind, mode: 0o644, uid: 0, gid: 0, mtime, xattrs: std::collections::BTreeMap::new() };
+        let digest = Some(*blake3::hash(content).as_bytes());
+        let item = Selected { source: Vec::new(), target: Vec::new(), node, digest, implied: false, inline: Some(number) };
+        Self { name: file_name(name.as_bytes()).to_vec(), items: vec![item], archive: false }
+    }
+}
+
+/// Matches `sources` over `tree`.
+pub fn select(tree: &dyn Tree, sources: &[String], options: &Options<'_>) -> Result<Selection, SelectError> {
+    let compile =
+        |patterns: &[&str]| (options.compile)(patterns).map_err(|reason| SelectError::Pattern { pattern: patterns.join(" "), reason });
+    let exclude = match options.exclude {
+        [] => None,
+        some => Some(compile(&some.iter().map(String::as_str).collect::<Vec<_>>())?),
+    };
+    let mut selection = Selection::default();
+    for source in sources {
+        let mut pattern = source.as_str();
+        let mut include = None;
+        let mut only = Vec::new();
+        if options.parents {
+            let (pivot, rest) = source.split_once("/./").unwrap_or(("/", source));
+            let rest = String::from_utf8_lossy(&clean(rest.as_bytes()).join(&b"/"[..])).into_owned();
+            only = literal_prefix(&rest);
+            if !clean(pivot.as_bytes()).iter().any(|c| glob::has_wildcard(c)) && !glob::has_wildcard(rest.as_bytes()) {
+                must_exist(tree, &[pivot.as_bytes(), b"/", rest.as_bytes()].concat())?;
+            }
+            // Nothing after the pivot selects nothing, which BuildKit tells in these words.
+            if rest.is_empty() {
+                return Err(SelectError::NotFound { path: shown(&clean(pivot.as_bytes()).join(&b"/"[..])) });
+            }
+            include = Some(compile(&[rest.as_str()])?);
+            pattern = pivot;
+        }
+        let walk = Walk { tree, include: include.as_ref(), exclude: exclude.as_ref(), only: &only };
+        for path in expand(tree, pattern.as_bytes())? {
+            selection.matches.push(walk.take(&path)?);
+        }
+    }
+    Ok(selection)
+}
+
+/// The paths that a source stands for, links not yet resolved, in walking order.
+fn expand(tree: &dyn Tree, source: &[u8]) -> Result<Vec<Vec<u8>>, SelectError> {
+    let names = clean(source);
+    let literal = names.iter().position(|name| glob::has_wildcard(name)).unwrap_or(names.len());
+    let base = names[..literal].join(&b"/"[..]);
+    if literal == names.len() {
+        return Ok(vec![base]);
+    }
+    let (start, node) = must_exist(tree, &base)?;
+    let mut found = vec![(start, node)];
+    for (depth, pattern) in names[literal..].iter().enumerate() {
+        let last = literal + depth + 1 == names.len();
+        let mut next = Vec::new();
+        for (dir, node) in found {
+            // What lies behind a link is not searched.
+            if node.kind != NodeKind::Dir {
+                continue;
+            }
+            for child in children(tree, &dir)? {
+                if glob::matches(pattern, file_name(&child.path)) && (last || child.kind == NodeKind::Dir) {
+                    next.push((child.path.clone(), child));
+                }
+            }
+        }
+        found = next;
+    }
+    let mut paths: Vec<_> = found.into_iter().map(|(path, _)| path).collect();
+    paths.sort_by(|a, b| cmp_paths(a, b));
+    Ok(paths)
+}
+
+/// Resolves a path and gives its node.
+fn must_exist(tree: &dyn Tree, path: &[u8]) -> Result<(Vec<u8>, Node), SelectError> {
+    let shown = || shown(&clean(path).join(&b"/"[..]));
+    let mut missing = false;
+    let link = |at: &[u8]| {
+        let node = tree.node(at)?;
+        missing |= node.is_none();
+        Ok(node.and_then(|node| match node.kind {
+            NodeKind::Symlink { target } => Some(target),
+            _ => None,
+        }))
+    };
+    // `..` is taken off as text first, as BuildKit cleans sources.
+    let resolved = resolve_in(&clean(path).join(&b"/"[..]), true, link).map_err(|error| match error {
+        Looped::Loop => SelectError::Loop { path: shown() },
+        Looped::Other(source) => SelectError::Read { path: shown(), source },
+    })?;
+    let node = if missing { None } else { tree.node(&resolved).map_err(|source| SelectError::Read { path: shown(), source })? };
+    node.map(|node| (resolved, node)).ok_or_else(|| SelectError::NotFound { path: shown() })
+}
+
+fn children(tree: &dyn Tree, dir: &[u8]) -> Result<Vec<Node>, SelectError> {
+    tree.children(dir).map_err(|source| SelectError::Read { path: shown(dir), source })
+}
+
+struct Walk<'a> {
+    tree: &'a dyn Tree,
+    include: Option<&'a Matcher>,
+    exclude: Option<&'a Matcher>,
+    /// The part of the include pattern without wildcards: nothing beside it needs to be looked at.
+    only: &'a [Vec<u8>],
+}
+
+impl Walk<'_> {
+    fn take(&self, path: &[u8]) -> Result<Match, SelectError> {
+        let (source, node) = must_exist(self.tree, path)?;
+        let name = file_name(path).to_vec();
+        let is_dir = node.kind == NodeKind::Dir;
+        let mut items = Vec::new();
+        if node.kind != NodeKind::Socket {
+            items.push(Selected { source: source.clone(), target: Vec::new(), node, digest: None, implied: false, inline: None });
+        }
+        if is_dir {
+            self.below(&source, &[], &mut Vec::new(), &mut items)?;
+        }
+        Ok(Match { name, items, archive: false })
+    }
+
+    /// Takes what lies below a directory. `waiting` are the directories on the way that did not match themselves.
+    fn below(&self, dir: &[u8], target: &[u8], waiting: &mut Vec<Selected>, items: &mut Vec<Selected>) -> Result<(), SelectError> {
+        let depth = target.split(|b| *b == b'/').filter(|c| !c.is_empty()).count();
+        for node in children(self.tree, dir)? {
+            let name = file_name(&node.path);
+            if node.kind == NodeKind::Socket || self.only.get(depth).is_some_and(|only| only != name) {
+                continue;
+            }
+            let target = join(target, name);
+            let wanted = self.include.is_none_or(|f| f(&target)) && self.exclude.is_none_or(|f| !f(&target));
+            let is_dir = node.kind == NodeKind::Dir;
+            let source = node.path.clone();
+            let item = Selected { source: source.clone(), target: target.clone(), node, digest: None, implied: !wanted, inline: None };
+            if wanted {
+                items.append(waiting);
+                items.push(item);
+            } else if is_dir {
+                waiting.push(item);
+            }
+            if is_dir {
+                self.below(&source, &target, waiting, items)?;
+            }
+            if is_dir && !wanted && waiting.last().is_some_and(|w| w.target == target) {
+                waiting.pop();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Selection {
+    /// Reads the digests of all selected files that have none yet.
+    pub fn digest(&mut self, tree: &dyn Tree) -> io::Result<()> {
+        let wanted = |item: &Selected| matches!(item.node.kind, NodeKind::File { .. }) && item.digest.is_none();
+        let items = || self.matches.iter().flat_map(|m| &m.items).filter(|item| wanted(item));
+        let paths: Vec<&[u8]> = items().map(|item| item.source.as_slice()).collect();
+        let mut digests = tree.digests(&paths)?.into_iter();
+        for item in self.matches.iter_mut().flat_map(|m| &mut m.items) {
+            if wanted(item) {
+                item.digest = digests.next();
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether nothing was selected.
+    pub fn is_empty(&self) -> bool {
+        self.matches.is_empty()
+    }
+
+    /// The files to read, in order: match and item.
+    pub fn files(&self) -> impl Iterator<Item = (usize, usize, &Selected)> {
+        let numbered = self.matches.iter().enumerate();
+        numbered
+            .flat_map(|(m, matched)| matched.items.iter().enumerate().map(move |(i, item)| (m, i, item)))
+            .filter(|(_, _, item)| matches!(item.node.kind, NodeKind::File { .. }))
+    }
+
+    /// What enters a key, one line per path: everything that reaches the layer but times, and where the files lie. Without owners
+    /// if `--chown` replaces them. Digests must have been read.
+    pub fn canonical(&self, with_owners: bool) -> Vec<u8> {
+        let mut out = Vec::new();
+        for (number, matched) in self.matches.iter().enumerate() {
+            let what = if matched.archive { "archive" } else { "match" };
+            out.extend(format!("{what} {number} ").into_bytes());
+            escape(&mut out, &matched.name);
+            out.push(b'\n');
+            let mut inodes: HashMap<(u64, u64), usize> = HashMap::new();
+            for (i, item) in matched.items.iter().enumerate() {
+                escape(&mut out, &item.target);
+                let node = &item.node;
+                out.extend(format!(" {:o}", node.mode).into_bytes());
+                if with_owners {
+                    out.extend(format!(" {}:{}", node.uid, node.gid).into_bytes());
+                }
+                match &node.kind {
+                    NodeKind::Dir => out.extend(if item.implied { &b" implied-dir"[..] } else { b" dir" }),
+                    NodeKind::File { size, inode } => {
+                        let digest = item.digest.map_or_else(String::new, |d| blake3::Hash::from(d).to_hex().to_string());
+                        out.extend(format!(" file {size} {digest}").into_bytes());
+                        let first = inode.map_or(i, |inode| *inodes.entry(inode).or_insert(i));
+                        if first != i {
+                            out.extend(b" link ");
+                            escape(&mut out, &matched.items[first].target);
+                        }
+                    }
+                    NodeKind::Symlink { target } => {
+                        out.extend(b" symlink ");
+                        escape(&mut out, target);
+                    }
+                    NodeKind::Fifo => out.extend(b" fifo"),
+                    NodeKind::Socket => out.extend(b" socket"),
+                    NodeKind::CharDevice { major, minor } => out.extend(format!(" char {major}:{minor}").into_bytes()),
+                    NodeKind::BlockDevice { major, minor } => out.extend(format!(" block {major}:{minor}").into_bytes()),
+                }
+                for (name, value) in &node.xattrs {
+                    out.push(b' ');
+                    escape(&mut out, name);
+                    out.push(b'=');
+                    escape(&mut out, value);
+                }
+                out.push(b'\n');
+            }
+        }
+        out
+    }
+}
+
+/// Writes bytes so that neither blanks nor line ends are left, and nothing is ambiguous.
+pub(super) fn escape(out: &mut Vec<u8>, bytes: &[u8]) {
+    if bytes.is_empty() {
+        out.push(b'\\');
+    }
+    for byte in bytes {
+        match byte {
+            b'\\' | b'=' | 0..=0x20 | 0x7f => out.extend(format!("\\{byte:02x}").into_bytes()),
+            byte => out.push(*byte),
+        }
+    }
+}
+
+/// The components of a source; `..` goes up as text and stops at the root.
+pub(super) fn clean(path: &[u8]) -> Vec<&[u8]> {
+    let mut names: Vec<&[u8]> = Vec::new();
+    for name in path.split(|b| *b == b'/') {
+        match name {
+            b"" | b"." => {}
+            b".." => {
+                names.pop();
+            }
+            name => names.push(name),
+        }
+    }
+    names
+}
+
+fn shown(path: &[u8]) -> String {
+    format!("/{}", String::from_utf8_lossy(path))
+}
+
+/// The leading components of a pattern that hold nothing special, but for the last one, below which all is taken.
+fn literal_prefix(pattern: &str) -> Vec<Vec<u8>> {
+    let special = |name: &&[u8]| name.iter().any(|b| matches!(b, b'*' | b'?' | b'[' | b'\\' | b'!'));
+    clean(pattern.as_bytes()).into_iter().take_while(|name| !special(name)).map(<[u8]>::to_vec).collect()
+}

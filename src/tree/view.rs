@@ -44,13 +44,13 @@ pub struct Found {
 }
 
 /// What the layers hold below one directory: the part of each layer that still shows, top first.
-#[derive(Clone, Debug)]
-struct Level {
+#[derive(Clone, Debug, Default)]
+pub(super) struct Level {
     members: Vec<(usize, Range<usize>)>,
 }
 
 /// A child during a merge.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Child {
     /// The deciding entry; `None` for a directory that is only implied so far.
     own: Option<(usize, usize)>,
@@ -144,6 +144,40 @@ impl View {
         matches!(entry.kind, Kind::File { .. }).then(|| self.layers[layer].inline(&at)).flatten()
     }
 
+    /// The root's level, to go down from by [`Self::step`].
+    pub(super) fn top(&self) -> Level {
+        self.level(&[])
+    }
+
+    /// What is at `path`, a child of the directory that `level` belongs to, and its own level. Only the layers that have that
+    /// directory are asked, so a descent through many layers costs little.
+    pub(super) fn step(&self, level: &Level, path: &[u8]) -> (Option<Entry>, Level) {
+        let mut child = Child::default();
+        for (number, range) in &level.members {
+            let index = &self.layers[*number];
+            let (start, own) = match index.search_in(path, range.clone()) {
+                Ok(i) => (i + 1, Some(i)),
+                Err(i) => (i, None),
+            };
+            let end = index.subtree_end(path, start..range.end);
+            if own.is_some() || start < end {
+                child.add(*number, index, own, start..end);
+            }
+            if child.closed {
+                break;
+            }
+        }
+        if child.removed || (child.own.is_none() && child.level.members.is_empty()) {
+            return (None, Level::default());
+        }
+        (Some(self.found(path.to_vec(), &child).entry), child.level)
+    }
+
+    /// The children of the directory `dir` with this level.
+    pub(super) fn children_of(&self, dir: &[u8], level: &Level) -> Vec<Found> {
+        self.merge(dir, level).into_iter().map(|(path, child)| self.found(path, &child)).collect()
+    }
+
     fn level(&self, path: &[u8]) -> Level {
         let mut members = Vec::new();
         for (number, index) in self.layers.iter().enumerate().rev() {
@@ -187,7 +221,7 @@ impl View {
                 if let Some(child) = children.get_mut(path) {
                     child.add(*number, index, own, start..end);
                 } else {
-                    let mut child = Child { own: None, removed: false, closed: false, level: Level { members: Vec::new() } };
+                    let mut child = Child::default();
                     child.add(*number, index, own, start..end);
                     children.insert(path.to_vec(), child);
                 }

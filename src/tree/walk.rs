@@ -255,9 +255,9 @@ impl<E: From<WalkError>> Walker<'_, E> {
 }
 
 /// The names in a directory, sorted.
-fn list(dir: BorrowedFd<'_>) -> io::Result<Vec<(CString, FileType)>> {
+pub fn list(dir: BorrowedFd<'_>) -> io::Result<Vec<(CString, FileType)>> {
     let mut names = Vec::new();
-    let mut buffer = [MaybeUninit::uninit(); 32 << 10];
+    let mut buffer = [MaybeUninit::uninit(); 16 << 10];
     let mut reader = RawDir::new(dir, &mut buffer);
     while let Some(entry) = reader.next() {
         let entry = entry?;

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
 
+use super::capture::capture;
+use super::layers;
 use super::outer::take_control;
 use super::protocol::{self, KILL, Reply, Request, STOP, Start};
 use crate::sandbox::handler::{self, Asked, Asker};
@@ -49,6 +51,9 @@ pub(super) fn main() -> ! {
 fn serve(socket: UnixStream) {
     let reply = match take_request(&socket) {
         Ok((Request::Run(request), fds)) => run(&socket, &request, fds),
+        Ok((Request::Unpack(dest), fds)) => unpack(&dest, fds),
+        Ok((Request::Write(request), fds)) => layers::write(*request, fds).map(|numbers| (Reply::Written(numbers), Vec::new())),
+        Ok((Request::Read(from, paths), _)) => layers::read(*from, &paths).map(|read| (Reply::Contents(read), Vec::new())),
         Ok((Request::Remove(paths), _)) => remove(&paths).map(|()| (Reply::Done, Vec::new())),
         Err(error) => Err(Failure::call("read a request", None, error)),
     };
@@ -69,9 +74,14 @@ fn run(socket: &UnixStream, request: &RunRequest, fds: Vec<OwnedFd>) -> Result<(
     };
     let mut ended = |exit| drop(protocol::write_frame(socket, &Reply::Exited(exit), &[]));
     let left = handler::run(request, stdout, stderr, &mut Wishes(socket), &mut ended)?;
-    let index = Vec::new();
+    let index = capture(&left.upper, &request.lowers)?;
     let window = [left.window.0, left.window.1].map(|t| (t.secs, t.nanos));
     Ok((Reply::Captured { upper: left.upper, window }, index))
+}
+
+fn unpack(dest: &Path, fds: Vec<OwnedFd>) -> Result<(Reply, Vec<u8>), Failure> {
+    let blob = fds.into_iter().next().ok_or_else(|| Failure::Other("unpacking needs a descriptor".to_owned()))?;
+    Ok((Reply::Unpacked, layers::unpack(blob.into(), dest)?))
 }
 
 /// Deletes trees. What is not there any more needs no deleting.

@@ -15,6 +15,8 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::layers::{self, WriteLayer};
+use crate::layer::compress::PackNumbers;
 use crate::sandbox::{Exit, Failure, RunRequest};
 
 /// What the processes that start the worker say to the main process, and back.
@@ -38,6 +40,12 @@ pub(super) enum Start {
 pub(super) enum Request {
     /// Run a command. Descriptors: its stdout and its stderr.
     Run(Box<RunRequest>),
+    /// Unpack a blob into a fresh directory. Descriptor: the blob.
+    Unpack(PathBuf),
+    /// Write a layer in another form. Descriptors: as `layers::{To, From}` say.
+    Write(Box<WriteLayer>),
+    /// Read a few contents of mapped ids, by path.
+    Read(Box<layers::From>, Vec<Vec<u8>>),
     /// Delete trees of mapped ids.
     Remove(Vec<PathBuf>),
 }
@@ -54,6 +62,12 @@ pub(super) enum Reply {
         /// Modification times that the command can have made lie between these, both included: (seconds, nanoseconds).
         window: [(i64, u32); 2],
     },
+    /// Unpacked; the bytes behind are the index.
+    Unpacked,
+    /// Written; digests and size of a packed form.
+    Written(Option<PackNumbers>),
+    /// What was read, in the order that was asked for.
+    Contents(Vec<Vec<u8>>),
     /// Done, nothing to say.
     Done,
     /// Not done.

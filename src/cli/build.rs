@@ -1,0 +1,171 @@
+//! `shale build`: the request runs through the pipeline; results go to standard output and files, talk to standard error.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+
+use serde_json::{Map, Value, json};
+use shale_cache::Store;
+
+use super::args::BuildArgs;
+use super::console::{print, say, warn};
+use super::diagnostic::{self, Diagnostic};
+use super::environment::Environment;
+use super::progress::{Display, Screen};
+use super::request::{self, BuildRequest, NamedContext, ProgressMode};
+use super::signals::Watch;
+use super::{Failure, image};
+use crate::execute::StepError;
+use crate::image::ImageService;
+use crate::pipeline::{self, BuildError, BuildReport, Services, write_file};
+use crate::sandbox::{Cancel, SandboxError};
+use crate::source::context::Missing;
+use crate::source::registry::Client;
+use crate::span::Span;
+
+/// The line `#0` of plain progress.
+const OPENING: &str = "building with \"default\" instance using shale";
+
+/// Runs `shale build`.
+pub fn run(args: &BuildArgs, environment: &Environment) -> Result<(), Failure> {
+    let (request, notes) = request::resolve(args, environment).map_err(|error| Diagnostic::of(&error))?;
+    notes.iter().for_each(|note| warn(note));
+    if let Some(path) = &request.iidfile
+        && let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(Diagnostic::new(format!("cannot remove {}", path.display())).because(error.to_string()).into());
+    }
+    let store = Store::open(&request.store_root).map_err(|error| image::store_failure(&error))?;
+    let images = ImageService::new(store.clone(), Client::new(request.registry.clone())).with_named_contexts(named_images(&request));
+    let cancel = Cancel::new().map_err(|error| Diagnostic::of(&error))?;
+    let asked = cancel.clone();
+    let watch = Watch::start(move || asked.cancel()).map_err(|error| Diagnostic::of(&error))?;
+    let display = Display::start(request.progress, request.colour, OPENING, Screen::stderr());
+    let services = Services { store: &store, images: &images, reporter: &display, cancel: &cancel };
+    let built = pipeline::build(&request, services);
+    let summary = display.finish();
+    store.sync_after_commit().map_err(|error| image::store_failure(&error))?;
+    if request.progress != ProgressMode::Quiet {
+        say(&diagnostic::warnings(&summary.warnings));
+    }
+    match built {
+        Ok(report) => finish(&request, &report),
+        Err(BuildError::Cancelled) => match watch.caught() {
+            Some(signal) => {
+                say("ERROR: failed to build: failed to solve: Canceled: context canceled\n");
+                Err(Failure::Signal(signal))
+            }
+            None => Err(Diagnostic::build(BuildError::Cancelled.to_string()).into()),
+        },
+        Err(error) => {
+            summary.failed.iter().filter(|step| step.name.contains("] RUN ")).for_each(|step| say(&diagnostic::failed_step(step)));
+            tell(&error);
+            Err(Failure::Told)
+        }
+    }
+}
+
+fn named_images(request: &BuildRequest) -> BTreeMap<String, crate::image::NamedImage> {
+    let named = request.contexts.iter().filter_map(|(name, context)| match context {
+        NamedContext::Image(image) => Some((name.clone(), image.clone())),
+        NamedContext::Dir(_) => None,
+    });
+    named.collect()
+}
+
+/// Writes the small results: `-q`, `--iidfile`, `--metadata-file`.
+fn finish(request: &BuildRequest, report: &BuildReport) -> Result<(), Failure> {
+    let written = || -> Result<(), BuildError> {
+        if let (Some(path), Some(id)) = (&request.iidfile, &report.id) {
+            write_file(path, id.to_string().as_bytes())?;
+        }
+        if let Some(path) = &request.metadata_file {
+            let text = serde_json::to_string_pretty(&metadata(report)).expect("a map of strings serialises");
+            write_file(path, (text + "\n").as_bytes())?;
+        }
+        Ok(())
+    };
+    written().map_err(|error| Diagnostic::of(&error))?;
+    match &report.id {
+        Some(id) if request.quiet => print(format!("{id}\n")),
+        _ => Ok(()),
+    }
+}
+
+fn metadata(report: &BuildReport) -> Value {
+    let mut all = Map::new();
+    if let Some(id) = &report.id {
+        all.insert("containerimage.config.digest".into(), json!(id.to_string()));
+    }
+    if let Some(written) = report.written.first() {
+        if let Some((media_type, size_bytes)) = &written.manifest {
+            let descriptor = json!({ "mediaType": media_type, "digest": written.digest.to_string(), "size": size_bytes });
+            all.insert("containerimage.descriptor".into(), descriptor);
+        }
+        all.insert("containerimage.digest".into(), json!(written.digest.to_string()));
+    }
+    if !report.names.is_empty() {
+        all.insert("image.name".into(), json!(report.names.join(",")));
+    }
+    all.insert("shale.cache".into(), json!({ "hits": report.tally.hits, "misses": report.tally.misses }));
+    Value::Object(all)
+}
+
+/// Shows an error, or every one of a Dockerfile.
+fn tell(error: &BuildError) {
+    match error {
+        BuildError::Parse { file, errors } => {
+            for error in errors {
+                let diagnostic = Diagnostic::build(error.sentence()).at(file.clone(), error.span);
+                say(&with_hint(diagnostic, error.hint.clone()).render());
+            }
+        }
+        BuildError::Plan { file, errors } => {
+            for error in errors {
+                let diagnostic = Diagnostic::build(error.to_string());
+                say(&with_hint(at(diagnostic, error.span.map(|span| (file.clone(), span))), error.hint()).render());
+            }
+        }
+        BuildError::Image { name, at: (file, span), did_you_mean, cause } => {
+            let hint = did_you_mean.as_ref().map(|stage| format!("is the stage {stage:?} meant?")).or_else(|| cause.hint());
+            let diagnostic = Diagnostic::build(format!("{name}: failed to resolve source metadata: {cause}"));
+            say(&with_hint(diagnostic.caused_by(cause).at(file.clone(), *span), hint).render());
+        }
+        BuildError::Step { at: place, cause, .. } => say(&step(cause, place.clone()).render()),
+        BuildError::Keep(cause) => say(&with_hint(Diagnostic::build(cause.to_string()).caused_by(cause), cause.hint()).render()),
+        BuildError::Store(cause) => say(&image::store_diagnostic(Diagnostic::build(cause.to_string()), cause).render()),
+        error => say(&Diagnostic::build(error.to_string()).caused_by(error).render()),
+    }
+}
+
+fn step(cause: &StepError, place: Option<(crate::span::SourceFile, Span)>) -> Diagnostic {
+    let diagnostic = at(Diagnostic::build(cause.to_string()).caused_by(cause), place);
+    match cause {
+        StepError::Exit { log: Some(log), .. } => diagnostic.log(log.clone()),
+        StepError::Missing { why: Some(Missing::Ignored { file, pattern, line }), .. } => {
+            diagnostic.hint(format!("it exists, but the pattern {pattern:?} in line {line} of {file} leaves it out of the context"))
+        }
+        StepError::Missing { why: Some(Missing::Absent { similar }), .. } if !similar.is_empty() => {
+            diagnostic.hint(format!("the context has {}", similar.join(", ")))
+        }
+        StepError::Sandbox(SandboxError::Refused(_)) => diagnostic.hint("`shale doctor` tells what this machine allows and what to change"),
+        StepError::Image(cause) => with_hint(diagnostic, cause.hint()),
+        StepError::Store(cause) => image::store_diagnostic(diagnostic, cause),
+        _ => diagnostic,
+    }
+}
+
+fn at(diagnostic: Diagnostic, place: Option<(crate::span::SourceFile, Span)>) -> Diagnostic {
+    match place {
+        Some((file, span)) => diagnostic.at(file, span),
+        None => diagnostic,
+    }
+}
+
+fn with_hint(diagnostic: Diagnostic, hint: Option<String>) -> Diagnostic {
+    match hint {
+        Some(hint) => diagnostic.hint(hint),
+        None => diagnostic,
+    }
+}

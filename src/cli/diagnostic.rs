@@ -1,0 +1,245 @@
+//! The one place where errors and warnings become text.
+//!
+//! The shape is BuildKit's, because scripts and editors read it: the failed step with its last lines, the Dockerfile excerpt with
+//! the lines marked, then `ERROR:`. What BuildKit does not have (causes, a hint, the path of the full log) follows.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use crate::plan::graph::Warning;
+use crate::span::{SourceFile, Span};
+
+use super::human;
+use super::progress::FailedStep;
+
+/// How a failed build's message begins.
+const BUILD_FAILED: &str = "failed to build: failed to solve: ";
+const RULE: &str = "--------------------";
+const STEP_RULE: &str = "------";
+
+/// An error, ready to be shown.
+#[derive(Clone, Debug, Default)]
+pub struct Diagnostic {
+    /// The sentence.
+    pub message: String,
+    /// Whether a build failed (not the command line, not an image command).
+    pub is_build: bool,
+    /// What in the Dockerfile it is about.
+    pub excerpt: Option<(SourceFile, Span)>,
+    /// Why, outermost first.
+    pub causes: Vec<String>,
+    /// What can be done.
+    pub hint: Option<String>,
+    /// Where the full output of the failed step is.
+    pub log: Option<PathBuf>,
+}
+
+impl Diagnostic {
+    /// An error outside builds.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), ..Self::default() }
+    }
+
+    /// A failed build.
+    pub fn build(message: impl Into<String>) -> Self {
+        Self { message: message.into(), is_build: true, ..Self::default() }
+    }
+
+    /// Any error with the chain of its sources.
+    pub fn of(error: &dyn Error) -> Self {
+        Self { causes: causes_of(error), ..Self::new(error.to_string()) }
+    }
+
+    /// Points into the Dockerfile.
+    #[must_use]
+    pub fn at(mut self, source: SourceFile, span: Span) -> Self {
+        self.excerpt = Some((source, span));
+        self
+    }
+
+    /// Adds the chain of an error's sources.
+    #[must_use]
+    pub fn caused_by(mut self, error: &dyn Error) -> Self {
+        self.causes.extend(causes_of(error));
+        self
+    }
+
+    /// Adds one cause.
+    #[must_use]
+    pub fn because(mut self, cause: impl Into<String>) -> Self {
+        self.causes.push(cause.into());
+        self
+    }
+
+    /// Adds what can be done.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds where the full output is.
+    #[must_use]
+    pub fn log(mut self, path: impl Into<PathBuf>) -> Self {
+        self.log = Some(path.into());
+        self
+    }
+
+    /// The text for standard error, with its line end.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        if let Some((source, span)) = &self.excerpt {
+            text.push_str(&excerpt(source, *span));
+        }
+        let prefix = if self.is_build { BUILD_FAILED } else { "" };
+        push(&mut text, format_args!("ERROR: {prefix}{}", self.message));
+        for cause in &self.causes {
+            push(&mut text, format_args!("  because: {cause}"));
+        }
+        if let Some(log) = &self.log {
+            push(&mut text, format_args!("full output of the step: {}", log.display()));
+        }
+        if let Some(hint) = &self.hint {
+            push(&mut text, format_args!("hint: {hint}"));
+        }
+        text
+    }
+}
+
+fn push(text: &mut String, line: std::fmt::Arguments<'_>) {
+    writeln!(text, "{line}").expect("a String takes everything");
+}
+
+/// The sources of an error, without those whose text the error already holds.
+fn causes_of(error: &dyn Error) -> Vec<String> {
+    let mut causes = Vec::new();
+    let mut told = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        if !told.contains(&text) {
+            causes.push(text.clone());
+        }
+        told = text;
+        next = cause.source();
+    }
+    causes
+}
+
+/// The lines of a span with a little around them, the span's own marked.
+fn excerpt(source: &SourceFile, span: Span) -> String {
+    let (first, last) = source.lines_of(span);
+    let around = if first == last { 2 } else { 1 };
+    let from = first.saturating_sub(around).max(1);
+    let to = (last + around).min(source.line_count());
+    let mut text = format!("{}:{first}\n{RULE}\n", source.name());
+    for number in from..=to {
+        let mark = if (first..=last).contains(&number) { ">>>" } else { "   " };
+        push(&mut text, format_args!(" {number:3} | {mark} {}", source.line(number)));
+    }
+    text.push_str(RULE);
+    text.push('\n');
+    text
+}
+
+/// The block about a failed step: its name and its last lines.
+pub fn failed_step(step: &FailedStep) -> String {
+    let mut text = format!("{STEP_RULE}\n > {}:\n", step.name);
+    for line in &step.tail {
+        push(&mut text, format_args!("{} {}", human::offset(line.at), String::from_utf8_lossy(&line.bytes)));
+    }
+    text.push_str(STEP_RULE);
+    text.push('\n');
+    text
+}
+
+/// The block of warnings at the end of a build; empty without warnings.
+pub fn warnings(all: &[(SourceFile, Vec<Warning>)]) -> String {
+    let count: usize = all.iter().map(|(_, warnings)| warnings.len()).sum();
+    if count == 0 {
+        return String::new();
+    }
+    let plural = if count == 1 { "" } else { "s" };
+    let mut text = format!("\n {count} warning{plural} found:\n");
+    for (source, warnings) in all {
+        for warning in warnings {
+            let line = warning.span.map(|span| format!(" (line {})", source.lines_of(span).0)).unwrap_or_default();
+            push(&mut text, format_args!(" - {}: {}{line}", warning.rule, warning.text));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::progress::LogLine;
+    use super::*;
+
+    fn dockerfile(text: &str, marked: &str) -> (SourceFile, Span) {
+        let start = text.find(marked).expect("the marked text is in the file");
+        (SourceFile::new("Dockerfile", text), Span::new(start, start + marked.len()))
+    }
+
+    #[test]
+    fn a_failed_build_reads_like_buildkit_s() {
+        let (source, span) = dockerfile("FROM alpine\nRUN true\nRUN false", "RUN false");
+        let step = FailedStep {
+            name: "[3/3] RUN false".into(),
+            tail: vec![LogLine { at: Duration::from_millis(123), bytes: b"last line".to_vec() }],
+        };
+        let error = Diagnostic::build("process \"/bin/sh -c false\" did not complete successfully: exit code: 1")
+            .at(source, span)
+            .log("/store/builds/7/3.log");
+        insta::assert_snapshot!(failed_step(&step) + &error.render(), @r#"
+        ------
+         > [3/3] RUN false:
+        0.123 last line
+        ------
+        Dockerfile:3
+        --------------------
+           1 |     FROM alpine
+           2 |     RUN true
+           3 | >>> RUN false
+        --------------------
+        ERROR: failed to build: failed to solve: process "/bin/sh -c false" did not complete successfully: exit code: 1
+        full output of the step: /store/builds/7/3.log
+        "#);
+    }
+
+    #[test]
+    fn the_excerpt_has_two_lines_around_one_and_one_around_many() {
+        let text = "1\n2\n3\n4\n5\n6\n7";
+        for (marked, lines) in [("4", 2..=6), ("1", 1..=3), ("7", 5..=7), ("3\n4", 2..=5), ("1\n2", 1..=3), ("2", 1..=4)] {
+            let (source, span) = dockerfile(text, marked);
+            let shown = excerpt(&source, span);
+            let numbers: Vec<usize> = shown.lines().filter_map(|line| line.split_once(" | ")?.0.trim().parse().ok()).collect();
+            assert_eq!(numbers, lines.collect::<Vec<_>>(), "{marked:?}\n{shown}");
+            assert_eq!(shown.matches(">>>").count(), marked.lines().count(), "{shown}");
+        }
+    }
+
+    #[test]
+    fn causes_and_hints_stand_apart() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot open the store")]
+        struct Outer(#[source] std::io::Error);
+        let error = Outer(std::io::Error::other("disk on fire"));
+        insta::assert_snapshot!(Diagnostic::of(&error).hint("set SHALE_ROOT").render(), @r"
+        ERROR: cannot open the store
+          because: disk on fire
+        hint: set SHALE_ROOT
+        ");
+    }
+
+    #[test]
+    fn warnings_have_their_lines() {
+        let (source, span) = dockerfile("from x\nRUN a", "from");
+        let warning = |span| Warning { rule: "FromAsCasing", text: "odd".into(), span };
+        assert_eq!(warnings(&[(source.clone(), vec![])]), "");
+        assert_eq!(warnings(&[(source.clone(), vec![warning(Some(span))])]), "\n 1 warning found:\n - FromAsCasing: odd (line 1)\n");
+        assert_eq!(warnings(&[(source, vec![warning(None), warning(None)])]).lines().nth(1), Some(" 2 warnings found:"));
+    }
+}

@@ -1,0 +1,281 @@
+//! The flags of `docker build` and its relatives that shale does not carry out: one table with the reason for each.
+//!
+//! A flag that only tunes another engine is accepted with one warning line, so that existing pipelines run. A flag whose
+//! absence would change the result is refused by name: nothing is parsed and silently dropped.
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+/// Whether a flag is a switch or wants a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Takes {
+    /// `--rm`, `--rm=false`
+    Switch,
+    /// `--memory 1g`, `--memory=1g`
+    Value,
+}
+
+/// What becomes of a flag that was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Accepted with a warning that ends in this reason.
+    Ignored(&'static str),
+    /// An error. A switch that is given as `=false` asks for nothing and passes.
+    Refused,
+    /// `=false` is accepted with a warning that ends in this reason, any other value is an error.
+    RefusedUnlessFalse(&'static str),
+}
+
+/// One row of the table.
+#[derive(Debug)]
+struct OtherFlag {
+    name: &'static str,
+    short: Option<char>,
+    takes: Takes,
+    verdict: Verdict,
+}
+
+const NO_CONTAINERS: &str = "no intermediate containers are made";
+const NO_CGROUPS: &str = "a RUN step has the limits of the calling process";
+const NO_REMOTE_CACHE: &str = "steps are cached in the local store; remote caches are not supported yet";
+const NO_ATTESTATIONS: &str = "no attestations are made";
+
+/// Every flag of `docker build` and `docker buildx build` that `args::BuildArgs` does not hold.
+#[rustfmt::skip]
+static TABLE: &[OtherFlag] = &[
+    row("rm", None, Takes::Switch, Verdict::Ignored(NO_CONTAINERS)),
+    row("force-rm", None, Takes::Switch, Verdict::Ignored(NO_CONTAINERS)),
+    row("compress", None, Takes::Switch, Verdict::Ignored("the context is read where it is, not sent")),
+    row("builder", None, Takes::Value, Verdict::Ignored("this process is the builder")),
+    row("memory", Some('m'), Takes::Value, Verdict::Ignored(NO_CGROUPS)),
+    row("memory-swap", None, Takes::Value, Verdict::Ignored(NO_CGROUPS)),
+    row("cpu-period", None, Takes::Value, Verdict::Ignored(NO_CGROUPS)),
+    row("cpu-quota", None, Takes::Value, Verdict::Ignored(NO_CGROUPS)),
+    row("cpu-shares", Some('c'), Takes::Value, Verdict::Ignored(NO_CGROUPS)),
+    row("cpuset-cpus", None, Takes::Value, Verdict::Ignored(NO_CGROUPS)),
+    row("cpuset-mems", None, Takes::Value, Verdict::Ignored(NO_CGROUPS)),
+    row("cgroup-parent", None, Takes::Value, Verdict::Ignored(NO_CGROUPS)),
+    row("isolation", None, Takes::Value, Verdict::Ignored("there is one kind of isolation on Linux")),
+    row("disable-content-trust", None, Takes::Switch, Verdict::Ignored("content trust is not checked")),
+    row("cache-from", None, Takes::Value, Verdict::Ignored(NO_REMOTE_CACHE)),
+    row("cache-to", None, Takes::Value, Verdict::Ignored(NO_REMOTE_CACHE)),
+    row("provenance", None, Takes::Value, Verdict::RefusedUnlessFalse(NO_ATTESTATIONS)),
+    row("sbom", None, Takes::Value, Verdict::RefusedUnlessFalse(NO_ATTESTATIONS)),
+    row("allow", None, Takes::Value, Verdict::Refused),
+    row("annotation", None, Takes::Value, Verdict::Refused),
+    row("attest", None, Takes::Value, Verdict::Refused),
+    row("call", None, Takes::Value, Verdict::Refused),
+    row("check", None, Takes::Switch, Verdict::Refused),
+    row("debug", Some('D'), Takes::Switch, Verdict::Refused),
+    row("detach", None, Takes::Switch, Verdict::Refused),
+    row("load", None, Takes::Switch, Verdict::Refused),
+    row("no-cache-filter", None, Takes::Value, Verdict::Refused),
+    row("policy", None, Takes::Value, Verdict::Refused),
+    row("print", None, Takes::Value, Verdict::Refused),
+    row("push", None, Takes::Switch, Verdict::Refused),
+    row("root", None, Takes::Value, Verdict::Refused),
+    row("secret", None, Takes::Value, Verdict::Refused),
+    row("security-opt", None, Takes::Value, Verdict::Refused),
+    row("server-config", None, Takes::Value, Verdict::Refused),
+    row("squash", None, Takes::Switch, Verdict::Refused),
+    row("ssh", None, Takes::Value, Verdict::Refused),
+    row("stream", None, Takes::Switch, Verdict::Refused),
+];
+
+/// Long flags of `buildah build` and kaniko's executor: refused by name instead of being called unknown.
+const OTHER_TOOLS: &[&str] = &[
+    "all-platforms",
+    "arch",
+    "authfile",
+    "build-arg-file",
+    "cache",
+    "cache-dir",
+    "cache-repo",
+    "cache-ttl",
+    "cap-add",
+    "cap-drop",
+    "cert-dir",
+    "cleanup",
+    "context",
+    "context-sub-path",
+    "created-annotation",
+    "creds",
+    "cw",
+    "destination",
+    "device",
+    "digest-file",
+    "dns",
+    "dns-option",
+    "dns-search",
+    "env",
+    "format",
+    "from",
+    "hooks-dir",
+    "identity-label",
+    "ignorefile",
+    "iidfile-raw",
+    "image-name-with-digest-file",
+    "inherit-labels",
+    "insecure",
+    "insecure-pull",
+    "insecure-registry",
+    "ipc",
+    "layer-label",
+    "layers",
+    "log-level",
+    "logfile",
+    "logsplit",
+    "manifest",
+    "no-push",
+    "oci-layout-path",
+    "omit-history",
+    "os",
+    "os-feature",
+    "os-version",
+    "pid",
+    "registry-map",
+    "registry-mirror",
+    "reproducible",
+    "retry",
+    "retry-delay",
+    "rewrite-timestamp",
+    "runtime",
+    "save-stages",
+    "sign-by",
+    "single-snapshot",
+    "skip-tls-verify",
+    "skip-tls-verify-pull",
+    "skip-unused-stages",
+    "snapshot-mode",
+    "source-date-epoch",
+    "source-policy-file",
+    "squash-all",
+    "stage-labels",
+    "tar-path",
+    "timestamp",
+    "tls-verify",
+    "unsetannotation",
+    "unsetenv",
+    "unsetlabel",
+    "userns",
+    "userns-gid-map",
+    "userns-uid-map",
+    "uts",
+    "variant",
+    "verbosity",
+    "volume",
+];
+
+const fn row(name: &'static str, short: Option<char>, takes: Takes, verdict: Verdict) -> OtherFlag {
+    OtherFlag { name, short, takes, verdict }
+}
+
+/// Whether a long flag (without dashes) belongs to another builder.
+pub(super) fn is_of_another_tool(name: &str) -> bool {
+    OTHER_TOOLS.binary_search(&name).is_ok()
+}
+
+/// The flags of the table that a command line held, with their values.
+#[derive(Clone, Debug, Default)]
+pub struct OtherFlags {
+    given: Vec<(&'static OtherFlag, Vec<String>)>,
+}
+
+impl OtherFlags {
+    /// The warning lines for what is accepted, or the name of the first flag that is not.
+    pub fn judge(&self) -> Result<Vec<String>, String> {
+        let mut warnings = Vec::new();
+        for (flag, values) in &self.given {
+            let all_false = values.iter().all(|v| parse_bool(v) == Ok(false));
+            match flag.verdict {
+                Verdict::Ignored(reason) => warnings.push(format!("--{} has no effect: {reason}", flag.name)),
+                Verdict::RefusedUnlessFalse(reason) if all_false => warnings.push(format!("--{}=false has no effect: {reason}", flag.name)),
+                Verdict::Refused if flag.takes == Takes::Switch && all_false => {}
+                Verdict::Refused | Verdict::RefusedUnlessFalse(_) => return Err(format!("--{}", flag.name)),
+            }
+        }
+        Ok(warnings)
+    }
+}
+
+impl clap::FromArgMatches for OtherFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let values = |flag: &OtherFlag| -> Option<Vec<String>> { Some(matches.get_many::<String>(flag.name)?.cloned().collect()) };
+        Ok(Self { given: TABLE.iter().filter_map(|flag| Some((flag, values(flag)?))).collect() })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl clap::Args for OtherFlags {
+    fn augment_args(command: Command) -> Command {
+        command.args(TABLE.iter().map(|flag| {
+            let arg = Arg::new(flag.name).long(flag.name).hide(true).action(ArgAction::Append);
+            let arg = if let Some(short) = flag.short { arg.short(short) } else { arg };
+            match flag.takes {
+                Takes::Value => arg,
+                Takes::Switch => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
+            }
+        }))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+/// A boolean as Docker's flags take it.
+pub(super) fn parse_bool(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(format!("{text:?} is neither true nor false")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::FromArgMatches as _;
+
+    fn judge(args: &[&str]) -> Result<Vec<String>, String> {
+        let command = <OtherFlags as clap::Args>::augment_args(Command::new("build").no_binary_name(true));
+        OtherFlags::from_arg_matches(&command.try_get_matches_from(args).expect("the table parses")).expect("never fails").judge()
+    }
+
+    #[test]
+    fn other_tools_stand_sorted_for_the_search() {
+        assert!(OTHER_TOOLS.is_sorted());
+        assert!(OTHER_TOOLS.iter().all(|name| TABLE.iter().all(|flag| flag.name != *name)));
+    }
+
+    #[test]
+    fn what_tunes_another_engine_passes_with_one_warning_each() {
+        let warnings =
+            judge(&["--rm", "--force-rm=true", "-m", "1g", "--cache-from=a", "--cache-from", "b", "--provenance=false"]).unwrap();
+        assert_eq!(warnings.len(), 5, "{warnings:#?}");
+        assert!(warnings.iter().any(|w| w.starts_with("--memory has no effect: ")));
+        assert!(warnings.iter().any(|w| w.starts_with("--provenance=false has no effect: ")));
+    }
+
+    #[test]
+    fn what_would_change_the_result_is_refused_by_name() {
+        for (args, name) in [
+            (&["--secret", "id=x"][..], "--secret"),
+            (&["--push"], "--push"),
+            (&["--push=true"], "--push"),
+            (&["--provenance=mode=max"], "--provenance"),
+            (&["--sbom=true"], "--sbom"),
+            (&["-D"], "--debug"),
+        ] {
+            assert_eq!(judge(args), Err(name.into()), "{args:?}");
+        }
+    }
+
+    #[test]
+    fn a_refused_switch_that_is_off_asks_for_nothing() {
+        assert_eq!(judge(&["--push=false", "--squash=0", "--load=f"]), Ok(vec![]));
+    }
+}

@@ -1,0 +1,133 @@
+//! Numbers as people read them, in Docker's spelling.
+
+use std::time::Duration;
+
+/// A size with two decimals, as progress lines have it: `2B`, `1.05MB`.
+pub fn bytes(size: u64) -> String {
+    let (number, unit) = scaled(size);
+    if unit == "B" { format!("{size}B") } else { format!("{number:.2}{unit}") }
+}
+
+/// A size with three digits, as `docker images` has it: `4.21MB`, `77.8MB`, `0B`.
+pub fn short_bytes(size: u64) -> String {
+    let (number, unit) = scaled(size);
+    let decimals = match number {
+        n if n < 9.995 => 2,
+        n if n < 99.95 => 1,
+        _ => 0,
+    };
+    let text = format!("{number:.decimals$}");
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    format!("{text}{unit}")
+}
+
+fn scaled(size: u64) -> (f64, &'static str) {
+    let mut number = size as f64;
+    let units = ["B", "kB", "MB", "GB", "TB", "PB"];
+    let mut unit = 0;
+    while number >= 999.5 && unit + 1 < units.len() {
+        number /= 1000.0;
+        unit += 1;
+    }
+    (number, units[unit])
+}
+
+/// How long ago something was: `About a minute`, `3 weeks`.
+pub fn span(seconds: u64) -> String {
+    let minutes = seconds / 60;
+    let hours = (seconds + 1800) / 3600;
+    match (seconds, minutes, hours) {
+        (0, ..) => "Less than a second".into(),
+        (1, ..) => "1 second".into(),
+        (s, ..) if s < 60 => format!("{s} seconds"),
+        (_, 1, _) => "About a minute".into(),
+        (_, m, _) if m < 60 => format!("{m} minutes"),
+        (_, _, 1) => "About an hour".into(),
+        (_, _, h) if h < 48 => format!("{h} hours"),
+        (_, _, h) if h < 24 * 7 * 2 => format!("{} days", h / 24),
+        (_, _, h) if h < 24 * 30 * 2 => format!("{} weeks", h / 24 / 7),
+        (_, _, h) if h < 24 * 365 * 2 => format!("{} months", h / 24 / 30),
+        _ => format!("{} years", seconds / 3600 / 24 / 365),
+    }
+}
+
+/// How long a task ran: `0.4s`.
+pub fn seconds(elapsed: Duration) -> String {
+    format!("{:.1}s", elapsed.as_secs_f64())
+}
+
+/// When a line came, in seconds since its task began; always five characters while the task is young.
+pub fn offset(at: Duration) -> String {
+    let seconds = at.as_secs_f64();
+    match seconds {
+        s if s < 10.0 => format!("{s:.3}"),
+        s if s < 100.0 => format!("{s:.2}"),
+        s => format!("{s:.1}"),
+    }
+}
+
+/// The first twelve hex digits of an id, without its algorithm.
+pub fn short_id(id: &str) -> &str {
+    let hex = id.split_once(':').map_or(id, |(_, hex)| hex);
+    hex.get(..12).unwrap_or(hex)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_read_as_docker_s() {
+        for (size, long, short) in [
+            (0, "0B", "0B"),
+            (2, "2B", "2B"),
+            (999, "999B", "999B"),
+            (1000, "1.00kB", "1kB"),
+            (4_210_000, "4.21MB", "4.21MB"),
+            (4_200_000, "4.20MB", "4.2MB"),
+            (77_800_000, "77.80MB", "77.8MB"),
+            (9_999_000, "10.00MB", "10MB"),
+            (999_900, "1.00MB", "1MB"),
+            (156_000_000, "156.00MB", "156MB"),
+            (100_000_000, "100.00MB", "100MB"),
+            (1_230_000_000, "1.23GB", "1.23GB"),
+        ] {
+            assert_eq!((bytes(size).as_str(), short_bytes(size).as_str()), (long, short), "{size}");
+        }
+    }
+
+    #[test]
+    fn spans_read_as_docker_s() {
+        const HOUR: u64 = 3600;
+        for (seconds, text) in [
+            (0, "Less than a second"),
+            (1, "1 second"),
+            (59, "59 seconds"),
+            (60, "About a minute"),
+            (119, "About a minute"),
+            (120, "2 minutes"),
+            (HOUR, "About an hour"),
+            (2 * HOUR, "2 hours"),
+            (47 * HOUR, "47 hours"),
+            (3 * 24 * HOUR, "3 days"),
+            (21 * 24 * HOUR, "3 weeks"),
+            (90 * 24 * HOUR, "3 months"),
+            (800 * 24 * HOUR, "2 years"),
+        ] {
+            assert_eq!(span(seconds), text, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn offsets_keep_their_width() {
+        for (millis, text) in [(0, "0.000"), (123, "0.123"), (9_999, "9.999"), (12_345, "12.35"), (123_456, "123.5")] {
+            assert_eq!(offset(Duration::from_millis(millis)), text);
+        }
+    }
+
+    #[test]
+    fn ids_are_cut() {
+        assert_eq!(short_id("sha256:0123456789abcdef"), "0123456789ab");
+        assert_eq!(short_id("abc"), "abc");
+    }
+}

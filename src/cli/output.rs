@@ -1,0 +1,409 @@
+//! `--output`: a CSV line of `key=value` fields, parsed into what an exporter needs.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use crate::layer::compress::{DEFAULT_GZIP_LEVEL, DEFAULT_ZSTD_LEVEL, Encoder};
+use crate::worker::Packing;
+
+use super::environment::Environment;
+use super::flags::parse_bool;
+
+/// One result that the build is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// What is written.
+    pub kind: OutputKind,
+    /// Where to.
+    pub destination: Destination,
+    /// `name=`: names besides those of `--tag`.
+    pub names: Vec<String>,
+    /// How layers are packed.
+    pub layers: LayerOptions,
+    /// `tar=false`: a layout directory instead of a tar archive.
+    pub as_directory: bool,
+    /// `oci-mediatypes=false`: Docker's media types.
+    pub docker_media_types: bool,
+}
+
+/// The exporters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputKind {
+    /// An image of the local store (`type=image`, `type=docker` without a destination, and no `--output` at all).
+    Store,
+    /// An OCI image layout.
+    Oci,
+    /// An OCI image layout that `docker load` of any age reads too.
+    Docker,
+    /// The files of the image in a directory.
+    Local,
+    /// The files of the image as a tar archive.
+    Tar,
+    /// Nothing: the build only fills the cache.
+    CacheOnly,
+}
+
+/// Where a result goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// The exporter needs no place.
+    None,
+    /// Standard output.
+    Stdout,
+    /// A file or directory, absolute.
+    Path(PathBuf),
+}
+
+/// How layers are packed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LayerOptions {
+    /// `compression=`
+    pub compression: Compression,
+    /// `compression-level=`; `None` is the exporter's own.
+    pub level: Option<i32>,
+    /// `force-compression=true`: layers of base images are packed anew too.
+    pub force: bool,
+    /// `rewrite-timestamp=true`: times in layers are not later than SOURCE_DATE_EPOCH.
+    pub rewrite_timestamp: bool,
+}
+
+impl LayerOptions {
+    /// The same for the packer. Times are cut only if that was asked for and there is an epoch.
+    pub fn packing(&self, source_date_epoch: Option<i64>) -> Packing {
+        let encoder = match self.compression {
+            Compression::Uncompressed => Encoder::None,
+            Compression::Gzip => Encoder::Gzip { level: self.level.map_or(DEFAULT_GZIP_LEVEL, i32::cast_unsigned) },
+            Compression::Zstd => Encoder::Zstd { level: self.level.unwrap_or(DEFAULT_ZSTD_LEVEL) },
+        };
+        Packing { encoder, clamp_secs: source_date_epoch.filter(|_| self.rewrite_timestamp) }
+    }
+}
+
+/// The compressions of layers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// No compression.
+    Uncompressed,
+    /// The one that everybody reads.
+    #[default]
+    Gzip,
+    /// Smaller and faster; read by newer tools.
+    Zstd,
+}
+
+/// An `--output` that cannot be served.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OutputError {
+    /// The CSV itself is broken.
+    #[error("invalid output {text:?}: {reason}")]
+    Csv {
+        /// The flag's value.
+        text: String,
+        /// What the reader says.
+        reason: String,
+    },
+    /// A field without `=`.
+    #[error("invalid value {field:?} in output {text:?}: must be a key=value pair")]
+    Field {
+        /// The flag's value.
+        text: String,
+        /// The field.
+        field: String,
+    },
+    /// No `type=`.
+    #[error("type is required for output {text:?}")]
+    NoType {
+        /// The flag's value.
+        text: String,
+    },
+    /// A type nobody has.
+    #[error("unknown output type {kind:?}; known are oci, docker, local, tar, image and cacheonly")]
+    UnknownType {
+        /// The type.
+        kind: String,
+    },
+    /// Something of Docker's that shale does not do.
+    #[error("output {what} is not supported yet")]
+    Unsupported {
+        /// `type=registry`, `attribute push=true`
+        what: String,
+    },
+    /// An attribute that the exporter does not have.
+    #[error("unknown attribute {key:?} for output type={kind}")]
+    UnknownAttribute {
+        /// The attribute.
+        key: String,
+        /// The exporter.
+        kind: String,
+    },
+    /// A value that the attribute does not take.
+    #[error("invalid value {value:?} for output attribute {key}: {reason}")]
+    Value {
+        /// The attribute.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What it takes.
+        reason: String,
+    },
+    /// The exporter needs a place.
+    #[error("dest is required for output type={kind}")]
+    NoDestination {
+        /// The exporter.
+        kind: String,
+    },
+    /// Binary data for a terminal.
+    #[error("dest file is required for {kind} exporter. refusing to write to console")]
+    Console {
+        /// The exporter.
+        kind: String,
+    },
+    /// Standard output for a directory.
+    #[error("dest cannot be stdout for {kind} exporter")]
+    DirectoryOnStdout {
+        /// The exporter.
+        kind: String,
+    },
+}
+
+impl Output {
+    /// The result of a build without `--output`: an image of the local store.
+    pub fn to_store() -> Self {
+        Self {
+            kind: OutputKind::Store,
+            destination: Destination::None,
+            names: vec![],
+            layers: LayerOptions::default(),
+            as_directory: false,
+            docker_media_types: false,
+        }
+    }
+
+    /// Reads one `--output`.
+    pub fn parse(text: &str, environment: &Environment) -> Result<Self, OutputError> {
+        let fields = csv_fields(text).map_err(|reason| OutputError::Csv { text: text.into(), reason })?;
+        // `-o dir` and `-o -` are short for the two that export files.
+        if let [field] = &fields[..] {
+            if field == "-" {
+                return finish(OutputKind::Tar, "tar", Fields { dest: Some("-".into()), ..Fields::default() }, environment);
+            }
+            if !field.contains('=') {
+                return finish(OutputKind::Local, "local", Fields { dest: Some(field.clone()), ..Fields::default() }, environment);
+            }
+        }
+        let mut pairs = Vec::new();
+        for field in &fields {
+            let pair = field.split_once('=').ok_or_else(|| OutputError::Field { text: text.into(), field: field.clone() })?;
+            pairs.push((pair.0.trim().to_lowercase(), pair.1.to_owned()));
+        }
+        let kind_name = pairs.iter().rev().find(|(key, _)| key == "type").map(|(_, value)| value.clone());
+        let kind_name = kind_name.ok_or_else(|| OutputError::NoType { text: text.into() })?;
+        let kind = match kind_name.as_str() {
+            "oci" => OutputKind::Oci,
+            "docker" => OutputKind::Docker,
+            "local" => OutputKind::Local,
+            "tar" => OutputKind::Tar,
+            "cacheonly" => OutputKind::CacheOnly,
+            "image" => OutputKind::Store,
+            "registry" => return Err(OutputError::Unsupported { what: "type=registry".into() }),
+            _ => return Err(OutputError::UnknownType { kind: kind_name }),
+        };
+        let mut read = Fields::default();
+        for (key, value) in pairs {
+            read.take(kind, &kind_name, &key, value)?;
+        }
+        finish(kind, &kind_name, read, environment)
+    }
+
+    /// The same output for several `--output` flags: only one of them may own standard output.
+    pub fn shares_stdout_with(&self, other: &Self) -> bool {
+        self.destination == Destination::Stdout && other.destination == Destination::Stdout
+    }
+}
+
+/// The attributes as they come in.
+#[derive(Debug, Default)]
+struct Fields {
+    dest: Option<String>,
+    names: Vec<String>,
+    layers: LayerOptions,
+    as_directory: bool,
+    docker_media_types: bool,
+}
+
+impl Fields {
+    fn take(&mut self, kind: OutputKind, kind_name: &str, key: &str, value: String) -> Result<(), OutputError> {
+        let wrong = |reason: &str| OutputError::Value { key: key.into(), value: value.clone(), reason: reason.into() };
+        let switch = || parse_bool(&value).map_err(|reason| OutputError::Value { key: key.into(), value: value.clone(), reason });
+        let is_image = matches!(kind, OutputKind::Store | OutputKind::Oci | OutputKind::Docker);
+        let unsupported = || OutputError::Unsupported { what: format!("attribute {key}={value}") };
+        match key {
+            "type" => {}
+            "dest" if !matches!(kind, OutputKind::Store | OutputKind::CacheOnly) => self.dest = Some(value),
+            "name" if is_image => self.names.extend(value.split(',').filter(|name| !name.is_empty()).map(Into::into)),
+            "compression" if is_image => {
+                self.layers.compression = match value.as_str() {
+                    "gzip" => Compression::Gzip,
+                    "zstd" => Compression::Zstd,
+                    "uncompressed" => Compression::Uncompressed,
+                    "estargz" => return Err(unsupported()),
+                    _ => return Err(wrong("it is one of gzip, zstd, uncompressed")),
+                }
+            }
+            "compression-level" if is_image => self.layers.level = Some(value.parse().map_err(|_| wrong("it is a number"))?),
+            "force-compression" if is_image => self.layers.force = switch()?,
+            "rewrite-timestamp" if kind != OutputKind::CacheOnly => self.layers.rewrite_timestamp = switch()?,
+            "tar" if matches!(kind, OutputKind::Oci | OutputKind::Docker) => self.as_directory = !switch()?,
+            "oci-mediatypes" if is_image => self.docker_media_types = !switch()?,
+            // What is built is always kept in the store.
+            "store" if is_image => {
+                if !switch()? {
+                    return Err(unsupported());
+                }
+            }
+            "push" | "push-by-digest" | "unpack" | "registry.insecure" | "oci-artifact" | "name-canonical" if is_image => {
+                if switch()? {
+                    return Err(unsupported());
+                }
+            }
+            "platform-split" | "mode" | "context" | "dangling-name-prefix" | "buildinfo" => return Err(unsupported()),
+            _ if key.starts_with("annotation") => return Err(unsupported()),
+            _ => return Err(OutputError::UnknownAttribute { key: key.into(), kind: kind_name.into() }),
+        }
+        Ok(())
+    }
+}
+
+/// Settles the destination.
+fn finish(kind: OutputKind, name: &str, fields: Fields, environment: &Environment) -> Result<Output, OutputError> {
+    let Fields { dest, names, layers, as_directory, docker_media_types } = fields;
+    check_level(&layers)?;
+    let is_directory = kind == OutputKind::Local || as_directory;
+    let to_stdout = |kind| {
+        if environment.stdout_is_terminal { Err(OutputError::Console { kind: name.into() }) } else { Ok((kind, Destination::Stdout)) }
+    };
+    let (kind, destination) = match (kind, dest.as_deref()) {
+        (OutputKind::Store | OutputKind::CacheOnly, _) => (kind, Destination::None),
+        (OutputKind::Docker, None) => (OutputKind::Store, Destination::None),
+        (_, Some("-")) if is_directory => return Err(OutputError::DirectoryOnStdout { kind: name.into() }),
+        (_, None | Some("")) if is_directory => return Err(OutputError::NoDestination { kind: name.into() }),
+        (_, None | Some("" | "-")) => to_stdout(kind)?,
+        (_, Some(path)) => (kind, Destination::Path(environment.resolve(path.as_ref()))),
+    };
+    Ok(Output { kind, destination, names, layers, as_directory, docker_media_types })
+}
+
+fn check_level(layers: &LayerOptions) -> Result<(), OutputError> {
+    let Some(level) = layers.level else { return Ok(()) };
+    let (range, reason) = match layers.compression {
+        Compression::Gzip => (0..=9, "gzip has levels 0 to 9"),
+        Compression::Zstd => (1..=22, "zstd has levels 1 to 22"),
+        Compression::Uncompressed => return Ok(()),
+    };
+    if range.contains(&level) {
+        return Ok(());
+    }
+    Err(OutputError::Value { key: "compression-level".into(), value: level.to_string(), reason: reason.into() })
+}
+
+/// Splits one CSV record; a field may be quoted as a whole (`"name=a,b"`).
+pub(super) fn csv_fields(text: &str) -> Result<Vec<String>, String> {
+    if text.contains('\n') {
+        return Err("it has more than one line".into());
+    }
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(text.as_bytes());
+    let mut record = csv::StringRecord::new();
+    match reader.read_record(&mut record) {
+        Ok(true) => Ok(record.iter().map(str::to_owned).collect()),
+        Ok(false) => Err("it is empty".into()),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// Names that stand twice among outputs and tags are written once.
+pub(super) fn unique<T: Clone + Ord>(names: Vec<T>) -> Vec<T> {
+    let mut seen = BTreeSet::new();
+    names.into_iter().filter(|name| seen.insert(name.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::environment::test_environment;
+    use super::*;
+
+    fn parse(text: &str) -> Result<Output, OutputError> {
+        Output::parse(text, &test_environment(&[]))
+    }
+
+    #[test]
+    fn kinds_and_places() {
+        let path = |p: &str| Destination::Path(p.into());
+        for (text, kind, destination) in [
+            ("out", OutputKind::Local, path("/work dir/out")),
+            ("-", OutputKind::Tar, Destination::Stdout),
+            ("type=oci,dest=-", OutputKind::Oci, Destination::Stdout),
+            ("type=oci", OutputKind::Oci, Destination::Stdout),
+            ("type=docker,dest=/a.tar", OutputKind::Docker, path("/a.tar")),
+            ("type=docker", OutputKind::Store, Destination::None),
+            ("type=image,name=x:y", OutputKind::Store, Destination::None),
+            ("type=tar,dest=t.tar", OutputKind::Tar, path("/work dir/t.tar")),
+            ("type=local,\"dest=a,b\"", OutputKind::Local, path("/work dir/a,b")),
+            ("type=cacheonly", OutputKind::CacheOnly, Destination::None),
+            ("type=oci,tar=false,dest=layout", OutputKind::Oci, path("/work dir/layout")),
+        ] {
+            let output = parse(text).unwrap_or_else(|e| panic!("{text}: {e}"));
+            assert_eq!((output.kind, output.destination), (kind, destination), "{text}");
+        }
+    }
+
+    #[test]
+    fn attributes_are_typed() {
+        let output =
+            parse("type=oci,dest=x,compression=zstd,compression-level=19,force-compression=true,rewrite-timestamp=1,\"name=a,b:1\"")
+                .unwrap();
+        assert_eq!(output.names, ["a", "b:1"]);
+        assert_eq!(output.layers, LayerOptions { compression: Compression::Zstd, level: Some(19), force: true, rewrite_timestamp: true });
+    }
+
+    #[test]
+    fn times_are_cut_only_when_that_is_asked_for() {
+        let packing = |text: &str, epoch| parse(text).unwrap().layers.packing(epoch);
+        assert_eq!(packing("type=oci,dest=x", Some(5)), Packing { encoder: Encoder::Gzip { level: 6 }, clamp_secs: None });
+        assert_eq!(packing("type=oci,dest=x,rewrite-timestamp=true", Some(5)).clamp_secs, Some(5));
+        assert_eq!(packing("type=oci,dest=x,rewrite-timestamp=true", None).clamp_secs, None);
+        assert_eq!(packing("type=oci,dest=x,compression=zstd,compression-level=9", None).encoder, Encoder::Zstd { level: 9 });
+    }
+
+    #[test]
+    fn nothing_is_dropped_in_silence() {
+        for (text, message) in [
+            ("dest=x,a=b", "type is required for output \"dest=x,a=b\""),
+            ("type=oci,x", "invalid value \"x\" in output \"type=oci,x\": must be a key=value pair"),
+            ("type=floppy", "unknown output type \"floppy\"; known are oci, docker, local, tar, image and cacheonly"),
+            ("type=registry", "output type=registry is not supported yet"),
+            ("type=image,push=true", "output attribute push=true is not supported yet"),
+            ("type=oci,annotation.a=b,dest=x", "output attribute annotation.a=b is not supported yet"),
+            ("type=oci,dest=x,colour=red", "unknown attribute \"colour\" for output type=oci"),
+            ("type=local,dest=x,compression=gzip", "unknown attribute \"compression\" for output type=local"),
+            ("type=cacheonly,dest=x", "unknown attribute \"dest\" for output type=cacheonly"),
+            (
+                "type=oci,dest=x,compression=lzma",
+                "invalid value \"lzma\" for output attribute compression: it is one of gzip, zstd, uncompressed",
+            ),
+            ("type=oci,dest=x,compression-level=11", "invalid value \"11\" for output attribute compression-level: gzip has levels 0 to 9"),
+            ("type=local", "dest is required for output type=local"),
+            ("type=local,dest=-", "dest cannot be stdout for local exporter"),
+            ("", "invalid output \"\": it is empty"),
+        ] {
+            assert_eq!(parse(text).unwrap_err().to_string(), message, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_terminal_is_no_place_for_a_tar() {
+        let environment = Environment { stdout_is_terminal: true, ..test_environment(&[]) };
+        for text in ["-", "type=oci", "type=docker,dest=-"] {
+            assert!(matches!(Output::parse(text, &environment), Err(OutputError::Console { .. })), "{text}");
+        }
+    }
+}

@@ -1,0 +1,419 @@
+//! Arguments and environment → one build request. Every default is resolved here, once; what follows works on plain data.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::image::{LayoutName, NamedImage};
+use crate::oci::platform::{Platform, PlatformError};
+use crate::oci::reference::{Reference, ReferenceError};
+use crate::plan::graph::NetworkMode;
+use crate::source::registry::RegistryConfig;
+
+use super::args::BuildArgs;
+use super::environment::Environment;
+use super::output::{Output, OutputError, unique};
+use super::values::{Ulimit, parse_add_host};
+
+/// What a build is asked to do.
+#[derive(Clone, Debug)]
+pub struct BuildRequest {
+    /// Where COPY takes its files.
+    pub context: ContextSource,
+    /// Where the Dockerfile is.
+    pub dockerfile: DockerfileSource,
+    /// Names of the image, each once and with a tag.
+    pub tags: Vec<Reference>,
+    /// `--build-arg`, with SOURCE_DATE_EPOCH of the environment; the last of a name counts.
+    pub build_args: BTreeMap<String, String>,
+    /// `--label`
+    pub labels: BTreeMap<String, String>,
+    /// The stage to build; `None` is the last.
+    pub target: Option<String>,
+    /// Platforms to build for; never empty.
+    pub platforms: Vec<Platform>,
+    /// Results to write; never empty.
+    pub outputs: Vec<Output>,
+    /// Named contexts by name.
+    pub contexts: BTreeMap<String, NamedContext>,
+    /// `--iidfile`, absolute.
+    pub iidfile: Option<PathBuf>,
+    /// `--metadata-file`, absolute.
+    pub metadata_file: Option<PathBuf>,
+    /// `-q`: the image id is printed on standard output.
+    pub quiet: bool,
+    /// How progress is shown.
+    pub progress: ProgressMode,
+    /// Whether the progress display may use colours.
+    pub colour: bool,
+    /// `--no-cache`
+    pub no_cache: bool,
+    /// `--pull`
+    pub pull: bool,
+    /// Network of RUN steps.
+    pub network: NetworkMode,
+    /// `--add-host` as (name, address), sorted.
+    pub add_hosts: Vec<(String, String)>,
+    /// `--shm-size` in bytes.
+    pub shm_size_bytes: Option<u64>,
+    /// `--ulimit` as (name, soft, hard), sorted; the last of a name counts.
+    pub ulimits: Vec<(String, u64, u64)>,
+    /// SOURCE_DATE_EPOCH in seconds, from `--build-arg` or the environment.
+    pub source_date_epoch: Option<i64>,
+    /// The store.
+    pub store_root: PathBuf,
+    /// What talking to registries depends on.
+    pub registry: RegistryConfig,
+}
+
+/// Where the build context is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ContextSource {
+    /// A directory, absolute; not looked at yet.
+    Dir(PathBuf),
+    /// Standard input: a tar archive, or a Dockerfile alone; its first bytes tell.
+    Stdin,
+}
+
+/// Where the Dockerfile is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DockerfileSource {
+    /// `Dockerfile` in the context.
+    Default,
+    /// A file of this machine, absolute.
+    File(PathBuf),
+    /// A path inside a context that comes as an archive.
+    InContext(String),
+    /// Standard input.
+    Stdin,
+}
+
+/// A context of `--build-context`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NamedContext {
+    /// A directory, absolute.
+    Dir(PathBuf),
+    /// `docker-image://ref`, `oci-layout://path[:tag][@digest]`
+    Image(NamedImage),
+}
+
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProgressMode {
+    /// Lines that are never taken back.
+    Plain,
+    /// A view that is redrawn.
+    Tty,
+    /// Nothing.
+    Quiet,
+}
+
+/// A request that cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// A flag of Docker's that shale does not carry out.
+    #[error("{flag} is not supported yet")]
+    Unsupported {
+        /// The flag with its dashes.
+        flag: String,
+    },
+    /// A context that is no directory and not standard input.
+    #[error("context {text:?} is not supported yet: only a directory or - can be built")]
+    RemoteContext {
+        /// The argument.
+        text: String,
+    },
+    /// Standard input cannot be both.
+    #[error("invalid argument: can't use stdin for both build context and dockerfile")]
+    StdinTwice,
+    /// Two outputs cannot share standard output.
+    #[error("only one output can be written to stdout")]
+    StdoutTwice,
+    /// A name that no image can have.
+    #[error("invalid tag {text:?}: {source}")]
+    Tag {
+        /// The name.
+        text: String,
+        /// Why.
+        source: ReferenceError,
+    },
+    /// A `key=value` without a key.
+    #[error("invalid value {text:?} for {flag}: expected key=value")]
+    KeyValue {
+        /// The flag with its dashes.
+        flag: &'static str,
+        /// The value.
+        text: String,
+    },
+    /// A platform that cannot be read.
+    #[error("failed to parse platform {0}")]
+    Platform(#[from] PlatformError),
+    /// An output that cannot be served.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// A progress mode nobody has.
+    #[error("invalid progress mode {text:?}: it is one of auto, tty, plain, quiet")]
+    Progress {
+        /// The mode.
+        text: String,
+    },
+    /// `-q` and another display.
+    #[error("progress={text} and quiet cannot be used together")]
+    QuietProgress {
+        /// The mode.
+        text: String,
+    },
+    /// A network that a RUN cannot have.
+    #[error("network mode {text:?} not supported by shale: it is one of default, host, none")]
+    Network {
+        /// The mode.
+        text: String,
+    },
+    /// A host entry that cannot be read.
+    #[error("{0}")]
+    AddHost(String),
+    /// SOURCE_DATE_EPOCH is no number of seconds.
+    #[error("invalid SOURCE_DATE_EPOCH {text:?}: it is a number of seconds since 1970")]
+    Epoch {
+        /// Its value.
+        text: String,
+    },
+    /// A named context that cannot be read.
+    #[error("invalid build context {text:?}: {reason}")]
+    NamedContext {
+        /// The flag's value.
+        text: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Resolves a command line. The second value holds notes for the user, each one line.
+pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<(BuildRequest, Vec<String>), RequestError> {
+    let mut notes = args.other.judge().map_err(|flag| RequestError::Unsupported { flag })?;
+    let context = context_source(&args.context, environment)?;
+    let dockerfile = dockerfile_source(args.file.as_deref(), &context, environment)?;
+    let build_args = build_args(&args.build_args, environment)?;
+    let source_date_epoch = match build_args.get("SOURCE_DATE_EPOCH").map(String::as_str) {
+        None | Some("") => None,
+        Some(text) => Some(text.parse().map_err(|_| RequestError::Epoch { text: text.into() })?),
+    };
+    let outputs = outputs(&args.outputs, environment)?;
+    let tags = args.tags.iter().cloned().chain(outputs.iter().flat_map(|output| output.names.iter().cloned()));
+    let tags = unique(tags.map(|text| image_name(&text)).collect::<Result<_, _>>()?);
+    let (progress, progress_note) = progress_mode(args, environment)?;
+    let (store_root, store_note) = environment.store_root();
+    notes.extend(progress_note.into_iter().chain(store_note));
+    let mut add_hosts =
+        args.add_hosts.iter().map(|text| parse_add_host(text)).collect::<Result<Vec<_>, _>>().map_err(RequestError::AddHost)?;
+    add_hosts.sort();
+    let request = BuildRequest {
+        context,
+        dockerfile,
+        tags,
+        labels: key_values("--label", &args.labels)?,
+        build_args,
+        target: args.target.clone().filter(|target| !target.is_empty()),
+        platforms: platforms(&args.platforms, environment)?,
+        outputs,
+        contexts: args.build_contexts.iter().map(|text| named_context(text, environment)).collect::<Result<_, _>>()?,
+        iidfile: args.iidfile.as_deref().map(|path| environment.resolve(path)),
+        metadata_file: args.metadata_file.as_deref().map(|path| environment.resolve(path)),
+        quiet: args.quiet,
+        progress,
+        colour: environment.non_empty("NO_COLOR").is_none(),
+        no_cache: args.no_cache,
+        pull: args.pull,
+        network: network(args.network.as_deref())?,
+        add_hosts,
+        shm_size_bytes: args.shm_size.filter(|bytes| *bytes > 0),
+        ulimits: ulimits(&args.ulimits),
+        source_date_epoch,
+        store_root,
+        registry: registry_config(environment),
+    };
+    Ok((request, notes))
+}
+
+fn context_source(path: &Path, environment: &Environment) -> Result<ContextSource, RequestError> {
+    if path == Path::new("-") {
+        return Ok(ContextSource::Stdin);
+    }
+    let text = path.to_string_lossy();
+    let remote = ["http://", "https://", "git://", "ssh://", "git@", "github.com/", "docker-image://", "oci-layout://"];
+    if remote.iter().any(|prefix| text.starts_with(prefix)) {
+        return Err(RequestError::RemoteContext { text: text.into() });
+    }
+    Ok(ContextSource::Dir(environment.resolve(path)))
+}
+
+fn dockerfile_source(file: Option<&Path>, context: &ContextSource, environment: &Environment) -> Result<DockerfileSource, RequestError> {
+    match (file, context) {
+        (None, _) => Ok(DockerfileSource::Default),
+        (Some(path), _) if path.as_os_str().is_empty() => Ok(DockerfileSource::Default),
+        (Some(path), ContextSource::Stdin) if path == Path::new("-") => Err(RequestError::StdinTwice),
+        (Some(path), ContextSource::Dir(_)) if path == Path::new("-") => Ok(DockerfileSource::Stdin),
+        (Some(path), ContextSource::Dir(_)) => Ok(DockerfileSource::File(environment.resolve(path))),
+        (Some(path), ContextSource::Stdin) => Ok(DockerfileSource::InContext(path.to_string_lossy().into())),
+    }
+}
+
+fn build_args(given: &[String], environment: &Environment) -> Result<BTreeMap<String, String>, RequestError> {
+    let mut args = BTreeMap::new();
+    for text in given {
+        let (key, value) = match text.split_once('=') {
+            Some((key, value)) => (key, Some(value)),
+            None => (text.as_str(), environment.get(text)),
+        };
+        if key.is_empty() {
+            return Err(RequestError::KeyValue { flag: "--build-arg", text: text.clone() });
+        }
+        match value {
+            Some(value) => args.insert(key.to_owned(), value.to_owned()),
+            None => args.remove(key),
+        };
+    }
+    if let Some(epoch) = environment.non_empty("SOURCE_DATE_EPOCH") {
+        args.entry("SOURCE_DATE_EPOCH".into()).or_insert_with(|| epoch.to_owned());
+    }
+    Ok(args)
+}
+
+fn key_values(flag: &'static str, given: &[String]) -> Result<BTreeMap<String, String>, RequestError> {
+    let pair = |text: &String| {
+        let (key, value) = text.split_once('=').unwrap_or((text, ""));
+        if key.is_empty() {
+            return Err(RequestError::KeyValue { flag, text: text.clone() });
+        }
+        Ok((key.to_owned(), value.to_owned()))
+    };
+    given.iter().map(pair).collect()
+}
+
+fn platforms(given: &[String], environment: &Environment) -> Result<Vec<Platform>, RequestError> {
+    let texts: Vec<&str> = match given {
+        [] => environment.non_empty("DOCKER_DEFAULT_PLATFORM").into_iter().collect(),
+        given => given.iter().flat_map(|text| text.split(',')).collect(),
+    };
+    let mut platforms = Vec::new();
+    for text in texts.into_iter().map(str::trim).filter(|text| !text.is_empty()) {
+        let platform: Platform = text.parse()?;
+        if !platforms.contains(&platform) {
+            platforms.push(platform);
+        }
+    }
+    if platforms.is_empty() {
+        platforms.push(Platform::native());
+    }
+    Ok(platforms)
+}
+
+fn outputs(given: &[String], environment: &Environment) -> Result<Vec<Output>, RequestError> {
+    let outputs = given.iter().map(|text| Output::parse(text, environment)).collect::<Result<Vec<_>, _>>()?;
+    let clash = outputs.iter().enumerate().any(|(i, a)| outputs[..i].iter().any(|b| a.shares_stdout_with(b)));
+    if clash {
+        return Err(RequestError::StdoutTwice);
+    }
+    Ok(if outputs.is_empty() { vec![Output::to_store()] } else { outputs })
+}
+
+fn progress_mode(args: &BuildArgs, environment: &Environment) -> Result<(ProgressMode, Option<String>), RequestError> {
+    let asked = args.progress.as_deref().filter(|mode| !mode.is_empty()).unwrap_or("auto");
+    if args.quiet {
+        return match asked {
+            "auto" | "quiet" | "none" => Ok((ProgressMode::Quiet, None)),
+            _ => Err(RequestError::QuietProgress { text: asked.into() }),
+        };
+    }
+    let asked = if asked == "auto" { environment.non_empty("BUILDKIT_PROGRESS").unwrap_or("auto") } else { asked };
+    let terminal = environment.stderr_is_terminal;
+    match asked {
+        "auto" if terminal && environment.get("TERM") != Some("dumb") => Ok((ProgressMode::Tty, None)),
+        "auto" | "plain" => Ok((ProgressMode::Plain, None)),
+        "tty" if terminal => Ok((ProgressMode::Tty, None)),
+        "tty" => Ok((ProgressMode::Plain, Some("progress is shown plain: standard error is not a terminal".into()))),
+        "quiet" | "none" => Ok((ProgressMode::Quiet, None)),
+        "rawjson" => Err(RequestError::Unsupported { flag: "--progress=rawjson".into() }),
+        _ => Err(RequestError::Progress { text: asked.into() }),
+    }
+}
+
+fn ulimits(given: &[Ulimit]) -> Vec<(String, u64, u64)> {
+    let by_name: BTreeMap<&str, &Ulimit> = given.iter().map(|limit| (limit.name.as_str(), limit)).collect();
+    by_name.into_values().map(|limit| (limit.name.clone(), limit.soft, limit.hard)).collect()
+}
+
+fn network(mode: Option<&str>) -> Result<NetworkMode, RequestError> {
+    match mode {
+        None | Some("" | "default") => Ok(NetworkMode::Default),
+        Some("host") => Ok(NetworkMode::Host),
+        Some("none") => Ok(NetworkMode::None),
+        Some(text) => Err(RequestError::Network { text: text.into() }),
+    }
+}
+
+fn named_context(text: &str, environment: &Environment) -> Result<(String, NamedContext), RequestError> {
+    let error = |reason: &str| RequestError::NamedContext { text: text.into(), reason: reason.into() };
+    let (name, value) = text.split_once('=').ok_or_else(|| error("expected name=value"))?;
+    if name.is_empty() || value.is_empty() {
+        return Err(error("expected name=value"));
+    }
+    // FROM names are looked up in the familiar form, and `:latest` is what no tag means.
+    let name = Reference::parse(name).map_err(|e| error(&e.to_string()))?.familiar();
+    let name = name.strip_suffix(":latest").unwrap_or(&name).to_owned();
+    if let Some(image) = value.strip_prefix("docker-image://") {
+        return Ok((name, NamedContext::Image(NamedImage::Image(image.into()))));
+    }
+    if let Some(layout) = value.strip_prefix("oci-layout://") {
+        let (rest, digest) = layout.split_once('@').map_or((layout, None), |(rest, digest)| (rest, Some(digest)));
+        let digest = digest.map(|digest| digest.parse().map_err(|_| error("the digest is malformed"))).transpose()?;
+        // A colon after the last slash starts a tag; one before it is part of the path.
+        let colon = rest.rfind(':').filter(|colon| !rest[*colon..].contains('/'));
+        let (path, tag) = colon.map_or((rest, None), |colon| (&rest[..colon], Some(rest[colon + 1..].to_owned())));
+        let path = environment.resolve(Path::new(path));
+        return Ok((name, NamedContext::Image(NamedImage::Layout(LayoutName { path, tag, digest }))));
+    }
+    if value.contains("://") || value.starts_with("git@") || value.starts_with("target:") {
+        return Err(error("only directories, docker-image:// and oci-layout:// are supported yet"));
+    }
+    Ok((name, NamedContext::Dir(environment.resolve(Path::new(value)))))
+}
+
+/// A name for the result. What has no tag is `latest`; a digest cannot be chosen.
+fn image_name(text: &str) -> Result<Reference, RequestError> {
+    let error = |source| RequestError::Tag { text: text.into(), source };
+    let name = Reference::parse(text).map_err(error)?;
+    match name.digest() {
+        Some(_) => Err(error(ReferenceError::Format { text: text.into() })),
+        None => Ok(name.with_default_tag()),
+    }
+}
+
+/// What talking to registries depends on.
+pub fn registry_config(environment: &Environment) -> RegistryConfig {
+    let own = |name: &str| environment.non_empty(name).map(str::to_owned);
+    // HTTP_PROXY in capitals is not read: a CGI server sets it from a request header.
+    let proxy = |names: &[&str]| names.iter().find_map(|name| own(name));
+    let path = |name| environment.non_empty(name).map(|path| environment.resolve(Path::new(path)));
+    let docker_config = path("DOCKER_CONFIG").or_else(|| environment.home().map(|home| home.join(".docker")));
+    let podman = [
+        path("REGISTRY_AUTH_FILE"),
+        environment.absolute_path("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json")),
+        environment.home().map(|home| home.join(".config/containers/auth.json")),
+    ];
+    let home_certs = environment.home().map(|home| home.join(".docker/certs.d"));
+    RegistryConfig {
+        auth_json: own("DOCKER_AUTH_CONFIG"),
+        auth_files: docker_config.map(|dir| dir.join("config.json")).into_iter().chain(podman.into_iter().flatten()).collect(),
+        helper_path: own("PATH").map(Into::into),
+        https_proxy: proxy(&["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]),
+        http_proxy: proxy(&["http_proxy", "all_proxy", "ALL_PROXY"]),
+        no_proxy: proxy(&["no_proxy", "NO_PROXY"]),
+        system_ca_file: path("SSL_CERT_FILE"),
+        system_ca_dir: path("SSL_CERT_DIR"),
+        cert_dirs: ["/etc/docker/certs.d", "/etc/containers/certs.d"].into_iter().map(PathBuf::from).chain(home_certs).collect(),
+        ..RegistryConfig::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,286 @@
+//! COPY and ADD: select, graft onto the parent's view, write the form that the consumer needs.
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use shale_cache::{ListId, MapId};
+
+use super::spool::Spool;
+use super::{BuildExecutor, StepError};
+use crate::layer::LayerError;
+use crate::layer::compress::Encoder;
+use crate::layer::contents::{Contents, SourceRef};
+use crate::plan::graph::{CopyOp, CopySource};
+use crate::sandbox::SandboxError;
+use crate::solve::key::Inputs;
+use crate::solve::{Made, Step};
+use crate::source::context::ContextError;
+use crate::source::ignore::Ignore;
+use crate::tree::Tree;
+use crate::tree::accounts::Accounts;
+use crate::tree::entry::{Entry, Mtime};
+use crate::tree::graft::{self, Graft, graft};
+use crate::tree::select::{self, Match, Matcher, SelectError};
+use crate::tree::view::View;
+use crate::worker::{From, Packing, To, WriteLayer, gathered, pack};
+
+/// What a COPY or ADD takes, hashed.
+pub struct Selection {
+    /// As matched: what the key is made of. Archives are still files here.
+    files: select::Selection,
+    /// Where it lands; known once the parent was looked at.
+    landed: OnceLock<Graft>,
+}
+
+/// The directories and files that hold the contents of a layer to be written.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    roots: Vec<PathBuf>,
+    spools: Vec<PathBuf>,
+    sources: Vec<(Vec<u8>, SourceRef)>,
+    /// Whether only the worker can read some of it.
+    mapped: bool,
+}
+
+impl Selection {
+    /// The bytes of the key's list.
+    pub(super) fn canonical(&self, op: &CopyOp) -> Vec<u8> {
+        self.files.canonical(op.chown.is_none())
+    }
+}
+
+/// Matches and hashes the sources.
+pub(super) fn select(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp) -> Result<Selection, StepError> {
+    let view;
+    let context = match &op.source {
+        CopySource::Context(name) => Some(executor.contexts.get(name.as_deref()).ok_or(StepError::NoContext)?),
+        CopySource::Vertex(_) => None,
+    };
+    let tree: &dyn Tree = match (&op.source, context) {
+        (CopySource::Vertex(id), _) => {
+            view = executor.forms.view(step.source(*id))?;
+            &view
+        }
+        (_, Some(context)) => context,
+        (CopySource::Context(_), None) => unreachable!("checked above"),
+    };
+    let options = select::Options { exclude: &op.exclude, parents: op.parents, compile: &compile };
+    let mut files = select::select(tree, &op.sources, &options).map_err(|error| match (error, context) {
+        (SelectError::NotFound { path }, Some(context)) => {
+            let why = context.why_missing(path.trim_start_matches('/').as_bytes());
+            StepError::Missing { path, why: Some(why) }
+        }
+        (SelectError::NotFound { path }, None) => StepError::Missing { path, why: None },
+        (SelectError::Read { source, .. }, _) if ContextError::of(&source).is_some() => StepError::ContextRead(source),
+        (error, _) => error.into(),
+    })?;
+    files.digest(tree).map_err(StepError::ContextRead)?;
+    let created = now();
+    files.matches.extend(op.inline.iter().enumerate().map(|(n, file)| Match::inline(n, &file.name, file.content.as_bytes(), created)));
+    Ok(Selection { files, landed: OnceLock::new() })
+}
+
+/// Compiles `--exclude` and `--parents` patterns: they follow the rules of ignore files.
+fn compile(patterns: &[&str]) -> Result<Matcher, String> {
+    let rules = Ignore::from_patterns("--exclude", patterns.iter().copied()).map_err(|error| error.to_string())?;
+    Ok(Box::new(move |path| rules.is_ignored(path)))
+}
+
+/// The second look: what the parent holds where the step writes. An ADD that unpacks an archive has none, since what it writes is
+/// known only after reading it.
+pub(super) fn below(
+    executor: &BuildExecutor<'_>,
+    step: &Step<'_>,
+    op: &CopyOp,
+    selection: &Selection,
+) -> Result<Option<ListId>, StepError> {
+    if op.unpack_archives {
+        return Ok(None);
+    }
+    let view = executor.forms.view(&step.parent)?;
+    let landed = land(&view, op, &selection.files)?;
+    let below = executor.store.lists().put(&landed.facts)?;
+    selection.landed.set(landed).ok();
+    Ok(Some(below))
+}
+
+fn land(view: &View, op: &CopyOp, files: &select::Selection) -> Result<Graft, StepError> {
+    let owner = op.chown.as_deref().map(|spec| Accounts::of(view).owner(spec));
+    let options = graft::Options { destination: op.destination.clone(), owner, chmod: op.chmod, created: now() };
+    let mut landed = graft(view, files, &options)?;
+    if let Some(owner) = owner {
+        // Names in --chown were looked up in the parent's files: the answer is one more fact.
+        landed.facts.extend(format!("owner {}:{}\n", owner.uid, owner.gid).into_bytes());
+    }
+    Ok(landed)
+}
+
+/// Writes the layer. Files that changed since they were hashed are hashed once more; the key is then that of what was written.
+pub(super) fn write(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp, selection: Selection) -> Result<Made, StepError> {
+    match write_once(executor, step, op, selection) {
+        Err(error) if is_changed(&error) => {
+            let again = select(executor, step, op)?;
+            let files = executor.store.lists().put(&again.canonical(op))?;
+            let made = write_once(executor, step, op, again)?;
+            Ok(Made { inputs: Some(Inputs { files: Some(files) }), ..made })
+        }
+        done => done,
+    }
+}
+
+fn is_changed(error: &StepError) -> bool {
+    matches!(error, StepError::Layer(LayerError::Changed { .. }) | StepError::Sandbox(SandboxError::Changed { .. }))
+}
+
+fn write_once(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp, selection: Selection) -> Result<Made, StepError> {
+    let Selection { mut files, landed } = selection;
+    let mut spool = Spool::new(executor.store.tmp()?);
+    if op.unpack_archives {
+        spool.unpack_archives(executor, op, &mut files)?;
+    }
+    let landed = match landed.into_inner() {
+        Some(landed) => landed,
+        None => land(&executor.forms.view(&step.parent)?, op, &files)?,
+    };
+    let places = places(executor, step, op, &files, &landed, &mut spool)?;
+    write_layer(executor, step, &landed, places)
+}
+
+/// Where each file of the new layer lies now.
+fn places(
+    executor: &BuildExecutor<'_>,
+    step: &Step<'_>,
+    op: &CopyOp,
+    files: &select::Selection,
+    landed: &Graft,
+    spool: &mut Spool,
+) -> Result<Places, StepError> {
+    let mut places = Places::default();
+    let wanted = landed.items.iter().filter_map(|item| item.from.map(|from| (&item.entry, from)));
+    match &op.source {
+        CopySource::Context(name) => {
+            let context = executor.contexts.get(name.as_deref()).ok_or(StepError::NoContext)?;
+            places.roots.push(context_path(context)?);
+            for (entry, (m, i)) in wanted {
+                let item = &files.matches[m].items[i];
+                let source = match (item.inline, spool.member(m, i)) {
+                    (Some(n), _) => SourceRef::Inline(op.inline[n].content.clone().into_bytes()),
+                    (None, Some(member)) => member,
+                    (None, None) => SourceRef::Root { root: 0, path: item.source.clone() },
+                };
+                places.sources.push((entry.path.clone(), source));
+            }
+        }
+        CopySource::Vertex(id) => {
+            let snapshot = step.source(*id);
+            let view = executor.forms.view(snapshot)?;
+            let mut from_layers: Vec<Vec<(Vec<u8>, Entry)>> = vec![Vec::new(); snapshot.layers.len()];
+            for (entry, (m, i)) in wanted {
+                let item = &files.matches[m].items[i];
+                if let Some(n) = item.inline {
+                    places.sources.push((entry.path.clone(), SourceRef::Inline(op.inline[n].content.clone().into_bytes())));
+                } else if let Some((layer, found)) = view.get(&item.source) {
+                    from_layers[layer].push((entry.path.clone(), found));
+                }
+            }
+            for (layer, wanted) in snapshot.layers.iter().zip(from_layers).filter(|(_, wanted)| !wanted.is_empty()) {
+                match executor.forms.fs_if_there(layer)? {
+                    Some(fs) => {
+                        let root = places.roots.len();
+                        places.roots.push(fs);
+                        places.mapped = !executor.forms.reads_everything();
+                        places.sources.extend(wanted.into_iter().map(|(path, e)| (path, SourceRef::Root { root, path: e.path })));
+                    }
+                    None => places.sources.extend(spool.extract(executor.forms.blob(layer)?, wanted)?),
+                }
+            }
+        }
+    }
+    places.spools = spool.files().to_vec();
+    Ok(places)
+}
+
+/// The context's directory by its path: the worker opens it again.
+fn context_path(context: &crate::source::context::BuildContext) -> Result<PathBuf, StepError> {
+    use std::os::fd::AsRawFd;
+    let link = format!("/proc/self/fd/{}", context.root().as_raw_fd());
+    std::fs::read_link(&link).map_err(StepError::io("resolve", link))
+}
+
+/// Commits a grafted layer: its index, and unpacked if a RUN comes to lie upon it, else packed.
+pub(super) fn write_layer(executor: &BuildExecutor<'_>, step: &Step<'_>, landed: &Graft, places: Places) -> Result<Made, StepError> {
+    let Places { roots, spools, sources, mapped } = places;
+    if landed.items.is_empty() {
+        return executor.empty_layer();
+    }
+    let inline: Vec<Vec<u8>> = landed.inline_files().map(|item| item.entry.path.clone()).collect();
+    let index = if mapped && !inline.is_empty() {
+        let from = From::Gathered { roots: roots.clone(), spools: spools.clone(), sources: wanted(&sources, &inline) };
+        let read = executor.forms.worker()?.read(from, &inline)?;
+        landed.index(&inline.into_iter().zip(read).collect::<Vec<_>>())
+    } else {
+        landed.index(&read_here(&roots, &spools, wanted(&sources, &inline), landed)?)
+    };
+    let made = executor.made(&index, index.content_id_without_mtimes())?;
+    let index_path = executor.store.layers().index_path(&made.layer);
+    let from = || From::Gathered { roots: roots.clone(), spools: spools.clone(), sources: sources.clone() };
+    if executor.is_run_upon(step.id) {
+        let worker = executor.forms.worker()?;
+        let map = MapId(worker.map_id());
+        executor.forms.with_fresh_dir(|dest| {
+            let request = WriteLayer { index: index_path.clone(), from: from(), to: To::Directory(dest.to_owned()) };
+            worker.write(request, None, None)?;
+            Ok(executor.store.layers().commit_fs(&made.layer, &map, dest)?)
+        })?;
+        return Ok(made);
+    }
+    let packing = executor.packing_of(step.id);
+    let writer = executor.store.blobs().writer()?;
+    let out = writer.file().try_clone().map_err(StepError::io("write", "a blob of the store"))?;
+    let numbers = if mapped {
+        let request = WriteLayer { index: index_path.clone(), from: from(), to: To::Packed(packing) };
+        executor.forms.worker()?.write(request, Some(&out), None)?.expect("a packed form has numbers")
+    } else {
+        let mut contents = gathered(&roots, &spools, sources.clone()).map_err(SandboxError::from)?;
+        pack(&index, &mut contents, packing, out)?
+    };
+    writer.commit_as(&numbers.blob, numbers.size_bytes)?;
+    executor.forms.note_packed(&made.layer, packing, &numbers)?;
+    Ok(made)
+}
+
+fn wanted(sources: &[(Vec<u8>, SourceRef)], paths: &[Vec<u8>]) -> Vec<(Vec<u8>, SourceRef)> {
+    sources.iter().filter(|(path, _)| paths.contains(path)).cloned().collect()
+}
+
+/// Reads the few contents that an index carries.
+fn read_here(
+    roots: &[PathBuf],
+    spools: &[PathBuf],
+    sources: Vec<(Vec<u8>, SourceRef)>,
+    landed: &Graft,
+) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StepError> {
+    if sources.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut contents = gathered(roots, spools, sources).map_err(SandboxError::from)?;
+    let mut read = Vec::new();
+    for item in landed.inline_files() {
+        let mut bytes = Vec::new();
+        let shown = || PathBuf::from(String::from_utf8_lossy(&item.entry.path).into_owned());
+        contents.open(&item.entry).and_then(|mut source| source.read_to_end(&mut bytes)).map_err(|e| StepError::io("read", shown())(e))?;
+        read.push((item.entry.path.clone(), bytes));
+    }
+    Ok(read)
+}
+
+/// The time of directories that a step makes.
+pub(super) fn now() -> Mtime {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Mtime { secs: now.as_secs() as i64, nanos: now.subsec_nanos() }
+}
+
+/// How layers of builder stages are packed: nobody exports them, and they are read again soon.
+pub(super) const PLAIN: Packing = Packing { encoder: Encoder::None, clamp_secs: None };

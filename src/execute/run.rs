@@ -1,0 +1,93 @@
+//! RUN: the layers below unpacked, the command in the sandbox, its changes as a layer.
+
+use std::fs;
+use std::path::PathBuf;
+
+use shale_cache::MapId;
+
+use super::{BuildExecutor, StepError};
+use crate::oci::config::DEFAULT_PATH;
+use crate::plan::graph::RunOp;
+use crate::sandbox::{Exit, RunRequest, Ulimit};
+use crate::solve::event::Event;
+use crate::solve::{Made, Step};
+use crate::tree::accounts::{Accounts, ProcessUser};
+use crate::tree::index::Index;
+
+/// What `/etc/hosts` holds in a step, as in BuildKit.
+const HOSTS: &str = "127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+
+/// Runs the command of a RUN.
+pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp) -> Result<Made, StepError> {
+    let worker = executor.forms.worker()?;
+    let lowers = executor.forms.lowers(&step.parent)?;
+    let view = executor.forms.view(&step.parent)?;
+    let user = Accounts::of(&view).process(&op.user)?;
+    let tmp = executor.store.tmp()?;
+    let request = request(op, lowers, user, tmp.path().to_owned());
+    let mut log = executor.logs.of_step(step.id.0);
+    let mut log_error = None;
+    let done = worker.run(
+        request,
+        &mut |stream, bytes| {
+            if let Err(error) = log.write(bytes) {
+                log_error.get_or_insert(error);
+            }
+            executor.reporter.report(Event::Output { task: step.task, stream, bytes: bytes.to_vec() });
+        },
+        &executor.cancel,
+    );
+    let made = done.map_err(StepError::from).and_then(|done| match done.exit {
+        Exit::Code(0) => {
+            let index = Index::from_bytes(done.index)?;
+            let made = executor.made(&index, index.content_id(Some(done.window)))?;
+            executor.store.layers().commit_fs(&made.layer, &MapId(worker.map_id()), &done.upper)?;
+            Ok(made)
+        }
+        Exit::Cancelled => Err(StepError::Cancelled),
+        Exit::Code(code) => Err(StepError::Exit { command: op.argv.join(" "), code, log: log.path() }),
+        Exit::Signal(signal) => Err(StepError::Exit { command: op.argv.join(" "), code: 128 + signal, log: log.path() }),
+    });
+    let left: Vec<PathBuf> = tmp.close().into_iter().collect();
+    executor.forms.remove(&left)?;
+    match log_error {
+        Some(error) if made.is_ok() => Err(StepError::io("write the log", log.place())(error)),
+        _ => made,
+    }
+}
+
+fn request(op: &RunOp, lowers: Vec<crate::worker::LowerLayer>, user: ProcessUser, tmp: PathBuf) -> RunRequest {
+    RunRequest {
+        lowers,
+        tmp,
+        argv: op.argv.clone(),
+        env: environment(op, &user.home),
+        cwd: op.workdir.clone(),
+        uid: user.uid,
+        gid: user.gid,
+        groups: user.groups,
+        network: op.network,
+        hostname: op.hostname.clone(),
+        hosts: HOSTS.into(),
+        // A machine without the file has no name service: neither has the step.
+        resolv_conf: fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+        add_hosts: op.add_hosts.clone(),
+        shm_size_bytes: op.shm_size_bytes,
+        ulimits: op.ulimits.iter().map(|(name, soft, hard)| Ulimit { name: name.clone(), soft: *soft, hard: *hard }).collect(),
+        files: op.heredoc_files.iter().map(|file| (file.name.clone(), file.content.clone().into_bytes(), 0o755)).collect(),
+    }
+}
+
+/// The process's environment: ENV in order, then ARGs, then proxies, each only where it says something new; PATH and HOME where
+/// nobody set them.
+fn environment(op: &RunOp, home: &str) -> Vec<String> {
+    let mut env = op.env.clone();
+    let more = op.args.iter().chain(&op.proxy_env).map(|(name, value)| (name.as_str(), value.as_str()));
+    for (name, value) in more.chain([("PATH", DEFAULT_PATH), ("HOME", home)]) {
+        let is_set = env.iter().any(|set| set.split_once('=').is_some_and(|(set, _)| set == name));
+        if !is_set {
+            env.push(format!("{name}={value}"));
+        }
+    }
+    env
+}

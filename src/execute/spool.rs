@@ -1,0 +1,213 @@
+//! Contents that lie in tars, made readable in any order: archives that ADD unpacks, and packed layers that COPY reads from.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::path::PathBuf;
+
+use shale_cache::TmpDir;
+
+use super::{BuildExecutor, StepError};
+use crate::layer::compress::{Decoder, Format};
+use crate::layer::contents::SourceRef;
+use crate::layer::read::{Member, Members};
+use crate::plan::graph::{CopyOp, CopySource};
+use crate::source::context::archive::is_archive;
+use crate::tree::entry::{Entry, Kind};
+use crate::tree::select::{self, Match, Selected};
+use crate::tree::{Node, NodeKind};
+
+/// Plain files in a temporary directory; removed with it.
+#[derive(Debug)]
+pub(super) struct Spool {
+    tmp: TmpDir,
+    files: Vec<PathBuf>,
+    /// Members of archives by match and item.
+    members: HashMap<(usize, usize), SourceRef>,
+}
+
+impl Spool {
+    pub(super) fn new(tmp: TmpDir) -> Self {
+        Self { tmp, files: Vec::new(), members: HashMap::new() }
+    }
+
+    /// The spool files that [`SourceRef::Spool`] names by number.
+    pub(super) fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// Where an archive's member lies.
+    pub(super) fn member(&self, matched: usize, item: usize) -> Option<SourceRef> {
+        self.members.get(&(matched, item)).cloned()
+    }
+
+    fn create(&mut self) -> Result<(usize, BufWriter<File>), StepError> {
+        let path = self.tmp.path().join(format!("spool-{}", self.files.len()));
+        let file = File::create(&path).map_err(StepError::io("make", &path))?;
+        self.files.push(path);
+        Ok((self.files.len() - 1, BufWriter::with_capacity(256 << 10, file)))
+    }
+
+    /// Replaces every match that is a local archive by the archive's members.
+    pub(super) fn unpack_archives(
+        &mut self,
+        executor: &BuildExecutor<'_>,
+        op: &CopyOp,
+        files: &mut select::Selection,
+    ) -> Result<(), StepError> {
+        let CopySource::Context(name) = &op.source else { return Ok(()) };
+        let context = executor.contexts.get(name.as_deref()).ok_or(StepError::NoContext)?;
+        for (number, matched) in files.matches.iter_mut().enumerate() {
+            let [Selected { source, node: Node { kind: NodeKind::File { .. }, .. }, inline: None, .. }] = matched.items.as_slice() else {
+                continue;
+            };
+            let file = context.open_file(source)?;
+            if is_tar(&file).map_err(StepError::io("read", crate::layer::shown(source)))? {
+                *matched = self.unpack(number, file, matched)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn unpack(&mut self, number: usize, file: File, matched: &Match) -> Result<Match, StepError> {
+        let (spool, mut out) = self.create()?;
+        let mut members = Members::new(Decoder::new(file).map_err(StepError::io("read", "an archive"))?);
+        let mut items: Vec<Selected> = Vec::new();
+        let mut digests: HashMap<Vec<u8>, usize> = HashMap::new();
+        let mut offset = 0;
+        while let Some(member) = members.advance()? {
+            let Some(mut item) = selected(&member, &items, &digests) else { continue };
+            let at = items.len();
+            if matches!(item.node.kind, NodeKind::File { .. }) && item.digest.is_none() {
+                let digest = copy_hashed(&mut members.content(), &mut out).map_err(StepError::io("write", "a spool file"))?;
+                item.digest = Some(digest);
+                self.members.insert((number, at), SourceRef::Spool { spool, offset, size_bytes: member.size_bytes });
+                offset += member.size_bytes;
+            } else if let Some(first) = digests.get(&crate::layer::read::clean(&member.link)).filter(|_| item.digest.is_some()) {
+                let source = self.members[&(number, *first)].clone();
+                self.members.insert((number, at), source);
+            }
+            if item.digest.is_some() {
+                digests.insert(item.target.clone(), at);
+            }
+            items.push(item);
+        }
+        out.flush().map_err(StepError::io("write", "a spool file"))?;
+        // Names of one inode are told by a number of their own.
+        number_links(&mut items);
+        Ok(Match { name: matched.name.clone(), items, archive: true })
+    }
+
+    /// Takes files out of a packed layer, in one pass. `wanted`: path in the new layer, entry in the packed one.
+    pub(super) fn extract(&mut self, blob: File, wanted: Vec<(Vec<u8>, Entry)>) -> Result<Vec<(Vec<u8>, SourceRef)>, StepError> {
+        let (spool, mut out) = self.create()?;
+        let mut targets: HashMap<Vec<u8>, Vec<Vec<u8>>> = HashMap::new();
+        for (target, entry) in wanted {
+            let stored = match &entry.kind {
+                Kind::File { hardlink: Some(first), .. } => first.clone(),
+                _ => entry.path,
+            };
+            targets.entry(stored).or_default().push(target);
+        }
+        let mut sources = Vec::new();
+        let mut offset = 0;
+        // Links are by name: what a foreign tar calls the file and what the link may be the other way round than in the index.
+        let mut members = Members::new(Decoder::new(blob).map_err(StepError::io("read", "a layer"))?);
+        while let Some(member) = members.advance()? {
+            let is_file = matches!(member.kind, tar::EntryType::Regular | tar::EntryType::Continuous);
+            let Some(found) = targets.get(&member.path).filter(|_| is_file) else { continue };
+            copy_hashed(&mut members.content(), &mut out).map_err(StepError::io("write", "a spool file"))?;
+            sources.extend(found.iter().map(|t| (t.clone(), SourceRef::Spool { spool, offset, size_bytes: member.size_bytes })));
+            offset += member.size_bytes;
+        }
+        out.flush().map_err(StepError::io("write", "a spool file"))?;
+        Ok(sources)
+    }
+}
+
+/// Whether a file is a tar, whatever it is compressed with: its content tells, as in BuildKit.
+fn is_tar(file: &File) -> io::Result<bool> {
+    use std::os::unix::fs::FileExt;
+    let mut start = [0; 512];
+    let read = file.read_at(&mut start, 0)?;
+    if Format::of(&start[..read]) == Format::Plain {
+        return Ok(is_archive(&start[..read]));
+    }
+    // A compressed file is an archive only if a tar is inside: a .gz of something else is copied as it is.
+    let mut plain = [0; 512];
+    let mut filled = 0;
+    let mut decoder = Decoder::new(file.try_clone()?)?;
+    while filled < plain.len() {
+        match decoder.read(&mut plain[filled..]) {
+            Ok(0) | Err(_) => break,
+            Ok(read) => filled += read,
+        }
+    }
+    io::Seek::rewind(&mut &*file)?;
+    Ok(Format::of(&plain[..filled]) == Format::Plain && is_archive(&plain[..filled]))
+}
+
+fn copy_hashed(from: &mut dyn Read, to: &mut dyn Write) -> io::Result<[u8; 32]> {
+    let mut hash = blake3::Hasher::new();
+    let mut buffer = vec![0; 128 << 10];
+    loop {
+        match from.read(&mut buffer)? {
+            0 => return Ok(*hash.finalize().as_bytes()),
+            read => {
+                hash.update(&buffer[..read]);
+                to.write_all(&buffer[..read])?;
+            }
+        }
+    }
+}
+
+/// A member as something that is copied; `None` for the root and for what no archive should hold.
+fn selected(member: &Member, items: &[Selected], digests: &HashMap<Vec<u8>, usize>) -> Option<Selected> {
+    use tar::EntryType;
+    if member.path.is_empty() {
+        return None;
+    }
+    let mut digest = None;
+    let kind = match member.kind {
+        EntryType::Directory => NodeKind::Dir,
+        EntryType::Regular | EntryType::Continuous => NodeKind::File { size: member.size_bytes, inode: None },
+        EntryType::Symlink => NodeKind::Symlink { target: member.link.clone() },
+        EntryType::Fifo => NodeKind::Fifo,
+        EntryType::Char => NodeKind::CharDevice { major: member.device.0, minor: member.device.1 },
+        EntryType::Block => NodeKind::BlockDevice { major: member.device.0, minor: member.device.1 },
+        EntryType::Link => {
+            let first = *digests.get(&crate::layer::read::clean(&member.link))?;
+            digest = items[first].digest;
+            let NodeKind::File { size, inode } = items[first].node.kind else { return None };
+            NodeKind::File { size, inode: inode.or(Some((u64::MAX, first as u64))) }
+        }
+        _ => return None,
+    };
+    let path = member.path.clone();
+    let node = Node {
+        path: path.clone(),
+        kind,
+        mode: member.mode,
+        uid: member.uid,
+        gid: member.gid,
+        mtime: member.mtime,
+        xattrs: member.xattrs.clone(),
+    };
+    Some(Selected { source: path.clone(), target: path, node, digest, implied: false, inline: None })
+}
+
+/// The first name of a linked file carries the same number as its links.
+fn number_links(items: &mut [Selected]) {
+    let linked: Vec<u64> = items
+        .iter()
+        .filter_map(|item| match item.node.kind {
+            NodeKind::File { inode: Some((u64::MAX, first)), .. } => Some(first),
+            _ => None,
+        })
+        .collect();
+    for first in linked {
+        if let NodeKind::File { inode, .. } = &mut items[first as usize].node.kind {
+            *inode = Some((u64::MAX, first));
+        }
+    }
+}

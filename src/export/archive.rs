@@ -1,0 +1,296 @@
+//! The archive and the layout directory.
+//!
+//! ```text
+//! blobs/sha256/<hex>   manifests, configs, layers
+//! index.json           one entry per name
+//! manifest.json        docker-archive only
+//! oci-layout
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use shale_cache::{OciDigest, Store};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::tar_writer::TarWriter;
+use super::{BuiltManifest, Destination, ExportError, ExportImage, Exported, Format, MediaTypes, build_manifest};
+use crate::oci::config::ImageConfig;
+use crate::oci::manifest::{Descriptor, DescriptorPlatform, Document, Index};
+use crate::oci::reference::Reference;
+use crate::source::archive::{IMAGE_NAME, REF_NAME};
+
+const CREATED: &str = "org.opencontainers.image.created";
+const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// Where the bytes of a file come from.
+#[derive(Debug)]
+enum Content {
+    Bytes(Vec<u8>),
+    /// A blob of the store, of this size.
+    Stored(OciDigest, u64),
+}
+
+/// An item of `manifest.json`.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerItem {
+    config: String,
+    repo_tags: Option<Vec<String>>,
+    layers: Vec<String>,
+}
+
+/// Writes images. Returns what was written, in the order of the images.
+pub fn export(
+    store: &Store,
+    images: &[ExportImage],
+    format: Format,
+    types: MediaTypes,
+    destination: Destination<'_>,
+) -> Result<Vec<Exported>, ExportError> {
+    let manifests: Vec<BuiltManifest> = images.iter().map(|image| build_manifest(image, types)).collect::<Result<_, _>>()?;
+    let mut files = BTreeMap::new();
+    for (image, manifest) in images.iter().zip(&manifests) {
+        add_blobs(store, image, manifest, &mut files)?;
+    }
+    let mut entries = Vec::new();
+    for (image, manifest) in images.iter().zip(&manifests) {
+        entries.extend(descriptors(image, manifest)?);
+    }
+    files.insert("oci-layout".into(), Content::Bytes(OCI_LAYOUT.into()));
+    if format == Format::Docker {
+        let items: Vec<DockerItem> = images.iter().zip(&manifests).map(|(image, manifest)| docker_item(image, manifest)).collect();
+        files.insert("manifest.json".into(), Content::Bytes(to_json(&items)));
+    }
+    match destination {
+        Destination::Directory(dir) => write_directory(store, dir, files, entries)?,
+        Destination::File(path) => {
+            files.insert("index.json".into(), Content::Bytes(to_json(&Index::new(entries))));
+            write_file(store, path, &files)?;
+        }
+        Destination::Stream(stream) => {
+            files.insert("index.json".into(), Content::Bytes(to_json(&Index::new(entries))));
+            write_tar(store, &files, TarWriter::stream(stream)).map_err(|e| e.at(None))?;
+        }
+    }
+    let exported = images.iter().zip(manifests).map(|(image, manifest)| Exported {
+        config: manifest.config,
+        manifest: manifest.digest,
+        manifest_size_bytes: manifest.bytes.len() as u64,
+        media_type: manifest.media_type,
+        names: image.names.iter().map(ToString::to_string).collect(),
+    });
+    Ok(exported.collect())
+}
+
+fn to_json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("only string keys")
+}
+
+fn blob_path(digest: &OciDigest) -> String {
+    format!("blobs/{}/{}", digest.algorithm(), digest.hex())
+}
+
+fn add_blobs(
+    store: &Store,
+    image: &ExportImage,
+    manifest: &BuiltManifest,
+    files: &mut BTreeMap<String, Content>,
+) -> Result<(), ExportError> {
+    files.insert(blob_path(&manifest.digest), Content::Bytes(manifest.bytes.clone()));
+    files.insert(blob_path(&manifest.config), Content::Bytes(image.config.clone()));
+    for layer in &image.layers {
+        let missing = || ExportError::MissingBlob { digest: layer.blob.clone() };
+        let size_bytes = store.blobs().size(&layer.blob)?.ok_or_else(missing)?;
+        if size_bytes != layer.size_bytes {
+            let detail = format!("the layer {} has {size_bytes} bytes, not {}", layer.blob, layer.size_bytes);
+            return Err(ExportError::Invalid { detail });
+        }
+        files.insert(blob_path(&layer.blob), Content::Stored(layer.blob.clone(), size_bytes));
+    }
+    Ok(())
+}
+
+/// One entry of the index per name, so that every tool finds every name.
+fn descriptors(image: &ExportImage, manifest: &BuiltManifest) -> Result<Vec<Descriptor>, ExportError> {
+    let config = ImageConfig::from_json(&image.config);
+    let config = config.map_err(|e| ExportError::Invalid { detail: format!("invalid image config: {e}") })?;
+    let mut bare = Descriptor::new(&manifest.media_type, manifest.digest.clone(), manifest.bytes.len() as u64);
+    bare.platform = (!config.os.is_empty() && !config.architecture.is_empty()).then(|| DescriptorPlatform::from(&config.platform()));
+    // The config's own time: the moment of the export would make two archives of one image differ.
+    if let Some(created) = config.created.as_deref().and_then(whole_seconds) {
+        bare.annotations.insert(CREATED.into(), created);
+    }
+    if image.names.is_empty() {
+        return Ok(vec![bare]);
+    }
+    let named = image.names.iter().map(|name| {
+        let mut descriptor = bare.clone();
+        descriptor.annotations.insert(IMAGE_NAME.into(), name.to_string());
+        let short = name.tag().map_or_else(|| name.to_string(), String::from);
+        descriptor.annotations.insert(REF_NAME.into(), short);
+        descriptor
+    });
+    Ok(named.collect())
+}
+
+fn whole_seconds(created: &str) -> Option<String> {
+    let time = OffsetDateTime::parse(created, &Rfc3339).ok()?.to_offset(time::UtcOffset::UTC);
+    time.replace_nanosecond(0).ok()?.format(&Rfc3339).ok()
+}
+
+fn docker_item(image: &ExportImage, manifest: &BuiltManifest) -> DockerItem {
+    let tags: Vec<String> = image.names.iter().filter(|n| n.tag().is_some()).map(Reference::familiar).collect();
+    DockerItem {
+        config: blob_path(&manifest.config),
+        repo_tags: (!tags.is_empty()).then_some(tags),
+        layers: image.layers.iter().map(|l| blob_path(&l.blob)).collect(),
+    }
+}
+
+/// A failure without the name of what was written to.
+enum Failure {
+    Write(io::Error),
+    Other(ExportError),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Write(error)
+    }
+}
+
+impl Failure {
+    fn at(self, path: Option<&Path>) -> ExportError {
+        match (self, path) {
+            (Self::Other(error), _) => error,
+            (Self::Write(source), Some(path)) => ExportError::Io { deed: "write", path: path.into(), source },
+            (Self::Write(source), None) => ExportError::Stream { source },
+        }
+    }
+}
+
+fn open_blob(store: &Store, digest: &OciDigest) -> Result<File, Failure> {
+    let file = store.blobs().open(digest).map_err(|e| Failure::Other(e.into()))?;
+    file.ok_or_else(|| Failure::Other(ExportError::MissingBlob { digest: digest.clone() }))
+}
+
+fn write_tar(store: &Store, files: &BTreeMap<String, Content>, mut tar: TarWriter<'_>) -> Result<(), Failure> {
+    let mut last_folder = "";
+    tar.directory("blobs/")?;
+    for (name, content) in files {
+        if let Some((folder, _)) = name.rsplit_once('/').filter(|(folder, _)| *folder != last_folder) {
+            tar.directory(&format!("{folder}/"))?;
+            last_folder = folder;
+        }
+        match content {
+            Content::Bytes(bytes) => tar.bytes(name, bytes)?,
+            Content::Stored(digest, size_bytes) => tar.file(name, &mut open_blob(store, digest)?, *size_bytes)?,
+        }
+    }
+    Ok(tar.finish()?)
+}
+
+/// Writes a tar beside its place and renames it, so that nobody ever sees half of one. Devices and pipes are written to directly.
+fn write_file(store: &Store, path: &Path, files: &BTreeMap<String, Content>) -> Result<(), ExportError> {
+    let failed = |deed| move |source| ExportError::Io { deed, path: path.into(), source };
+    let path = match fs::metadata(path) {
+        // A link stays a link: what it points to is replaced.
+        Ok(meta) if meta.is_file() => &fs::canonicalize(path).map_err(failed("open"))?,
+        Ok(meta) if meta.is_dir() => return Err(failed("write")(io::ErrorKind::IsADirectory.into())),
+        Ok(_) => {
+            let file = File::options().write(true).open(path).map_err(failed("open"))?;
+            return write_tar(store, files, TarWriter::file_writer(file)).map_err(|e| e.at(Some(path)));
+        }
+        Err(_) => path,
+    };
+    let beside = Beside::new(path)?;
+    let file = beside.file.try_clone().map_err(failed("write"))?;
+    write_tar(store, files, TarWriter::file_writer(file)).map_err(|e| e.at(Some(path)))?;
+    beside.rename(path)
+}
+
+/// A file next to its final place; removed unless it is renamed.
+struct Beside {
+    file: File,
+    path: PathBuf,
+    is_renamed: bool,
+}
+
+impl Beside {
+    fn new(target: &Path) -> Result<Self, ExportError> {
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        let path = target.with_file_name(format!(".{name}.shale-{}", std::process::id()));
+        let file = File::options().write(true).create(true).truncate(true).open(&path);
+        // The user knows the target, not our temporary name.
+        let file = file.map_err(|source| ExportError::Io { deed: "create", path: target.into(), source })?;
+        Ok(Self { file, path, is_renamed: false })
+    }
+
+    fn rename(mut self, target: &Path) -> Result<(), ExportError> {
+        fs::rename(&self.path, target).map_err(|source| ExportError::Io { deed: "rename to", path: target.into(), source })?;
+        self.is_renamed = true;
+        Ok(())
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        if !self.is_renamed {
+            drop(fs::remove_file(&self.path));
+        }
+    }
+}
+
+/// Adds images to a layout directory, which may hold others. The index goes last: until then nothing has changed for a reader.
+fn write_directory(store: &Store, dir: &Path, files: BTreeMap<String, Content>, entries: Vec<Descriptor>) -> Result<(), ExportError> {
+    let index = merged(dir, entries)?;
+    let index = (String::from("index.json"), Content::Bytes(to_json(&index)));
+    for (name, content) in files.into_iter().chain([index]) {
+        let path = dir.join(&name);
+        let failed = |deed| {
+            let path = path.clone();
+            move |source| ExportError::Io { deed, path, source }
+        };
+        if let Content::Stored(_, size_bytes) = &content
+            && fs::metadata(&path).is_ok_and(|meta| meta.is_file() && meta.len() == *size_bytes)
+        {
+            continue;
+        }
+        let parent = path.parent().unwrap_or(dir);
+        fs::create_dir_all(parent).map_err(failed("create"))?;
+        let mut beside = Beside::new(&path)?;
+        match &content {
+            Content::Bytes(bytes) => beside.file.write_all(bytes).map_err(failed("write"))?,
+            Content::Stored(digest, _) => {
+                let mut blob = open_blob(store, digest).map_err(|e| e.at(Some(&path)))?;
+                io::copy(&mut blob, &mut beside.file).map_err(failed("write")).map(drop)?;
+            }
+        }
+        beside.rename(&path)?;
+    }
+    Ok(())
+}
+
+/// The index of a directory with our entries in place of those of the same name.
+fn merged(dir: &Path, entries: Vec<Descriptor>) -> Result<Index, ExportError> {
+    let not_a_layout = |detail: String| ExportError::NotALayout { path: dir.into(), detail };
+    let old = match fs::read(dir.join("index.json")) {
+        Ok(bytes) => match Document::parse(&bytes, Some(crate::oci::manifest::media::OCI_INDEX)) {
+            Ok(Document::Index(index)) => index.manifests,
+            Ok(Document::Manifest(_)) => return Err(not_a_layout("index.json is a manifest".into())),
+            Err(e) => return Err(not_a_layout(e.to_string())),
+        },
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(source) => return Err(ExportError::Io { deed: "read", path: dir.join("index.json"), source }),
+    };
+    let name = |d: &Descriptor| d.annotations.get(IMAGE_NAME).or_else(|| d.annotations.get(REF_NAME)).cloned();
+    let is_replaced = |o: &Descriptor| entries.iter().any(|e| name(e) == name(o) && (name(o).is_some() || e.digest == o.digest));
+    let mut manifests: Vec<Descriptor> = old.into_iter().filter(|o| !is_replaced(o)).collect();
+    manifests.extend(entries);
+    Ok(Index::new(manifests))
+}

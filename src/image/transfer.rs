@@ -1,0 +1,127 @@
+//! pull, load, save.
+
+use std::collections::BTreeMap;
+
+use shale_cache::{ImageLayer, ImageRecord, OciDigest, Packed};
+
+use super::lookup::Named;
+use super::resolve::now_secs;
+use super::{ImageError, ImageService, ResolvedImage};
+use crate::export::{self, Destination, ExportImage, Exported, Format, MediaTypes};
+use crate::oci::platform::Platform;
+use crate::oci::reference::Reference;
+use crate::source::archive::{self, Input};
+use crate::source::registry::Progress;
+
+/// An image that `load` brought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// The image id.
+    pub id: OciDigest,
+    /// The names it got; none if the archive has none.
+    pub names: Vec<Reference>,
+}
+
+impl ImageService {
+    /// Fetches an image with all its layers (`pull`). The registry is asked, whatever the store has.
+    pub fn pull(&self, name: &str, platform: &Platform, progress: &dyn Progress) -> Result<ResolvedImage, ImageError> {
+        let invalid = |source| ImageError::Reference { text: name.into(), source };
+        let reference = Reference::parse(name).map_err(invalid)?.with_default_tag();
+        let image = self.fetch_base(name, &reference, platform, progress)?;
+        self.ensure_blobs(&image, progress)?;
+        if reference.digest().is_none() {
+            self.store.images().tag(&reference.to_string(), &image.record.id)?;
+        }
+        Ok(image)
+    }
+
+    /// Reads images from an archive or layout into the store. A broken archive changes nothing.
+    pub fn load(&self, input: Input<'_>, platform: &Platform) -> Result<Vec<Loaded>, ImageError> {
+        let images = archive::import(&self.store, input, platform)?;
+        let loaded = images.into_iter().map(|image| {
+            let record = ImageRecord {
+                id: image.id.clone(),
+                manifest: image.manifest,
+                layers: image.layers,
+                repo_digests: Vec::new(),
+                stored_at_secs: now_secs(),
+            };
+            self.keep(record, &image.names)?;
+            Ok(Loaded { id: image.id, names: image.names })
+        });
+        loaded.collect()
+    }
+
+    /// Writes images by their names. `pack` packs a layer that has no blob; absent blobs are fetched.
+    pub fn save(
+        &self,
+        names: &[&str],
+        format: Format,
+        destination: Destination<'_>,
+        pack: &mut dyn FnMut(&ImageLayer) -> Result<Packed, ImageError>,
+    ) -> Result<Vec<Exported>, ImageError> {
+        let mut images: Vec<(ImageRecord, Vec<Reference>)> = Vec::new();
+        for name in names {
+            for (record, named) in self.find_all(name)? {
+                let position = images.iter().position(|(other, _)| other.id == record.id);
+                let position = position.unwrap_or_else(|| {
+                    images.push((record, Vec::new()));
+                    images.len() - 1
+                });
+                let known = &mut images[position].1;
+                known.extend(named.filter(|n| !known.contains(n)));
+            }
+        }
+        let mut exports = Vec::new();
+        for (record, names) in images {
+            exports.push(self.export_image(record, names, pack)?);
+        }
+        Ok(export::export(&self.store, &exports, format, MediaTypes::Oci, destination)?)
+    }
+
+    /// The images that a name means to `save`: a repository without a tag means all its tags.
+    fn find_all(&self, name: &str) -> Result<Vec<(ImageRecord, Option<Reference>)>, ImageError> {
+        if let Ok(bare) = Reference::parse(name)
+            && bare.tag().is_none()
+            && bare.digest().is_none()
+        {
+            let mut found = Vec::new();
+            for (record, names) in self.store.images().list()? {
+                let tagged = super::lookup::references(&names).into_iter().filter(|n| n.name() == bare.name());
+                found.extend(tagged.map(|n| (record.clone(), Some(n))));
+            }
+            if !found.is_empty() {
+                found.sort_by(|a, b| a.1.cmp(&b.1));
+                return Ok(found);
+            }
+        }
+        let (record, named) = self.find(name)?;
+        let named = if let Named::Tag(reference) = named { Some(reference) } else { None };
+        Ok(vec![(record, named)])
+    }
+
+    fn export_image(
+        &self,
+        record: ImageRecord,
+        names: Vec<Reference>,
+        pack: &mut dyn FnMut(&ImageLayer) -> Result<Packed, ImageError>,
+    ) -> Result<ExportImage, ImageError> {
+        let image = self.base_of(&record.id.to_string(), record)?;
+        let mut layers = Vec::new();
+        for (n, layer) in image.layers.iter().enumerate() {
+            layers.push(match &layer.blob {
+                Some(_) => {
+                    let blob = self.ensure_blob(&image, n, &())?;
+                    let (diff_id, media_type) = (layer.diff_id.clone(), blob.media_type);
+                    Packed { blob: blob.digest, size_bytes: blob.size_bytes, diff_id, media_type }
+                }
+                None => pack(layer)?,
+            });
+        }
+        let manifest = match &image.record.manifest {
+            Some(manifest) => self.store.blobs().read(&manifest.digest)?,
+            None => None,
+        };
+        Ok(ExportImage { names, config: image.config_bytes, layers, annotations: BTreeMap::new(), manifest })
+    }
+}

@@ -1,0 +1,148 @@
+//! list, tag, remove, commit.
+
+use std::path::Path;
+
+use shale_cache::{ImageLayer, ImageRecord, OciDigest};
+
+use super::lookup::{Named, references, short_id};
+use super::resolve::{merge, now_secs};
+use super::{ImageError, ImageService};
+use crate::oci::reference::Reference;
+use crate::tree::entry::{Entry, Kind};
+use crate::tree::index::Index;
+
+/// One image of `images`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageSummary {
+    /// The image id.
+    pub id: OciDigest,
+    /// Its names, sorted; none for a dangling image.
+    pub names: Vec<Reference>,
+    /// `name@digest` under which registries know it, familiar forms.
+    pub repo_digests: Vec<String>,
+    /// RFC 3339 time of the config.
+    pub created: Option<String>,
+    /// Sum of the layers' blobs, and of the files of layers that are not packed.
+    pub size_bytes: u64,
+}
+
+/// What `remove` did, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// `Untagged: alpine:latest`
+    Untagged(String),
+    /// `Deleted: sha256:…`
+    Deleted(String),
+}
+
+impl ImageService {
+    /// The images, newest first.
+    pub fn list(&self) -> Result<Vec<ImageSummary>, ImageError> {
+        let images = self.store.images().list()?.into_iter().map(|(record, names)| {
+            let created = match self.config_of(&record) {
+                Ok((config, _)) => config.created,
+                // A list that one lost config makes unreadable helps nobody.
+                Err(ImageError::MissingBlob { .. } | ImageError::Invalid { .. }) => None,
+                Err(error) => return Err(error),
+            };
+            let size_bytes = self.size_of(&record)?;
+            let repo_digests = references(&record.repo_digests).iter().map(Reference::familiar).collect();
+            Ok(ImageSummary { id: record.id, names: references(&names), repo_digests, created, size_bytes })
+        });
+        images.collect()
+    }
+
+    /// Gives an image another name. Returns it.
+    pub fn tag(&self, source: &str, target: &str) -> Result<Reference, ImageError> {
+        let invalid = |e| ImageError::Reference { text: target.into(), source: e };
+        let name = Reference::parse(target).map_err(invalid)?.with_default_tag();
+        if name.digest().is_some() {
+            return Err(ImageError::DigestTag { name: target.into() });
+        }
+        let (record, _) = self.find(source)?;
+        self.store.images().tag(&name.to_string(), &record.id)?;
+        Ok(name)
+    }
+
+    /// Removes a name, or an image with all its names. Blobs and layers go when the store is pruned.
+    ///
+    /// By name: the image itself goes with its last name. By id: an image with several names needs `force`.
+    pub fn remove(&self, name: &str, force: bool) -> Result<Vec<Removal>, ImageError> {
+        let (record, named) = self.find(name)?;
+        let names = self.names_of(&record.id)?;
+        match named {
+            Named::Tag(tag) if names.len() > 1 => {
+                self.store.images().untag(&tag.to_string())?;
+                Ok(vec![Removal::Untagged(tag.familiar())])
+            }
+            Named::Digest(digest) if names.iter().any(|n| n.name() != digest.name()) => self.forget_repository(record, &digest),
+            Named::Id if names.len() > 1 && !force => Err(ImageError::Conflict { short_id: short_id(&record.id).into() }),
+            _ => self.delete(&record, &names),
+        }
+    }
+
+    /// Keeps a built image: config and record go into the store, the names move to it. Returns the image id.
+    pub fn commit(&self, names: &[Reference], config: &[u8], layers: Vec<ImageLayer>) -> Result<OciDigest, ImageError> {
+        let id = self.store.blobs().put(config)?;
+        let record = ImageRecord { id: id.clone(), manifest: None, layers, repo_digests: Vec::new(), stored_at_secs: now_secs() };
+        self.keep(record, names)?;
+        Ok(id)
+    }
+
+    /// Puts a record, with what was known about the image before, and gives it names.
+    pub(super) fn keep(&self, record: ImageRecord, names: &[Reference]) -> Result<(), ImageError> {
+        let images = self.store.images();
+        let record = match images.get(&record.id)? {
+            Some(old) => merge(record, old),
+            None => record,
+        };
+        images.put(&record)?;
+        for name in names {
+            images.tag(&name.clone().with_default_tag().to_string(), &record.id)?;
+        }
+        Ok(())
+    }
+
+    /// The sum of the layers' sizes: a blob's where there is one, else that of the files.
+    pub(super) fn size_of(&self, record: &ImageRecord) -> Result<u64, ImageError> {
+        let mut size_bytes = 0;
+        for layer in &record.layers {
+            size_bytes += match (&layer.blob, &layer.layer) {
+                (Some(blob), _) => blob.size_bytes,
+                (None, Some(id)) if self.store.layers().has_index(id)? => files_size(&self.store.layers().index_path(id)),
+                _ => 0,
+            };
+        }
+        Ok(size_bytes)
+    }
+
+    fn delete(&self, record: &ImageRecord, names: &[Reference]) -> Result<Vec<Removal>, ImageError> {
+        self.store.images().remove(&record.id)?;
+        let mut done: Vec<Removal> = names.iter().map(|n| Removal::Untagged(n.familiar())).collect();
+        done.extend(references(&record.repo_digests).iter().map(|n| Removal::Untagged(n.familiar())));
+        done.push(Removal::Deleted(record.id.to_string()));
+        Ok(done)
+    }
+
+    /// Takes the names of one repository away from an image that has others.
+    fn forget_repository(&self, mut record: ImageRecord, digest: &Reference) -> Result<Vec<Removal>, ImageError> {
+        let mut done = Vec::new();
+        for name in self.names_of(&record.id)?.into_iter().filter(|n| n.name() == digest.name()) {
+            self.store.images().untag(&name.to_string())?;
+            done.push(Removal::Untagged(name.familiar()));
+        }
+        record.repo_digests.retain(|known| *known != digest.to_string());
+        self.store.images().put(&record)?;
+        done.push(Removal::Untagged(digest.familiar()));
+        Ok(done)
+    }
+}
+
+/// The bytes of all files of a layer. An index that cannot be read counts as nothing: this is a figure for people.
+fn files_size(index: &Path) -> u64 {
+    let file_size = |entry: Entry| match entry.kind {
+        Kind::File { size, hardlink: None, .. } => size,
+        _ => 0,
+    };
+    Index::open(index).map_or(0, |index| index.iter().map(file_size).sum())
+}

@@ -1,0 +1,97 @@
+//! Why a build failed, with what its excerpt needs.
+
+use std::io;
+use std::path::PathBuf;
+
+use shale_cache::StoreError;
+
+use crate::dockerfile::ParseError;
+use crate::execute::StepError;
+use crate::export::ExportError;
+use crate::image::ImageError;
+use crate::plan::PlanError;
+use crate::source::context::ContextError;
+use crate::span::{SourceFile, Span};
+
+/// Why a build failed.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The context or the Dockerfile cannot be read.
+    #[error(transparent)]
+    Context(#[from] ContextError),
+    /// The Dockerfile is not one.
+    #[error("{}", errors.first().map(ParseError::sentence).unwrap_or_default())]
+    Parse {
+        /// The text.
+        file: SourceFile,
+        /// All errors, in the order of the file; never empty.
+        errors: Vec<ParseError>,
+    },
+    /// The Dockerfile asks for what cannot be.
+    #[error("{}", errors.first().map(ToString::to_string).unwrap_or_default())]
+    Plan {
+        /// The text.
+        file: SourceFile,
+        /// All errors; never empty.
+        errors: Vec<PlanError>,
+    },
+    /// The value of a `check` directive cannot be read.
+    #[error("{text}")]
+    Check {
+        /// BuildKit's sentence.
+        text: String,
+    },
+    /// `# check=error=true`, and there were warnings.
+    #[error("lint violation found for rules")]
+    Lint,
+    /// A base image cannot be had.
+    #[error("{name}: {cause}")]
+    Image {
+        /// The name after expansion.
+        name: String,
+        /// Where it is asked for.
+        at: (SourceFile, Span),
+        /// A stage with a similar name.
+        did_you_mean: Option<String>,
+        /// Why.
+        cause: ImageError,
+    },
+    /// A step failed.
+    #[error("{cause}")]
+    Step {
+        /// Where it was written.
+        at: Option<(SourceFile, Span)>,
+        /// Its display name.
+        name: String,
+        /// Why.
+        cause: StepError,
+    },
+    /// An image could not be kept.
+    #[error(transparent)]
+    Keep(#[from] ImageError),
+    /// An output could not be written.
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    /// A file of the request could not be written or read.
+    #[error("cannot {deed} {}: {source}", path.display())]
+    Io {
+        /// What was tried, as a verb.
+        deed: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A feature that this version has not.
+    #[error("{what} is not supported yet")]
+    Unsupported {
+        /// What was asked for.
+        what: String,
+    },
+    /// The user gave it up.
+    #[error("context canceled")]
+    Cancelled,
+}

@@ -1,0 +1,131 @@
+//! What the caller decides about a plan. Every default is resolved before it gets here.
+
+use std::collections::BTreeMap;
+
+use super::graph::NetworkMode;
+use crate::oci::platform::Platform;
+
+/// The options of [`super::image_refs`] and [`super::lower`].
+#[derive(Clone, Debug)]
+pub struct PlanOptions {
+    /// `--build-arg`; a name without a value in the caller's environment is not in it.
+    pub build_args: BTreeMap<String, String>,
+    /// `--target`
+    pub target: Option<String>,
+    /// `--label`
+    pub labels: BTreeMap<String, String>,
+    /// `--platform`; empty means the build platform, and that configs keep the platform of their base.
+    pub platforms: Vec<Platform>,
+    /// The platform that commands run on.
+    pub build_platform: Platform,
+    /// `--build-context`, by name.
+    pub contexts: BTreeMap<String, NamedContext>,
+    /// `--no-cache`, `--no-cache-filter`
+    pub no_cache: NoCache,
+    /// `--network`: what a RUN without its own gets.
+    pub network: NetworkMode,
+    /// `--add-host` as (name, address).
+    pub add_hosts: Vec<(String, String)>,
+    /// `--shm-size` in bytes.
+    pub shm_size_bytes: Option<u64>,
+    /// `--ulimit` as (name, soft, hard).
+    pub ulimits: Vec<(String, u64, u64)>,
+    /// `SOURCE_DATE_EPOCH` in seconds; the build argument of that name stands over it.
+    pub source_date_epoch: Option<i64>,
+}
+
+/// The hostname of a RUN when nobody asks for another, as BuildKit has it.
+pub const DEFAULT_HOSTNAME: &str = "buildkitsandbox";
+
+/// The name of the build argument that carries the epoch.
+pub const EPOCH_ARG: &str = "SOURCE_DATE_EPOCH";
+
+/// A `--build-context`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NamedContext {
+    /// A directory (or anything that the caller made one of): [`super::graph::CopySource::Context`] names it.
+    Dir,
+    /// An image, by a reference that the caller's resolver understands; `docker-image://` may stand before it.
+    Image(String),
+}
+
+/// Which stages ignore the cache.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum NoCache {
+    /// None.
+    #[default]
+    Off,
+    /// All.
+    All,
+    /// Those with these names.
+    Stages(Vec<String>),
+}
+
+impl NoCache {
+    /// Whether the stage with this `AS` name (empty if it has none) ignores the cache.
+    pub fn covers(&self, stage: &str) -> bool {
+        match self {
+            Self::Off => false,
+            Self::All => true,
+            Self::Stages(names) => names.iter().any(|n| n.eq_ignore_ascii_case(stage)),
+        }
+    }
+}
+
+impl Default for PlanOptions {
+    /// No arguments, the last stage, linux/amd64: the ground for tests and for callers that set what they know.
+    fn default() -> Self {
+        Self {
+            build_args: BTreeMap::new(),
+            target: None,
+            labels: BTreeMap::new(),
+            platforms: Vec::new(),
+            build_platform: Platform { os: "linux".into(), architecture: "amd64".into(), variant: String::new() },
+            contexts: BTreeMap::new(),
+            no_cache: NoCache::Off,
+            network: NetworkMode::Default,
+            add_hosts: Vec::new(),
+            shm_size_bytes: None,
+            ulimits: Vec::new(),
+            source_date_epoch: None,
+        }
+    }
+}
+
+impl PlanOptions {
+    /// The platforms to make images for, each once.
+    pub(crate) fn target_platforms(&self) -> Vec<Platform> {
+        let mut out: Vec<Platform> = Vec::new();
+        for platform in &self.platforms {
+            if !out.contains(platform) {
+                out.push(platform.clone());
+            }
+        }
+        if out.is_empty() {
+            out.push(self.build_platform.clone());
+        }
+        out
+    }
+
+    /// Whether progress names carry the platform.
+    pub(crate) fn names_platforms(&self) -> bool {
+        self.platforms.len() > 1
+    }
+
+    /// The build arguments, with the epoch among them.
+    pub(crate) fn effective_build_args(&self) -> BTreeMap<String, String> {
+        let mut args = self.build_args.clone();
+        if let Some(epoch) = self.source_date_epoch {
+            args.entry(EPOCH_ARG.into()).or_insert_with(|| epoch.to_string());
+        }
+        args
+    }
+
+    /// The hostname of every RUN.
+    pub(crate) fn hostname(&self) -> &str {
+        match self.build_args.get("BUILDKIT_SANDBOX_HOSTNAME") {
+            Some(name) if !name.is_empty() => name,
+            _ => DEFAULT_HOSTNAME,
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Which parts of the language a plan may hold. A part that the back half cannot do yet is refused here, by name, and never ignored.
+
+/// A part of the language that is switched on by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feature {
+    /// `RUN --mount`
+    RunMount,
+    /// `RUN --security`
+    RunSecurity,
+    /// `RUN --device`
+    RunDevice,
+    /// `COPY --link`, `ADD --link`
+    Link,
+    /// `COPY --parents`
+    Parents,
+    /// `COPY --exclude`, `ADD --exclude`
+    Exclude,
+    /// `--chmod=u+x`
+    SymbolicChmod,
+    /// `ADD --checksum`
+    Checksum,
+    /// `ADD --keep-git-dir`
+    KeepGitDir,
+    /// `ADD --unpack` of local files
+    Unpack,
+    /// `ADD https://…`
+    AddUrl,
+    /// `ADD https://….git`
+    AddGit,
+    /// `SOURCE_DATE_EPOCH` taken from the context, a named context or a stage
+    EpochFromSource,
+}
+
+/// What the back half executes. Whoever teaches it one more part adds it here, after the operations of [`super::graph`] have a place
+/// for it: a test knows for which they have.
+const SUPPORTED: &[Feature] = &[Feature::Unpack];
+
+impl Feature {
+    /// Whether a plan may hold it.
+    pub(crate) fn is_supported(self) -> bool {
+        SUPPORTED.contains(&self)
+    }
+
+    /// As it is written after the instruction.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RunMount => "--mount",
+            Self::RunSecurity => "--security",
+            Self::RunDevice => "--device",
+            Self::Link => "--link",
+            Self::Parents => "--parents",
+            Self::Exclude => "--exclude",
+            Self::SymbolicChmod => "--chmod in symbolic form",
+            Self::Checksum => "--checksum",
+            Self::KeepGitDir => "--keep-git-dir",
+            Self::Unpack => "--unpack",
+            Self::AddUrl => "of a URL",
+            Self::AddGit => "of a git repository",
+            Self::EpochFromSource => "from a source",
+        }
+    }
+
+    /// What can be done without it.
+    pub(crate) fn hint(self) -> &'static str {
+        match self {
+            Self::RunMount => "COPY the files that the command reads, and keep caches inside the step",
+            Self::RunSecurity | Self::RunDevice => "remove the flag: the step then runs with the default sandbox",
+            Self::Link => "remove --link: a COPY layer survives a changed base without it",
+            Self::Parents => "write one COPY for each directory, with its full destination",
+            Self::Exclude => "name the files in .dockerignore, or copy what is wanted by name",
+            Self::SymbolicChmod => "write the mode in octal, for example --chmod=755",
+            Self::Checksum | Self::AddUrl => "fetch it in a RUN, with curl or wget, and check it with sha256sum -c",
+            Self::KeepGitDir | Self::AddGit => "clone it in a RUN, or before the build",
+            Self::Unpack => "unpack it in a RUN",
+            Self::EpochFromSource => "give the seconds themselves: --build-arg SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a plan hands on. The rest is read for its names and errors only.
+    const CARRIED: [Feature; 4] = [Feature::Link, Feature::Parents, Feature::Exclude, Feature::Unpack];
+
+    #[test]
+    fn nothing_is_switched_on_that_a_plan_would_drop() {
+        assert!(SUPPORTED.iter().all(|feature| CARRIED.contains(feature)));
+    }
+}

@@ -1,0 +1,158 @@
+//! Images in files: OCI layouts (directory or tar), docker-archives, and tars that are both.
+//!
+//! An archive is read in three steps, so that a broken one leaves the store as it was: the JSON says which images there are,
+//! then every blob is copied aside and checked, and only when all are whole they are committed. Archives that cannot be read
+//! at random (compressed, or a stream) are spooled to the store's file system first.
+
+mod docker;
+mod files;
+mod import;
+mod layout;
+
+use std::fmt;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use shale_cache::{OciDigest, Store, StoreError};
+
+pub use import::ImportedImage;
+pub use layout::{IMAGE_NAME, Layout, LayoutImage, REF_NAME};
+
+use crate::oci::manifest::{Descriptor, ManifestError};
+use crate::oci::platform::Platform;
+use crate::oci::reference::Reference;
+use files::Files;
+
+/// Where an archive comes from.
+pub enum Input<'a> {
+    /// A file or a layout directory.
+    Path(&'a Path),
+    /// A stream, such as stdin.
+    Stream(&'a mut dyn Read),
+}
+
+impl fmt::Debug for Input<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => write!(f, "Path({})", path.display()),
+            Self::Stream(_) => f.write_str("Stream"),
+        }
+    }
+}
+
+/// An archive that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// A file that cannot be read.
+    #[error("cannot {deed} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        deed: &'static str,
+        /// On what; `-` is the stream.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// It contradicts itself, or breaks off.
+    #[error("invalid image archive {}: {detail}", path.display())]
+    Corrupt {
+        /// The archive; `-` is the stream.
+        path: PathBuf,
+        /// What is wrong.
+        detail: String,
+    },
+    /// Neither an OCI layout nor a docker-archive.
+    #[error("{} is no image archive: it has neither index.json nor manifest.json", path.display())]
+    NotAnImage {
+        /// The archive; `-` is the stream.
+        path: PathBuf,
+    },
+    /// A manifest in it cannot be used.
+    #[error("invalid image archive {}: {source}", path.display())]
+    Manifest {
+        /// The archive; `-` is the stream.
+        path: PathBuf,
+        /// Why.
+        source: ManifestError,
+    },
+    /// It has no image for the platform.
+    #[error("{}: no match for platform in manifest: not found", path.display())]
+    NoPlatform {
+        /// The archive; `-` is the stream.
+        path: PathBuf,
+        /// The platform.
+        wanted: String,
+        /// What there is.
+        offered: Vec<String>,
+    },
+    /// It has no such image.
+    #[error("{}: {wanted}: not found", path.display())]
+    NotFound {
+        /// The archive; `-` is the stream.
+        path: PathBuf,
+        /// Tag or digest.
+        wanted: String,
+        /// The names that there are.
+        offered: Vec<String>,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl ArchiveError {
+    /// What the user can do, if anything.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoPlatform { wanted, offered, .. } => Some(format!("wanted {wanted}; the archive has {}", offered.join(", "))),
+            Self::NotFound { offered, .. } if !offered.is_empty() => Some(format!("there is {}", offered.join(", "))),
+            Self::Corrupt { .. } => Some("the store is as it was; make or copy the archive again".into()),
+            _ => None,
+        }
+    }
+}
+
+/// An image as its archive describes it.
+#[derive(Clone, Debug)]
+struct FoundImage {
+    config: Vec<u8>,
+    /// Its bytes and digest; docker-archives have none.
+    manifest: Option<(Vec<u8>, Descriptor)>,
+    layers: Vec<FoundLayer>,
+    names: Vec<Reference>,
+}
+
+/// A layer in an archive.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct FoundLayer {
+    diff_id: OciDigest,
+    /// The file in the archive.
+    file: String,
+    /// What the manifest says about it; docker-archives say nothing.
+    blob: Option<(OciDigest, u64, String)>,
+}
+
+/// Reads all images of an archive and puts their blobs into the store. Records and names are the caller's.
+pub fn import(store: &Store, input: Input<'_>, platform: &Platform) -> Result<Vec<ImportedImage>, ArchiveError> {
+    let files = Files::open(store, input)?;
+    let (is_layout, is_docker) = (files.has("index.json")?, files.has("manifest.json")?);
+    if !is_layout && !is_docker {
+        return Err(ArchiveError::NotAnImage { path: files.path().into() });
+    }
+    let mut images = if is_layout { layout::images(&files, platform)? } else { Vec::new() };
+    if is_docker {
+        for image in docker::images(&files)? {
+            let id = OciDigest::sha256_of(&image.config);
+            // A tar that is both lists an image twice; each list may have names that the other cannot express.
+            match images.iter_mut().find(|other| OciDigest::sha256_of(&other.config) == id) {
+                Some(other) => {
+                    other.names.extend(image.names);
+                    other.names.sort();
+                    other.names.dedup();
+                }
+                None => images.push(image),
+            }
+        }
+    }
+    import::import(store, &files, images)
+}

@@ -1,0 +1,136 @@
+//! Why COPY found nothing.
+
+use super::BuildContext;
+use crate::tree::entry::{file_name, join, parent};
+use crate::tree::{NodeKind, Tree as _};
+
+/// How many names are suggested.
+const SUGGESTIONS: usize = 3;
+
+/// Why a path is not there for COPY.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// It exists, and a pattern of the ignore file hides it.
+    Ignored {
+        /// The ignore file.
+        file: String,
+        /// The pattern that said the last word.
+        pattern: String,
+        /// Its 1-based line.
+        line: usize,
+    },
+    /// It does not exist.
+    Absent {
+        /// Visible paths with a similar name, the likeliest first.
+        similar: Vec<String>,
+    },
+}
+
+pub(super) fn why(context: &BuildContext, path: &[u8]) -> Missing {
+    let path = clean(path);
+    if let Some(ignore) = context.ignore()
+        && context.exists(&path)
+        && let Some(pattern) = ignore.ignored_by(&path)
+    {
+        return Missing::Ignored { file: ignore.file().to_owned(), pattern: pattern.text(), line: pattern.line() };
+    }
+    Missing::Absent { similar: similar(context, &path) }
+}
+
+/// By the text alone, clamped at the root.
+fn clean(path: &[u8]) -> Vec<u8> {
+    let mut kept: Vec<&[u8]> = Vec::new();
+    for component in path.split(|b| *b == b'/') {
+        match component {
+            b"" | b"." => {}
+            b".." => drop(kept.pop()),
+            _ => kept.push(component),
+        }
+    }
+    kept.join(&b'/')
+}
+
+/// Looks for the first component that is not there among its neighbours, and for the rest below each that is like it.
+fn similar(context: &BuildContext, path: &[u8]) -> Vec<String> {
+    let mut dir = path;
+    let mut wanted = path;
+    while !dir.is_empty() {
+        wanted = dir;
+        dir = parent(dir);
+        if matches!(context.node(dir), Ok(Some(node)) if node.kind == NodeKind::Dir) {
+            break;
+        }
+    }
+    let name = String::from_utf8_lossy(file_name(wanted)).into_owned();
+    let rest = path[wanted.len()..].strip_prefix(b"/").unwrap_or_default();
+    let mut found: Vec<(usize, String)> = Vec::new();
+    for node in context.children(dir).unwrap_or_default() {
+        let neighbour = String::from_utf8_lossy(file_name(&node.path)).into_owned();
+        let Some(distance) = likeness(&name, &neighbour) else { continue };
+        let full = join(&node.path, rest);
+        let exists = rest.is_empty() || matches!(context.node(&full), Ok(Some(_)));
+        let suggestion = if rest.is_empty() || !exists { &node.path } else { &full };
+        found.push((distance + usize::from(!exists) * 100, String::from_utf8_lossy(suggestion).into_owned()));
+    }
+    found.sort();
+    found.truncate(SUGGESTIONS);
+    found.into_iter().map(|(_, path)| path).collect()
+}
+
+/// How far a name is from the wanted one; `None` if it is too far to be meant.
+fn likeness(wanted: &str, name: &str) -> Option<usize> {
+    let (wanted_lower, name_lower) = (wanted.to_lowercase(), name.to_lowercase());
+    if wanted_lower == name_lower {
+        return Some(0);
+    }
+    let longest = wanted.chars().count().max(name.chars().count());
+    // A long directory listing must not cost a second.
+    if longest > 255 {
+        return None;
+    }
+    let distance = edits(&wanted_lower, &name_lower);
+    (distance <= (longest / 3).max(1) && distance < longest).then_some(distance)
+}
+
+/// Insertions, deletions, changes and swaps of neighbours that turn one word into the other.
+fn edits(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let (mut before, mut last): (Vec<usize>, Vec<usize>) = (Vec::new(), (0..=b.len()).collect());
+    for i in 1..=a.len() {
+        let mut row = vec![i; b.len() + 1];
+        for j in 1..=b.len() {
+            let cost = usize::from(a[i - 1] != b[j - 1]);
+            row[j] = (last[j] + 1).min(row[j - 1] + 1).min(last[j - 1] + cost);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                row[j] = row[j].min(before[j - 2] + 1);
+            }
+        }
+        before = std::mem::replace(&mut last, row);
+    }
+    last[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_alike() {
+        for (a, b, want) in [
+            ("src", "scr", Some(1)),
+            ("package.json", "pakage.json", Some(1)),
+            ("README", "readme", Some(0)),
+            ("app", "lib", None),
+            ("a", "b", None),
+            ("requirements.txt", "requirement.txt", Some(1)),
+        ] {
+            assert_eq!(likeness(a, b), want, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn cleaned_by_text() {
+        assert_eq!(clean(b"/a/./b/../c/"), b"a/c");
+        assert_eq!(clean(b"../.."), b"");
+    }
+}

@@ -1,0 +1,23 @@
+//! The registry client: names → manifests, configs and layers, by the OCI distribution protocol.
+//!
+//! It keeps nothing on disk: bytes that the store already holds come in through a callback, layers go out through a writer.
+//! Manifests and configs that leave it have the digest and the size that they were asked for by; of layers it checks the size,
+//! and the blob writer that takes them the digest.
+//!
+//! Rules about secrets: credentials go to the registry they were stored for and to the token server that this registry names
+//! over TLS, never along a redirect to another host; queries of URLs are not printed.
+
+mod auth;
+mod config;
+mod connect;
+mod credentials;
+mod error;
+mod http;
+mod pull;
+mod retry;
+mod tls;
+
+pub use config::{Progress, RegistryConfig, RetryPolicy};
+pub use credentials::Credential;
+pub use error::RegistryError;
+pub use pull::{Client, RemoteImage};

@@ -1,0 +1,305 @@
+//! Pulling: tags and digests → manifests and configs, and the blobs of layers.
+
+use std::io::{self, Read as _, Write};
+
+use shale_cache::OciDigest;
+use ureq::http::Method;
+
+use super::auth::Tokens;
+use super::config::{Progress, RegistryConfig};
+use super::error::RegistryError;
+use super::http::{self, Request, Response, Transport};
+use super::retry::{Attempts, Fault, with_retry};
+use crate::oci::manifest::{CONFIG_LIMIT_BYTES, Descriptor, Document, MANIFEST_LIMIT_BYTES, Manifest, media};
+use crate::oci::platform::Platform;
+use crate::oci::reference::Reference;
+
+/// An index may name another index; deeper nesting is nobody's image.
+const INDEX_DEPTH_LIMIT: usize = 3;
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// Talks to registries. Shared by all threads of a build; remembers connections and tokens.
+#[derive(Debug, Default)]
+pub struct Client {
+    transport: Transport,
+    tokens: Tokens,
+}
+
+/// An image as a registry has it, without its layers.
+#[derive(Clone, Debug)]
+pub struct RemoteImage {
+    /// Digest of what the name points to: the index, or the manifest.
+    pub top: OciDigest,
+    /// The manifests and indexes that were read, top first.
+    pub documents: Vec<Vec<u8>>,
+    /// Where the manifest is.
+    pub manifest_descriptor: Descriptor,
+    /// The manifest.
+    pub manifest: Manifest,
+    /// The config, as it is hashed.
+    pub config: Vec<u8>,
+}
+
+/// Content that need not be fetched, by digest.
+pub(crate) type Known<'a> = &'a dyn Fn(&OciDigest) -> Option<Vec<u8>>;
+
+impl Client {
+    /// A client; nothing is read or connected yet.
+    pub fn new(config: RegistryConfig) -> Self {
+        Self { transport: Transport::new(config), tokens: Tokens::default() }
+    }
+
+    /// Finds the manifest and config of a name for a platform. A tag costs one HEAD if `known` has everything else.
+    pub fn resolve(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        known: Known<'_>,
+        progress: &dyn Progress,
+    ) -> Result<RemoteImage, RegistryError> {
+        let (mut descriptor, mut bytes) = self.top(reference, known, progress)?;
+        let top = descriptor.digest.clone();
+        let mut documents = Vec::new();
+        for _ in 0..INDEX_DEPTH_LIMIT {
+            let named = Some(descriptor.media_type.as_str()).filter(|t| !t.is_empty());
+            let document = Document::parse(&bytes, named);
+            let document = document.map_err(|source| RegistryError::Manifest { reference: reference.to_string(), source })?;
+            documents.push(bytes);
+            match document {
+                Document::Manifest(manifest) => {
+                    let config = self.config(reference, &manifest, known, progress)?;
+                    return Ok(RemoteImage { top, documents, manifest_descriptor: descriptor, manifest, config });
+                }
+                Document::Index(index) => {
+                    descriptor = index.choose(platform).cloned().ok_or_else(|| RegistryError::NoPlatform {
+                        reference: reference.to_string(),
+                        wanted: platform.to_string(),
+                        offered: index.platforms(),
+                    })?;
+                    bytes = self.document(reference, &descriptor, known, progress)?;
+                }
+            }
+        }
+        let source = crate::oci::manifest::ManifestError::NotAnImage { media_type: "index of indexes".into() };
+        Err(RegistryError::Manifest { reference: reference.to_string(), source })
+    }
+
+    /// Fetches a blob into a writer, resuming where the connection broke. The size is checked here, the digest by the writer.
+    pub fn fetch_blob(
+        &self,
+        reference: &Reference,
+        digest: &OciDigest,
+        size_bytes: u64,
+        sink: &mut dyn Write,
+        progress: &dyn Progress,
+    ) -> Result<(), RegistryError> {
+        let what = format!("{}@{digest}", reference.familiar_name());
+        let mut attempts = Attempts::new(self.transport.config().retry, &what, progress);
+        let mut done_bytes = 0;
+        loop {
+            let before = done_bytes;
+            let mut transfer = Transfer { reference, digest, size_bytes, done_bytes: &mut done_bytes, sink: &mut *sink, progress };
+            match transfer.run(self) {
+                Ok(()) => return Ok(()),
+                Err(fault) => {
+                    if done_bytes >= before + CHUNK_BYTES as u64 {
+                        attempts.reset();
+                    }
+                    attempts.pause(fault)?;
+                }
+            }
+        }
+    }
+
+    /// What the name itself points to.
+    fn top(&self, reference: &Reference, known: Known<'_>, progress: &dyn Progress) -> Result<(Descriptor, Vec<u8>), RegistryError> {
+        if let Some(digest) = reference.digest() {
+            let descriptor = Descriptor::new("", digest.clone(), 0);
+            let bytes = self.document(reference, &descriptor, known, progress)?;
+            return Ok((descriptor, bytes));
+        }
+        let tag = reference.tag().unwrap_or(crate::oci::reference::DEFAULT_TAG);
+        if let Some(digest) = self.head(reference, tag, progress)? {
+            let descriptor = Descriptor::new("", digest, 0);
+            // By digest, so that what was announced is what is used even if the tag moves meanwhile.
+            let bytes = self.document(reference, &descriptor, known, progress)?;
+            return Ok((descriptor, bytes));
+        }
+        let (media_type, bytes) = self.get_manifest(reference, tag, progress)?;
+        let digest = OciDigest::sha256_of(&bytes);
+        Ok((Descriptor::new(&media_type, digest, bytes.len() as u64), bytes))
+    }
+
+    /// The digest of a tag; `None` where the registry does not tell it. HEAD is free of Docker Hub's limits.
+    fn head(&self, reference: &Reference, tag: &str, progress: &dyn Progress) -> Result<Option<OciDigest>, RegistryError> {
+        with_retry(self.transport.config().retry, &reference.to_string(), progress, || {
+            let response = self.request(reference, Method::HEAD, &format!("manifests/{tag}"), &media::ACCEPTED, 0)?;
+            match response.status {
+                200 => Ok(response.header("docker-content-digest").and_then(|d| d.parse().ok())),
+                404 => Err(not_found(reference).into()),
+                // Some registries answer GET only. The GET that follows brings the words of a refusal, too.
+                _ => Ok(None),
+            }
+        })
+    }
+
+    /// A manifest or index by digest.
+    fn document(
+        &self,
+        reference: &Reference,
+        descriptor: &Descriptor,
+        known: Known<'_>,
+        progress: &dyn Progress,
+    ) -> Result<Vec<u8>, RegistryError> {
+        if let Some(bytes) = known(&descriptor.digest) {
+            return Ok(bytes);
+        }
+        let name = descriptor.digest.to_string();
+        let (_, bytes) = self.get_manifest(reference, &name, progress)?;
+        verify(&format!("{}@{name}", reference.name()), &descriptor.digest, &bytes)?;
+        Ok(bytes)
+    }
+
+    fn get_manifest(&self, reference: &Reference, name: &str, progress: &dyn Progress) -> Result<(String, Vec<u8>), RegistryError> {
+        with_retry(self.transport.config().retry, &reference.to_string(), progress, || {
+            let response = self.request(reference, Method::GET, &format!("manifests/{name}"), &media::ACCEPTED, 0)?;
+            if response.status != 200 {
+                return Err(self.unexpected(reference, response).into());
+            }
+            let media_type = response.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default().trim().to_owned();
+            Ok((media_type, response.read(MANIFEST_LIMIT_BYTES)?))
+        })
+    }
+
+    fn config(
+        &self,
+        reference: &Reference,
+        manifest: &Manifest,
+        known: Known<'_>,
+        progress: &dyn Progress,
+    ) -> Result<Vec<u8>, RegistryError> {
+        let digest = &manifest.config.digest;
+        if let Some(bytes) = known(digest) {
+            return Ok(bytes);
+        }
+        let bytes = with_retry(self.transport.config().retry, &reference.to_string(), progress, || {
+            let response = self.request(reference, Method::GET, &format!("blobs/{digest}"), &[], 0)?;
+            if response.status != 200 {
+                return Err(self.unexpected(reference, response).into());
+            }
+            response.read(CONFIG_LIMIT_BYTES)
+        })?;
+        verify(&format!("{}@{digest}", reference.name()), digest, &bytes)?;
+        Ok(bytes)
+    }
+
+    /// Sends a request about a repository, and answers the registry's challenge once.
+    fn request(
+        &self,
+        reference: &Reference,
+        method: Method,
+        path: &str,
+        accept: &[&'static str],
+        from_byte: u64,
+    ) -> Result<Response, Fault> {
+        let base = self.transport.base(reference.api_host());
+        let mut request = Request {
+            method,
+            authorization: self.tokens.get(reference),
+            accept: accept.to_vec(),
+            from_byte,
+            ..Request::get(format!("{base}/v2/{}/{path}", reference.path()))
+        };
+        let response = self.transport.send(&request)?;
+        if response.status != 401 {
+            return Ok(response);
+        }
+        request.authorization = Some(self.tokens.answer(&self.transport, reference, response)?);
+        let response = self.transport.send(&request)?;
+        if response.status == 401 {
+            return Err(self.tokens.refusal(&self.transport, reference, response).into());
+        }
+        Ok(response)
+    }
+
+    fn unexpected(&self, reference: &Reference, response: Response) -> RegistryError {
+        match response.status {
+            404 => not_found(reference),
+            403 => self.tokens.refusal(&self.transport, reference, response),
+            _ => response.into_error(),
+        }
+    }
+}
+
+/// A blob on its way.
+struct Transfer<'a> {
+    reference: &'a Reference,
+    digest: &'a OciDigest,
+    size_bytes: u64,
+    done_bytes: &'a mut u64,
+    sink: &'a mut dyn Write,
+    progress: &'a dyn Progress,
+}
+
+impl Transfer<'_> {
+    /// One try, from where the last one ended.
+    fn run(&mut self, client: &Client) -> Result<(), Fault> {
+        let digest = self.digest;
+        let response = client.request(self.reference, Method::GET, &format!("blobs/{digest}"), &[], *self.done_bytes)?;
+        let url = response.url.clone();
+        // A server that knows no ranges sends everything again.
+        let mut skip_bytes = match response.status {
+            200 => *self.done_bytes,
+            206 if starts_at(&response, *self.done_bytes) => 0,
+            _ => return Err(client.unexpected(self.reference, response).into()),
+        };
+        let mut reader = response.into_reader();
+        let mut chunk = vec![0; CHUNK_BYTES];
+        loop {
+            if self.progress.is_cancelled() {
+                return Err(RegistryError::Cancelled.into());
+            }
+            let len = match reader.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(len) => len,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(http::broken(&url, &e)),
+            };
+            let skipped = skip_bytes.min(len as u64);
+            skip_bytes -= skipped;
+            self.take(&chunk[skipped as usize..len], &url)?;
+        }
+        if *self.done_bytes < self.size_bytes {
+            return Err(http::broken(&url, &io::Error::from(io::ErrorKind::UnexpectedEof)));
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, bytes: &[u8], url: &str) -> Result<(), RegistryError> {
+        let actual_bytes = *self.done_bytes + bytes.len() as u64;
+        if actual_bytes > self.size_bytes {
+            return Err(RegistryError::SizeMismatch { url: url.into(), expected_bytes: self.size_bytes, actual_bytes });
+        }
+        self.sink.write_all(bytes).map_err(|source| RegistryError::Sink { what: self.digest.to_string(), source })?;
+        *self.done_bytes = actual_bytes;
+        self.progress.on_bytes(self.digest.as_str(), actual_bytes, self.size_bytes);
+        Ok(())
+    }
+}
+
+fn starts_at(response: &Response, offset: u64) -> bool {
+    let range = response.header("content-range").and_then(|r| r.strip_prefix("bytes "));
+    range.and_then(|r| r.split('-').next()).and_then(|start| start.trim().parse().ok()) == Some(offset)
+}
+
+fn not_found(reference: &Reference) -> RegistryError {
+    RegistryError::NotFound { reference: reference.to_string(), host: reference.api_host().into() }
+}
+
+fn verify(url: &str, expected: &OciDigest, bytes: &[u8]) -> Result<(), RegistryError> {
+    let actual = if expected.algorithm() == "sha512" { OciDigest::sha512_of(bytes) } else { OciDigest::sha256_of(bytes) };
+    if actual == *expected {
+        return Ok(());
+    }
+    Err(RegistryError::DigestMismatch { url: url.into(), expected: expected.clone(), actual })
+}

@@ -1,0 +1,425 @@
+//! Where a selection lands: the entries of the layer that COPY or ADD makes.
+//!
+//! The copy is played through on the parent's [`View`], in BuildKit's order and with its rules, without touching a disk:
+//!
+//! * Symlinks in the destination are resolved inside the root. Missing directories are made 0755 (or `--chmod`) for root (or `--chown`).
+//! * A file goes into a destination that is a directory or ends in `/`; a directory's content goes into the destination itself.
+//! * The destination directory keeps its mode and owner; directories *below* it take those of the source.
+//! * A file over a directory and a directory over a file are errors; an archive's members replace whatever is there.
+//! * Hard links hold within one matched path. A directory that stays as it was is emitted only above something new.
+//!
+//! Every look at the parent is written down. So the layer is a function of selection, options and those facts, which makes them the
+//! second look's key: [`Graft::facts`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::accounts::Owner;
+use super::entry::{Entry, Kind, Mtime, join, parent};
+use super::index::{INLINE_PATHS, Index, IndexBuilder, is_below};
+use super::select::{Match, Selected, Selection, clean, escape};
+use super::view::{Looped, View, resolve_in};
+use super::{Node, NodeKind};
+
+/// Why a copy is impossible.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GraftError {
+    /// A directory would replace something else.
+    #[error("cannot copy to non-directory: {path}")]
+    DirectoryOverFile {
+        /// The path, absolute.
+        path: String,
+    },
+    /// A file would replace a directory.
+    #[error("cannot replace to directory {path} with file")]
+    FileOverDirectory {
+        /// The path, absolute.
+        path: String,
+    },
+    /// A parent of the destination is no directory.
+    #[error("mkdir {path}: not a directory")]
+    NotADirectory {
+        /// The path, absolute.
+        path: String,
+    },
+    /// The destination leads in circles.
+    #[error("too many links in {path}")]
+    Loop {
+        /// The path, absolute.
+        path: String,
+    },
+}
+
+/// How a selection is written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Absolute destination; a trailing `/` says that it is a directory.
+    pub destination: String,
+    /// `--chown`; `None`: as the source has it, root for what is made.
+    pub owner: Option<Owner>,
+    /// `--chmod`, for everything but symlinks.
+    pub chmod: Option<u32>,
+    /// Time of directories that are made.
+    pub created: Mtime,
+}
+
+/// One entry of the new layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grafted {
+    /// The entry.
+    pub entry: Entry,
+    /// Of a regular file: where its bytes are, as match and item of the selection.
+    pub from: Option<(usize, usize)>,
+}
+
+/// What a copy makes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Graft {
+    /// The layer's entries in order.
+    pub items: Vec<Grafted>,
+    /// Everything that was asked of the parent, with the answers, as canonical bytes.
+    pub facts: Vec<u8>,
+}
+
+impl Graft {
+    /// Files among the entries whose content the index carries: the caller reads them for [`Self::index`].
+    pub fn inline_files(&self) -> impl Iterator<Item = &Grafted> {
+        self.items.iter().filter(|item| INLINE_PATHS.contains(&item.entry.path.as_slice()) && item.from.is_some())
+    }
+
+    /// The layer's index, given the content of [`Self::inline_files`].
+    pub fn index(&self, inline: &[(Vec<u8>, Vec<u8>)]) -> Index {
+        let mut builder = IndexBuilder::new();
+        for item in &self.items {
+            builder.push(item.entry.clone());
+        }
+        for (path, content) in inline {
+            builder.inline(path, content);
+        }
+        builder.build()
+    }
+}
+
+/// Plays a copy through.
+pub fn graft(parent: &View, selection: &Selection, options: &Options) -> Result<Graft, GraftError> {
+    let mut stage = Stage { view: parent, options, slots: BTreeMap::new(), cleared: BTreeSet::new(), facts: BTreeMap::new() };
+    for (number, matched) in selection.matches.iter().enumerate() {
+        if matched.archive {
+            stage.unpack(number, matched)?;
+        } else {
+            stage.copy(number, matched)?;
+        }
+    }
+    Ok(stage.finish())
+}
+
+/// Makes a directory with its parents, as WORKDIR does. Nothing comes of one that exists.
+pub fn make_dir(parent: &View, path: &str, owner: Owner, created: Mtime) -> Result<Graft, GraftError> {
+    let options = Options { destination: path.to_owned(), owner: Some(owner), chmod: None, created };
+    let mut stage = Stage { view: parent, options: &options, slots: BTreeMap::new(), cleared: BTreeSet::new(), facts: BTreeMap::new() };
+    let resolved = stage.resolve(&[], path.as_bytes())?;
+    stage.make_dirs(&resolved, 0o755)?;
+    Ok(stage.finish())
+}
+
+/// A path of the new layer.
+#[derive(Clone, Debug)]
+struct Slot {
+    entry: Entry,
+    from: Option<(usize, usize)>,
+    /// Names of one inode: the match and its inode number.
+    inode: Option<(usize, (u64, u64))>,
+    /// Nothing but its time changed: emitted only above something new.
+    weak: bool,
+}
+
+/// The filesystem while the copy is played through.
+struct Stage<'a> {
+    view: &'a View,
+    options: &'a Options,
+    slots: BTreeMap<Vec<u8>, Slot>,
+    /// Directories of the parent that were removed: nothing below them shows any more.
+    cleared: BTreeSet<Vec<u8>>,
+    /// The questions to the parent and its answers.
+    facts: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+impl Stage<'_> {
+    fn lookup(&mut self, path: &[u8]) -> Option<Entry> {
+        if path.is_empty() {
+            return Some(Entry::new(&b""[..], Kind::Dir, 0o755, 0, 0, Mtime::default()));
+        }
+        if let Some(slot) = self.slots.get(path) {
+            return Some(slot.entry.clone());
+        }
+        if self.is_cleared(path) {
+            return None;
+        }
+        self.below(path)
+    }
+
+    fn is_cleared(&self, path: &[u8]) -> bool {
+        self.cleared.iter().any(|dir| path == dir.as_slice() || is_below(path, dir))
+    }
+
+    /// Asks the parent and writes the answer down.
+    fn below(&mut self, path: &[u8]) -> Option<Entry> {
+        let found = self.view.get(path).map(|(_, entry)| entry);
+        if !self.facts.contains_key(path) {
+            let mut fact = Vec::new();
+            match &found {
+                None => fact.extend(b"absent"),
+                Some(Entry { kind: Kind::Symlink { target }, .. }) => {
+                    fact.extend(b"symlink ");
+                    escape(&mut fact, target);
+                }
+                Some(dir) if dir.is_dir() => {
+                    fact.extend(format!("dir {:o} {}:{}", dir.mode, dir.uid, dir.gid).into_bytes());
+                    for (name, value) in &dir.xattrs {
+                        fact.push(b' ');
+                        escape(&mut fact, name);
+                        fact.push(b'=');
+                        escape(&mut fact, value);
+                    }
+                }
+                Some(_) => fact.extend(b"other"),
+            }
+            self.facts.insert(path.to_vec(), fact);
+        }
+        found
+    }
+
+    /// Resolves a path's symlinks, its last one too, with the directory `root` as the root.
+    fn resolve(&mut self, root: &[u8], path: &[u8]) -> Result<Vec<u8>, GraftError> {
+        let inside = resolve_in(&clean(path).join(&b"/"[..]), true, |at| {
+            Ok::<_, std::convert::Infallible>(match self.lookup(&join(root, at)).map(|e| e.kind) {
+                Some(Kind::Symlink { target }) => Some(target),
+                _ => None,
+            })
+        });
+        match inside {
+            Ok(inside) if inside.is_empty() => Ok(root.to_vec()),
+            Ok(inside) => Ok(join(root, &inside)),
+            Err(Looped::Loop) => Err(GraftError::Loop { path: shown(&join(root, &clean(path).join(&b"/"[..]))) }),
+            Err(Looped::Other(never)) => match never {},
+        }
+    }
+
+    /// Makes the directory and its parents where they are missing.
+    fn make_dirs(&mut self, path: &[u8], mode: u32) -> Result<(), GraftError> {
+        let ends = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(i, _)| i).chain([path.len()]);
+        for end in ends.collect::<Vec<_>>() {
+            let dir = &path[..end];
+            match self.lookup(dir) {
+                Some(entry) if entry.is_dir() => {}
+                Some(_) => return Err(GraftError::NotADirectory { path: shown(dir) }),
+                None => {
+                    let owner = self.options.owner.unwrap_or_default();
+                    let entry = Entry::new(dir, Kind::Dir, mode, owner.uid, owner.gid, self.options.created);
+                    self.put(Slot { entry, from: None, inode: None, weak: false });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn copy(&mut self, number: usize, matched: &Match) -> Result<(), GraftError> {
+        let Some(top) = matched.items.first() else { return Ok(()) };
+        let options = self.options;
+        let destination = options.destination.as_bytes();
+        let mode = options.chmod.map_or(0o755, |m| m & 0o777);
+        let as_dir = destination.ends_with(b"/") || destination.ends_with(b"/.");
+        let text = clean(destination).join(&b"/"[..]);
+        let first = if as_dir { self.resolve(&[], &text)? } else { self.resolve(&[], parent(&text))? };
+        self.make_dirs(&first, mode)?;
+
+        let mut base = self.resolve(&[], &text)?;
+        let there = self.lookup(&base);
+        let is_dir = top.node.kind == NodeKind::Dir;
+        if !is_dir && there.as_ref().is_some_and(Entry::is_dir) {
+            base = join(&base, &matched.name);
+        }
+        let above = if is_dir && there.is_none() { base.clone() } else { parent(&base).to_vec() };
+        self.make_dirs(&above, mode)?;
+        for (i, item) in matched.items.iter().enumerate() {
+            let path = if item.target.is_empty() { base.clone() } else { join(&base, &item.target) };
+            self.copy_one(&path, number, i, item)?;
+        }
+        Ok(())
+    }
+
+    fn copy_one(&mut self, path: &[u8], number: usize, i: usize, item: &Selected) -> Result<(), GraftError> {
+        if path.is_empty() {
+            return Ok(());
+        }
+        let there = self.lookup(path);
+        if item.node.kind != NodeKind::Dir {
+            if there.is_some_and(|e| e.is_dir()) {
+                return Err(GraftError::FileOverDirectory { path: shown(path) });
+            }
+            let slot = self.slot(path, number, i, item);
+            self.put(slot);
+            return Ok(());
+        }
+        let Some(there) = there else {
+            let slot = self.slot(path, number, i, item);
+            self.put(slot);
+            return Ok(());
+        };
+        if !there.is_dir() {
+            return Err(GraftError::DirectoryOverFile { path: shown(path) });
+        }
+        let mut entry = there.clone();
+        if item.target.is_empty() {
+            entry.mtime = item.node.mtime;
+        } else if item.implied {
+            entry.mode = item.node.mode;
+        } else {
+            let new = self.slot(path, number, i, item).entry;
+            entry = Entry { xattrs: there.xattrs.iter().map(|(k, v)| (k.clone(), v.clone())).chain(new.xattrs).collect(), ..entry };
+            (entry.mode, entry.uid, entry.gid, entry.mtime) = (new.mode, new.uid, new.gid, new.mtime);
+        }
+        let weak = same_dir(&there, &entry) && self.slots.get(path).is_none_or(|slot| slot.weak);
+        self.put(Slot { entry, from: None, inode: None, weak });
+        Ok(())
+    }
+
+    /// Unpacks an archive's members into the destination, as `tar -x` in a chroot there would.
+    fn unpack(&mut self, number: usize, matched: &Match) -> Result<(), GraftError> {
+        let root = self.resolve(&[], self.options.destination.clone().as_bytes())?;
+        self.make_dirs(&root, 0o755)?;
+        for (i, item) in matched.items.iter().enumerate().filter(|(_, item)| !item.target.is_empty()) {
+            let above = self.resolve(&root, parent(&item.target))?;
+            self.make_dirs(&above, 0o755)?;
+            let path = join(&above, super::entry::file_name(&item.target));
+            let there = self.lookup(&path);
+            let mut slot = self.slot(&path, number, i, item);
+            if let Some(there) = there.filter(Entry::is_dir) {
+                if slot.entry.is_dir() {
+                    slot.weak = same_dir(&there, &slot.entry) && self.slots.get(&path).is_none_or(|slot| slot.weak);
+                } else {
+                    self.remove_dir(&path);
+                }
+            }
+            self.put(slot);
+        }
+        Ok(())
+    }
+
+    fn remove_dir(&mut self, path: &[u8]) {
+        self.slots.retain(|at, _| !is_below(at, path));
+        self.cleared.insert(path.to_vec());
+    }
+
+    fn put(&mut self, slot: Slot) {
+        self.slots.insert(slot.entry.path.clone(), slot);
+    }
+
+    /// The new path for an item, with owner and mode as asked.
+    fn slot(&self, path: &[u8], number: usize, i: usize, item: &Selected) -> Slot {
+        let node = &item.node;
+        let owner = self.options.owner.unwrap_or(Owner { uid: node.uid, gid: node.gid });
+        let mode = match (&node.kind, self.options.chmod) {
+            (NodeKind::Symlink { .. }, _) => 0o777,
+            (_, Some(mode)) => mode & 0o7777,
+            (_, None) => node.mode & 0o7777,
+        };
+        let (kind, inode) = kind_of(node, item);
+        let from = matches!(kind, Kind::File { .. }).then_some((number, i));
+        let mut entry = Entry::new(path, kind, mode, owner.uid, owner.gid, node.mtime);
+        entry.xattrs.clone_from(&node.xattrs);
+        Slot { entry, from, inode: inode.map(|inode| (number, inode)), weak: false }
+    }
+
+    /// The layer: what changed, with the directories above it.
+    fn finish(mut self) -> Graft {
+        let strong: Vec<Vec<u8>> = self.slots.iter().filter(|(_, slot)| !slot.weak).map(|(path, _)| path.clone()).collect();
+        let mut wanted: BTreeSet<Vec<u8>> = strong.iter().cloned().collect();
+        for path in &strong {
+            let mut up = parent(path);
+            while !up.is_empty() && wanted.insert(up.to_vec()) {
+                up = parent(up);
+            }
+        }
+        let mut items = Vec::with_capacity(wanted.len());
+        for path in &wanted {
+            let slot = self.slots.get(path).cloned();
+            let entry = match slot {
+                Some(slot) => Grafted { entry: slot.entry, from: slot.from },
+                // A parent that the copy did not touch, as the parent filesystem has it.
+                None => match self.below(path) {
+                    Some(mut entry) if entry.is_dir() => {
+                        entry.opaque = false;
+                        Grafted { entry, from: None }
+                    }
+                    _ => continue,
+                },
+            };
+            items.push(entry);
+        }
+        self.hide_cleared(&mut items, &wanted);
+        settle_links(&self.slots, &mut items);
+        items.sort_by(|a, b| super::entry::cmp_paths(&a.entry.path, &b.entry.path));
+        let mut facts = Vec::new();
+        for (path, fact) in &self.facts {
+            escape(&mut facts, path);
+            facts.push(b' ');
+            facts.extend(fact);
+            facts.push(b'\n');
+        }
+        Graft { items, facts }
+    }
+
+    /// Directories in the place of removed ones must not show what those held.
+    fn hide_cleared(&mut self, items: &mut Vec<Grafted>, wanted: &BTreeSet<Vec<u8>>) {
+        let dirs = self.slots.iter().filter(|(path, slot)| slot.entry.is_dir() && self.is_cleared(path));
+        for dir in dirs.map(|(path, _)| path.clone()).collect::<Vec<_>>() {
+            let names = self.view.children(&dir);
+            let mut fact = b"holds".to_vec();
+            for found in &names {
+                fact.push(b' ');
+                escape(&mut fact, found.entry.name());
+                if !wanted.contains(&found.entry.path) {
+                    items.push(Grafted { entry: Entry::whiteout(found.entry.path.clone()), from: None });
+                }
+            }
+            self.facts.insert(join(&dir, b"/"), fact);
+        }
+    }
+}
+
+/// Whether two directories differ in nothing but their time.
+pub(super) fn same_dir(a: &Entry, b: &Entry) -> bool {
+    (a.mode, a.uid, a.gid, &a.xattrs) == (b.mode, b.uid, b.gid, &b.xattrs)
+}
+
+fn kind_of(node: &Node, item: &Selected) -> (Kind, Option<(u64, u64)>) {
+    match &node.kind {
+        NodeKind::Dir => (Kind::Dir, None),
+        NodeKind::File { size, inode } => (Kind::File { size: *size, digest: item.digest.unwrap_or_default(), hardlink: None }, *inode),
+        NodeKind::Symlink { target } => (Kind::Symlink { target: target.clone() }, None),
+        // Selections hold no sockets; a stray one counts as a pipe.
+        NodeKind::Fifo | NodeKind::Socket => (Kind::Fifo, None),
+        NodeKind::CharDevice { major, minor } => (Kind::CharDevice { major: *major, minor: *minor }, None),
+        NodeKind::BlockDevice { major, minor } => (Kind::BlockDevice { major: *major, minor: *minor }, None),
+    }
+}
+
+/// Makes the names of one inode links to the first of them.
+fn settle_links(slots: &BTreeMap<Vec<u8>, Slot>, items: &mut [Grafted]) {
+    items.sort_by(|a, b| super::entry::cmp_paths(&a.entry.path, &b.entry.path));
+    let mut first: BTreeMap<(usize, (u64, u64)), Vec<u8>> = BTreeMap::new();
+    for item in items {
+        let Some(inode) = slots.get(&item.entry.path).and_then(|slot| slot.inode) else { continue };
+        let Kind::File { hardlink, .. } = &mut item.entry.kind else { continue };
+        match first.get(&inode) {
+            Some(path) => *hardlink = Some(path.clone()),
+            None => {
+                first.insert(inode, item.entry.path.clone());
+            }
+        }
+    }
+}
+
+fn shown(path: &[u8]) -> String {
+    format!("/{}", String::from_utf8_lossy(path))
+}

@@ -1,0 +1,4 @@
+ARG X
+RUN early
+ENV A=b
+FROM scratch

@@ -1,0 +1,4 @@
+FROM scratch
+onbuild   copy --from=x a b
+ONBUILD CMD ["a"]
+ONBUILD NOTHING really

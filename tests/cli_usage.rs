@@ -1,0 +1,82 @@
+//! The binary's manners: exit codes, streams, closed pipes. Nothing here needs a store with images.
+
+use std::io::Read as _;
+use std::process::{Command, Output, Stdio};
+
+fn shale(home: &tempfile::TempDir, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shale"));
+    command.args(args).env_clear().env("PATH", "/usr/bin:/bin").env("SHALE_ROOT", home.path().join("store")).current_dir(home.path());
+    command.stdin(Stdio::null());
+    command
+}
+
+fn run(args: &[&str]) -> (i32, String, String) {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let Output { status, stdout, stderr } = shale(&home, args).output().expect("the binary starts");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    (status.code().expect("an exit code"), text(stdout), text(stderr))
+}
+
+#[test]
+fn results_go_to_stdout_and_talk_goes_to_stderr() {
+    let version = format!("shale version {}\n", env!("CARGO_PKG_VERSION"));
+    for args in [&["-v"][..], &["--version"], &["version"], &["buildx", "version"]] {
+        assert_eq!(run(args), (0, version.clone(), String::new()), "{args:?}");
+    }
+    let (code, out, err) = run(&["build", "--help"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    for flag in ["--tag", "--file", "--build-arg", "--target", "--no-cache", "--output", "--iidfile", "--progress"] {
+        assert!(out.contains(flag), "{flag} is not in the help:\n{out}");
+    }
+    assert!(!out.contains("--cpu-quota"), "flags of other engines are not advertised:\n{out}");
+}
+
+#[test]
+fn mistakes_exit_as_docker_s_do() {
+    for (args, code, part) in [
+        (&["build", "--bogus", "."][..], 125, "unknown flag: --bogus\n"),
+        (&["build", "-t"], 125, "flag needs an argument: --tag\n"),
+        (&["run", "--rm", "alpine"], 125, "ERROR: 'shale run' is not supported"),
+        (&["build"], 1, "'shale build' requires 1 argument\n"),
+        (&["build", "--secret", "id=x", "."], 1, "ERROR: --secret is not supported yet\n"),
+        (&["build", "-o", "type=floppy", "."], 1, "ERROR: unknown output type \"floppy\""),
+        (&["build", "-t", "Bad", "."], 1, "ERROR: invalid tag \"Bad\": invalid reference format"),
+        (&["frobnicate"], 1, "unknown command: shale frobnicate\n"),
+        (&["builder", "prune"], 1, "hint: shale builder prune --all --force\n"),
+        (&["version", "--format", "{{if .x}}{{end}}"], 1, "is not supported"),
+    ] {
+        let (exit, out, err) = run(args);
+        assert_eq!((exit, out.as_str()), (code, ""), "{args:?}: {err}");
+        assert!(err.contains(part), "{args:?}:\n{err}");
+    }
+}
+
+#[test]
+fn an_ignored_flag_is_one_warning_line() {
+    let (_, _, err) = run(&["build", "--rm", "--memory=1g", "no-such-directory"]);
+    let warnings: Vec<&str> = err.lines().filter(|line| line.starts_with("WARNING: ")).collect();
+    assert_eq!(warnings.len(), 2, "{err}");
+    assert!(warnings[0].starts_with("WARNING: --rm has no effect: "), "{err}");
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_error_to_talk_about() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let mut child = shale(&home, &["build", "--help"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+    drop(child.stdout.take());
+    let mut err = String::new();
+    child.stderr.take().expect("piped").read_to_string(&mut err).expect("UTF-8");
+    let code = child.wait().expect("it ends").code();
+    // It may have written everything before the pipe was closed.
+    assert!(matches!(code, Some(0 | 141)), "{code:?}");
+    assert_eq!(err, "");
+}
+
+#[test]
+fn doctor_says_how_things_stand() {
+    let (code, out, err) = run(&["doctor"]);
+    assert!(matches!(code, 0 | 1) && err.is_empty(), "{code} {err}");
+    for line in ["store", "sandbox", "overlayfs", "seccomp"] {
+        assert!(out.contains(line), "{out}");
+    }
+}

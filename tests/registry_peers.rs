@@ -1,0 +1,198 @@
+//! Pulling from a real registry that another tool has pushed to. Skipped, by name, where a tool is missing.
+
+mod image_support;
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use image_support::{Home, export_image, layer, noise, skip, tool};
+use shale::export::{Destination, Format, MediaTypes, export};
+use shale::image::{ImageError, PullPolicy};
+use shale::oci::platform::Platform;
+use shale::source::registry::{RegistryConfig, RegistryError};
+
+fn amd64() -> Platform {
+    "linux/amd64".parse().expect("a platform")
+}
+
+/// Debian's registry on a free port; ends with the test.
+struct Registry {
+    process: Child,
+    host: String,
+}
+
+impl Registry {
+    /// `None` if it is not installed. `extra` goes under `http:` of its settings.
+    fn start(dir: &Path, http: &str, auth: &str) -> Option<Self> {
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
+        let data = dir.join("registry");
+        let config = format!(
+            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n{auth}http:\n  addr: 127.0.0.1:{port}\n{http}",
+            data.display()
+        );
+        let file = dir.join("registry.yml");
+        fs::write(&file, config).expect("a file");
+        let started = Command::new("docker-registry").arg("serve").arg(&file).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let process = match started {
+            Ok(process) => process,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                skip("docker-registry");
+                return None;
+            }
+            Err(e) => panic!("docker-registry: {e}"),
+        };
+        let registry = Self { process, host: format!("127.0.0.1:{port}") };
+        let is_up = (0..200).any(|_| {
+            thread::sleep(Duration::from_millis(25));
+            TcpStream::connect(&registry.host).is_ok()
+        });
+        assert!(is_up, "the registry does not listen");
+        Some(registry)
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+/// An archive with our image; its DiffIDs.
+fn archive(home: &Home) -> (PathBuf, Vec<String>) {
+    let image = export_image(&home.store, &["app:1"], &[&layer("a", b"first"), &layer("b", &noise(3_000_000))]);
+    let diff_ids = image.layers.iter().map(|l| l.diff_id.to_string()).collect();
+    let path = home.path().join("image.tar");
+    export(&home.store, &[image], Format::Docker, MediaTypes::Oci, Destination::File(&path)).expect("an archive");
+    (path, diff_ids)
+}
+
+/// Copies the archive into the registry as `app:1`; whether there is a tool for it.
+fn push(archive: &Path, host: &str, extra: &[&str]) -> bool {
+    let (source, target) = (format!("oci-archive:{}", archive.display()), format!("docker://{host}/app:1"));
+    let args = [&["copy", "--insecure-policy", "-q", "--dest-tls-verify=false"], extra, &[&source, &target]].concat();
+    tool("skopeo", &args).map(|done| done.expect("skopeo pushes")).is_some()
+}
+
+#[test]
+fn images_of_both_kinds_are_pulled() {
+    let home = Home::new();
+    let Some(registry) = Registry::start(home.path(), "", "") else { return };
+    let (archive, diff_ids) = archive(&home);
+    for format in ["oci", "v2s2"] {
+        if !push(&archive, &registry.host, &["--format", format]) {
+            return;
+        }
+        let other = Home::new();
+        let service = other.service();
+        let name = format!("{}/app:1", registry.host);
+        let image = service.pull(&name, &amd64(), &()).unwrap_or_else(|e| panic!("{format}: {e}"));
+        assert_eq!(image.config.rootfs.diff_ids, diff_ids, "{format}");
+        let kind = image.record.manifest.as_ref().expect("a manifest").media_type.clone();
+        assert_eq!(kind.contains("docker"), format == "v2s2", "{kind}");
+        // What was pulled can be saved, with the registry's manifest, and read by others.
+        let saved = other.path().join("saved.tar");
+        let mut pack = |_: &_| panic!("every layer is packed");
+        let exported = service.save(&[&name], Format::Oci, Destination::File(&saved), &mut pack).expect("an archive");
+        assert_eq!(exported[0].manifest, image.record.manifest.expect("a manifest").digest);
+        tool("skopeo", &["inspect", &format!("oci-archive:{}", saved.display())]).expect("skopeo").expect("it reads it");
+    }
+    let error = home.service().resolve(&format!("{}/app:2", registry.host), &amd64(), PullPolicy::Missing, &()).expect_err("no tag");
+    assert!(error.to_string().ends_with("app:2: not found"), "{error}");
+}
+
+#[test]
+fn basic_auth() {
+    let home = Home::new();
+    let users = home.path().join("users");
+    // bcrypt of "secret", as htpasswd writes it.
+    fs::write(&users, "user:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n").expect("a file");
+    let auth = format!("auth:\n  htpasswd:\n    realm: r\n    path: {}\n", users.display());
+    let Some(registry) = Registry::start(home.path(), "", &auth) else { return };
+    let (archive, _) = archive(&home);
+    if !push(&archive, &registry.host, &["--dest-creds", "user:secret"]) {
+        return;
+    }
+    let name = format!("{}/app:1", registry.host);
+    // base64 of user:secret and user:wrong
+    for (secret, fits) in [("dXNlcjpzZWNyZXQ=", true), ("dXNlcjp3cm9uZw==", false)] {
+        let file = home.path().join("config.json");
+        fs::write(&file, format!(r#"{{"auths":{{"http://{}/v2/":{{"auth":"{secret}"}}}}}}"#, registry.host)).expect("a file");
+        let absent = home.path().join("absent.json");
+        let config = RegistryConfig { auth_files: vec![absent, file], ..RegistryConfig::default() };
+        let pulled = Home::new();
+        let result = pulled.service_with(config).pull(&name, &amd64(), &());
+        assert_eq!(result.is_ok(), fits, "{result:?}");
+    }
+}
+
+/// A certificate that is its own issuer; once an ordinary one, once a CA at the same time, as Docker's instructions make it.
+#[test]
+fn tls_with_a_private_ca() {
+    for is_ca in ["FALSE", "TRUE"] {
+        tls_with(is_ca);
+    }
+}
+
+fn tls_with(is_ca: &str) {
+    let home = Home::new();
+    let path = |name: &str| home.path().join(name).display().to_string();
+    let (key, cert) = (path("key.pem"), path("cert.pem"));
+    let constraint = format!("basicConstraints=critical,CA:{is_ca}");
+    let args = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "3650"];
+    let subject = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1", "-addext", &constraint, "-keyout", &key, "-out", &cert];
+    let Some(made) = tool("openssl", &[&args[..], &subject].concat()) else { return };
+    made.expect("a certificate");
+    let tls = format!("  tls:\n    certificate: {cert}\n    key: {key}\n");
+    let Some(registry) = Registry::start(home.path(), &tls, "") else { return };
+    let (archive, _) = archive(&home);
+    if !push(&archive, &registry.host, &[]) {
+        return;
+    }
+    let name = format!("{}/app:1", registry.host);
+    let pull = |config: RegistryConfig| {
+        let other = Home::new();
+        other.service_with(config).pull(&name, &amd64(), &()).map(|image| image.record.id)
+    };
+    // A folder for the host says that this loopback registry speaks TLS; empty, it names no CA.
+    let (certs, empty) = (home.path().join("certs.d"), home.path().join("empty.d"));
+    fs::create_dir_all(certs.join(&registry.host)).expect("a directory");
+    fs::create_dir_all(empty.join(&registry.host)).expect("a directory");
+    fs::copy(&cert, certs.join(&registry.host).join("ca.crt")).expect("a copy");
+    pull(RegistryConfig { cert_dirs: vec![certs], ..RegistryConfig::default() }).expect("the CA of the host");
+    let with_ca = RegistryConfig { cert_dirs: vec![empty.clone()], ca_files: vec![cert.clone().into()], ..RegistryConfig::default() };
+    pull(with_ca).expect("an extra CA");
+    let system = RegistryConfig { cert_dirs: vec![empty.clone()], system_ca_file: Some(cert.into()), ..RegistryConfig::default() };
+    pull(system).expect("SSL_CERT_FILE");
+    pull(RegistryConfig { insecure: vec![registry.host.clone()], ..RegistryConfig::default() }).expect("no check");
+
+    let error = pull(RegistryConfig { cert_dirs: vec![empty], ..RegistryConfig::default() }).expect_err("an unknown issuer");
+    let ImageError::Registry(error @ RegistryError::Tls { plain_http: false, .. }) = error else { panic!("{error}") };
+    assert!(error.hint().expect("a hint").contains(&format!("/etc/docker/certs.d/{}/ca.crt", registry.host)));
+    let plain = pull(RegistryConfig::default()).expect_err("loopback is plain HTTP without such a folder");
+    assert!(matches!(plain, ImageError::Registry(RegistryError::Status { status: 400, .. })), "{plain}");
+}
+
+#[test]
+fn an_insecure_host_may_speak_plain_http() {
+    let home = Home::new();
+    let Some(registry) = Registry::start(home.path(), "", "") else { return };
+    let (archive, _) = archive(&home);
+    if !push(&archive, &registry.host, &[]) {
+        return;
+    }
+    let name = format!("{}/app:1", registry.host);
+    let insecure = RegistryConfig { insecure: vec![registry.host.clone()], ..RegistryConfig::default() };
+    home.service_with(insecure).pull(&name, &amd64(), &()).expect("after TLS has failed");
+    let certs = home.path().join("certs.d");
+    fs::create_dir_all(certs.join(&registry.host)).expect("a directory");
+    let config = RegistryConfig { cert_dirs: vec![certs], ..RegistryConfig::default() };
+    let other = Home::new();
+    let error = other.service_with(config).pull(&name, &amd64(), &()).expect_err("no TLS");
+    let ImageError::Registry(error @ RegistryError::Tls { plain_http: true, .. }) = error else { panic!("{error:?}") };
+    assert!(error.hint().expect("a hint").contains("--insecure-registry"));
+}
