@@ -111,8 +111,6 @@ fn c_strings(words: &[String]) -> Result<Vec<CString>, Failure> {
 }
 
 fn standard_streams(prepared: &Prepared) -> Result<(), Failure> {
-    let null = open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).deed_on("open", "/dev/null")?;
-    rustix::stdio::dup2_stdin(&null).deed("set up stdin")?;
     rustix::stdio::dup2_stdout(&prepared.stdout).deed("set up stdout")?;
     rustix::stdio::dup2_stderr(&prepared.stderr).deed("set up stderr")
 }
@@ -133,7 +131,10 @@ fn enter_root(request: &RunRequest, prepared: &Prepared, status: &mut File) -> R
     pivot_root(".", ".").deed("make the root the root")?;
     // The old root is stacked on the new one now.
     unmount(".", UnmountFlags::DETACH).deed("let go of the old root")?;
-    chdir("/").deed_on("enter", "/")
+    chdir("/").deed_on("enter", "/")?;
+    // The step's own, so that nothing of it leads to the machine's mounts.
+    let null = open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).deed_on("open", "/dev/null")?;
+    rustix::stdio::dup2_stdin(&null).deed("set up stdin")
 }
 
 fn become_user(request: &RunRequest) -> Result<(), Failure> {

@@ -30,7 +30,7 @@ pub(crate) fn main() -> ! {
 }
 
 /// Says what it means that a worker did not start.
-pub(crate) fn explain(error: StartError, _config: &WorkerConfig) -> SandboxError {
+pub(crate) fn explain(error: StartError, _program: &std::path::Path, _config: &WorkerConfig) -> SandboxError {
     match error {
         StartError::Other(error) => error,
         StartError::Refused(failure) => match failure {

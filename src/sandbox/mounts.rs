@@ -248,7 +248,8 @@ impl Root {
 /// A new instance of a file system, mounted nowhere yet. The error names the deed.
 fn fresh(kind: &str, options: &[(&str, &str)], attributes: u64) -> Result<OwnedFd, (&'static str, Errno)> {
     let fs = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| ("open the file system type", e))?;
-    for (key, value) in options {
+    let source = [("source", if kind == "cgroup2" { "cgroup" } else { kind })];
+    for (key, value) in source.iter().chain(options) {
         let set = if value.is_empty() {
             rustix::mount::fsconfig_set_flag(fs.as_fd(), *key)
         } else {

@@ -56,6 +56,7 @@ fn new_api(lowers: &[File], upper: &File, work: &File) -> Result<OwnedFd, Step> 
     for flag in ["userxattr", "volatile"] {
         fsconfig_set_flag(fs.as_fd(), flag).deed(&format!("set the overlay option {flag} at"))?;
     }
+    fsconfig_set_string(fs.as_fd(), "source", "overlay").deed("name the overlay")?;
     for lower in lowers {
         directory_option(&fs, "lowerdir+", lower)?;
     }

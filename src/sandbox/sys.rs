@@ -160,9 +160,12 @@ pub(crate) fn ignore_children() {
 
 /// Every signal has its default action again, and none is blocked: dispositions of ours must not be inherited by a step.
 pub(crate) fn reset_signals() {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL installs no handler; the calls for SIGKILL, SIGSTOP and libc's own signals fail without effect.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // Not through libc, which keeps two signals to itself that may be ignored by inheritance all the same.
+    let default = [0u64; 4];
+    for signal in 1..=64 {
+        // SAFETY: all zeroes is the kernel's sigaction with SIG_DFL, no flags and an empty mask of eight bytes; no handler is
+        // installed. The calls for SIGKILL and SIGSTOP fail without effect.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u64>(), 8) };
     }
     // SAFETY: the set is initialised by sigemptyset before it is read.
     unsafe {

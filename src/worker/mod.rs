@@ -25,6 +25,7 @@ use std::sync::Mutex;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::geteuid;
+use shale_cache::MapId;
 
 use crate::layer::compress::PackNumbers;
 use crate::sandbox::ids::{IdMaps, IdsError};
@@ -59,8 +60,6 @@ pub fn hook() {
 pub struct WorkerConfig {
     /// The store that it works in.
     pub store_root: PathBuf,
-    /// The program to start; ourselves if not given.
-    pub program: Option<PathBuf>,
 }
 
 /// What a RUN left.
@@ -81,23 +80,27 @@ pub struct RunDone {
 pub struct Worker {
     control: OwnedFd,
     child: Mutex<Child>,
-    map_id: String,
+    map_id: MapId,
 }
 
 impl Worker {
     /// Starts it. If this machine does not let us, the error says what it is that refuses and what to change.
     pub fn start(config: &WorkerConfig) -> Result<Self, SandboxError> {
-        Self::try_start(config).map_err(|error| ladder::explain(error, config))
+        Self::start_program(Path::new("/proc/self/exe"), config)
     }
 
-    fn try_start(config: &WorkerConfig) -> Result<Self, StartError> {
+    /// The same with another program than ourselves, which must call [`hook`] first: for tests, whose own program does not.
+    pub fn start_program(program: &Path, config: &WorkerConfig) -> Result<Self, SandboxError> {
+        Self::try_start(program).map_err(|error| ladder::explain(error, program, config))
+    }
+
+    fn try_start(program: &Path) -> Result<Self, StartError> {
         let ours = IdMaps::current()?;
         if geteuid().is_root() && !ours.has_many() {
             return Err(StartError::SingleId);
         }
         let (control, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|e| SandboxError::call("make a socket pair", e))?;
-        let program = config.program.clone().unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
         let mut child = Command::new(program)
             .arg0(NAME)
             .arg(outer::ROLE)
@@ -119,13 +122,13 @@ impl Worker {
     }
 
     /// Names the id map that unpacked layers are made under.
-    pub fn map_id(&self) -> String {
+    pub fn map_id(&self) -> MapId {
         self.map_id.clone()
     }
 
     /// The name of the id map that a worker of ours would have, without starting one.
-    pub fn map_id_here() -> Result<String, SandboxError> {
-        let maps = || -> Result<String, IdsError> {
+    pub fn map_id_here() -> Result<MapId, SandboxError> {
+        let maps = || -> Result<MapId, IdsError> {
             let ours = IdMaps::current()?;
             let theirs = if geteuid().is_root() { ours.identity() } else { IdMaps::of_caller()? };
             Ok(theirs.map_id(&ours))
@@ -228,7 +231,7 @@ impl std::convert::From<SandboxError> for StartError {
 }
 
 /// Goes through the worker's start, until it is ready. Returns the name of the id map.
-fn introduce(control: &OwnedFd, pid: u32, ours: &IdMaps) -> Result<String, StartError> {
+fn introduce(control: &OwnedFd, pid: u32, ours: &IdMaps) -> Result<MapId, StartError> {
     let mut theirs = ours.identity();
     loop {
         let word = protocol::receive_start(control).map_err(|e| SandboxError::call("hear from the worker", e))?;

@@ -35,7 +35,7 @@ impl Bench {
         let base = dir.path().join("base/fs");
         fs::create_dir_all(&base).unwrap();
         fill(&base);
-        match Worker::start(&config(dir.path())) {
+        match start(dir.path()) {
             Ok(worker) => Some(Self { dir, worker, next: AtomicUsize::new(0) }),
             Err(SandboxError::Refused(refusal)) => {
                 println!("SKIPPED sandbox: {refusal}");
@@ -107,9 +107,12 @@ impl Bench {
     }
 }
 
-pub(crate) fn config(store: &Path) -> WorkerConfig {
-    let program = std::env::var_os(WORKER).map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_shale")), PathBuf::from);
-    WorkerConfig { store_root: store.to_owned(), program: Some(program) }
+pub(crate) fn program() -> PathBuf {
+    std::env::var_os(WORKER).map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_shale")), PathBuf::from)
+}
+
+pub(crate) fn start(store: &Path) -> Result<Worker, SandboxError> {
+    Worker::start_program(&program(), &WorkerConfig { store_root: store.to_owned() })
 }
 
 /// A small root: busybox with its links, accounts.
@@ -129,4 +132,32 @@ fn fill(root: &Path) {
     fs::write(root.join("dir/file"), "below\n").unwrap();
     fs::write(root.join("dir/sub/deep"), "deep\n").unwrap();
     assert_eq!(fs::metadata(root).unwrap().mode() & 0o170_000, 0o040_000);
+}
+
+/// Runs every test of this program once more without privileges, in a copy that uid 2000 may read and start.
+pub(crate) fn again_as_an_ordinary_user() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let at = |name: &str| home.path().join(name);
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(at("tmp")).unwrap();
+    fs::set_permissions(at("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
+    fs::copy(std::env::current_exe().unwrap(), at("tests")).unwrap();
+    fs::copy(program(), at("shale")).unwrap();
+    for name in ["passwd", "group", "subuid", "subgid"] {
+        let line = if name.starts_with("sub") { "rig:200000:65536\n" } else { "rig:x:2000:2000::/:/bin/sh\n" };
+        let old = fs::read_to_string(format!("/etc/{name}")).unwrap_or_default();
+        fs::write(at(name), format!("{old}{line}")).unwrap();
+    }
+    let script = "for f in passwd group subuid subgid; do [ -e /etc/$f ] || exit 77; mount --bind $1/$f /etc/$f || exit 77; done
+        exec setpriv --reuid 2000 --regid 2000 --clear-groups env -i PATH=\"$PATH\" TMPDIR=$1/tmp SHALE_TEST_WORKER=$1/shale $1/tests --test-threads 2 --skip as_an_ordinary_user";
+    let status =
+        Command::new("unshare").args(["-m", "--propagation", "private", "sh", "-c", script, "sh"]).arg(home.path()).status().unwrap();
+    if status.code() == Some(77) {
+        println!("SKIPPED as_an_ordinary_user: the account files cannot be bound over");
+        return;
+    }
+    assert!(status.success(), "the tests fail for an ordinary user");
 }
