@@ -89,11 +89,11 @@ fn rows(image: &ImageSummary) -> Vec<(Option<Reference>, Row)> {
     }
     let named = |name: &Reference| {
         let repository = name.familiar_name();
-        let digest = image.repo_digests.iter().find(|known| known.name() == name.name()).and_then(Reference::digest);
+        let digest = image.repo_digests.iter().find_map(|known| known.strip_prefix(&repository)?.strip_prefix('@'));
         let row = Row {
             repository: Some(repository.clone()),
             tag: name.tag().map(Into::into),
-            digest: digest.map(ToString::to_string),
+            digest: digest.map(Into::into),
             ..row.clone()
         };
         (Some(name.clone()), row)
@@ -184,8 +184,8 @@ pub fn save(args: &SaveArgs, environment: &Environment) -> Result<(), Failure> {
         forms.own_packed(&id, packing).map_err(|error| invalid(error.to_string()))
     };
     let result = match &args.output {
-        Some(path) => service.save(&names, Format::Docker, Destination::File(&environment.resolve(path)), &mut pack, &()),
-        None => service.save(&names, Format::Docker, Destination::Stream(&mut std::io::stdout().lock()), &mut pack, &()),
+        Some(path) => service.save(&names, Format::Docker, Destination::File(&environment.resolve(path)), &mut pack),
+        None => service.save(&names, Format::Docker, Destination::Stream(&mut std::io::stdout().lock()), &mut pack),
     };
     match result {
         Ok(_) => Ok(()),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use shale_cache::{ListId, MapId};
+use shale_cache::ListId;
 
 use super::spool::Spool;
 use super::{BuildExecutor, StepError};
@@ -27,6 +27,7 @@ use crate::tree::view::View;
 use crate::worker::{From, Packing, To, WriteLayer, gathered, pack};
 
 /// What a COPY or ADD takes, hashed.
+#[derive(Debug)]
 pub struct Selection {
     /// As matched: what the key is made of. Archives are still files here.
     files: select::Selection,
@@ -193,7 +194,7 @@ fn places(
                         places.mapped = !executor.forms.reads_everything();
                         places.sources.extend(wanted.into_iter().map(|(path, e)| (path, SourceRef::Root { root, path: e.path })));
                     }
-                    None => places.sources.extend(spool.extract(executor.forms.blob(layer)?, wanted)?),
+                    None => places.sources.extend(spool.extract(executor.forms.blob(layer)?, executor.forms.index(layer)?.as_ref(), wanted)?),
                 }
             }
         }
@@ -228,7 +229,7 @@ pub(super) fn write_layer(executor: &BuildExecutor<'_>, step: &Step<'_>, landed:
     let from = || From::Gathered { roots: roots.clone(), spools: spools.clone(), sources: sources.clone() };
     if executor.is_run_upon(step.id) {
         let worker = executor.forms.worker()?;
-        let map = MapId(worker.map_id());
+        let map = worker.map_id();
         executor.forms.with_fresh_dir(|dest| {
             let request = WriteLayer { index: index_path.clone(), from: from(), to: To::Directory(dest.to_owned()) };
             worker.write(request, None, None)?;

@@ -52,7 +52,7 @@ impl<'a> Forms<'a> {
         if let Some(worker) = slot.as_ref() {
             return Ok(Arc::clone(worker));
         }
-        let worker = Arc::new(Worker::start(&WorkerConfig { store_root: self.store.root().to_owned(), program: None })?);
+        let worker = Arc::new(Worker::start(&WorkerConfig { store_root: self.store.root().to_owned() })?);
         *slot = Some(Arc::clone(&worker));
         Ok(worker)
     }
@@ -108,7 +108,7 @@ impl<'a> Forms<'a> {
     /// One layer's unpacked form.
     fn unpacked(&self, layer: &LayerRef) -> Result<LowerLayer, StepError> {
         let layers = self.store.layers();
-        let map = MapId(self.worker()?.map_id());
+        let map = self.worker()?.map_id();
         let (id, fs) = match layer {
             LayerRef::Base { image, number, diff_id } => {
                 let turn = self.turn(&diff_id.0.to_string());
@@ -163,7 +163,7 @@ impl<'a> Forms<'a> {
     pub fn fs_if_there(&self, layer: &LayerRef) -> Result<Option<PathBuf>, StepError> {
         // Where no map can be, nothing was unpacked under one.
         let Ok(map) = Worker::map_id_here() else { return Ok(None) };
-        let (id, map) = (self.layer_id(layer)?, MapId(map));
+        let id = self.layer_id(layer)?;
         Ok(if self.store.layers().has_fs(&id, &map)? { Some(self.store.layers().fs_path(&id, &map)) } else { None })
     }
 

@@ -3,8 +3,6 @@
 use std::fs;
 use std::path::PathBuf;
 
-use shale_cache::MapId;
-
 use super::{BuildExecutor, StepError};
 use crate::oci::config::DEFAULT_PATH;
 use crate::plan::graph::RunOp;
@@ -41,7 +39,7 @@ pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp) -> 
         Exit::Code(0) => {
             let index = Index::from_bytes(done.index)?;
             let made = executor.made(&index, index.content_id(Some(done.window)))?;
-            executor.store.layers().commit_fs(&made.layer, &MapId(worker.map_id()), &done.upper)?;
+            executor.store.layers().commit_fs(&made.layer, &worker.map_id(), &done.upper)?;
             Ok(made)
         }
         Exit::Cancelled => Err(StepError::Cancelled),

@@ -13,7 +13,8 @@ use crate::layer::contents::SourceRef;
 use crate::layer::read::{Member, Members};
 use crate::plan::graph::{CopyOp, CopySource};
 use crate::source::context::archive::is_archive;
-use crate::tree::entry::{Entry, Kind};
+use crate::tree::entry::Entry;
+use crate::tree::index::Index;
 use crate::tree::select::{self, Match, Selected};
 use crate::tree::{Node, NodeKind};
 
@@ -99,19 +100,18 @@ impl Spool {
     }
 
     /// Takes files out of a packed layer, in one pass. `wanted`: path in the new layer, entry in the packed one.
-    pub(super) fn extract(&mut self, blob: File, wanted: Vec<(Vec<u8>, Entry)>) -> Result<Vec<(Vec<u8>, SourceRef)>, StepError> {
+    pub(super) fn extract(&mut self, blob: File, index: &Index, wanted: Vec<(Vec<u8>, Entry)>) -> Result<Vec<(Vec<u8>, SourceRef)>, StepError> {
         let (spool, mut out) = self.create()?;
+        // A foreign tar may hold the content under any of a file's names.
         let mut targets: HashMap<Vec<u8>, Vec<Vec<u8>>> = HashMap::new();
         for (target, entry) in wanted {
-            let stored = match &entry.kind {
-                Kind::File { hardlink: Some(first), .. } => first.clone(),
-                _ => entry.path,
-            };
-            targets.entry(stored).or_default().push(target);
+            let names = index.find(&entry.path).map(|at| index.names_of(at)).unwrap_or_default();
+            for name in names {
+                targets.entry(index.path(name).to_vec()).or_default().push(target.clone());
+            }
         }
         let mut sources = Vec::new();
         let mut offset = 0;
-        // Links are by name: what a foreign tar calls the file and what the link may be the other way round than in the index.
         let mut members = Members::new(Decoder::new(blob).map_err(StepError::io("read", "a layer"))?);
         while let Some(member) = members.advance()? {
             let is_file = matches!(member.kind, tar::EntryType::Regular | tar::EntryType::Continuous);

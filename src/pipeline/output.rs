@@ -9,14 +9,14 @@ use shale_cache::{BlobRef, DiffId, ImageLayer, OciDigest};
 
 use super::bases::Bases;
 use super::{BuildError, BuildReport, Services};
-use crate::cli::output::{Compression, Destination as Place, Output, OutputKind};
+use crate::cli::output::{Destination as Place, Output, OutputKind};
 use crate::cli::request::BuildRequest;
 use crate::execute::StepError;
 use crate::execute::forms::Forms;
 use crate::export::{Destination, ExportImage, Exported, Format, MediaTypes, export};
 use crate::image::ImageError;
 use crate::image::assemble::{NewLayer, assemble};
-use crate::layer::compress::{DEFAULT_GZIP_LEVEL, DEFAULT_ZSTD_LEVEL, Encoder};
+use crate::layer::compress::Encoder;
 use crate::oci::reference::Reference;
 use crate::plan::graph::{Plan, PlannedImage};
 use crate::solve::Solved;
@@ -57,12 +57,7 @@ fn is_archive(output: &Output) -> bool {
 }
 
 fn packing(output: &Output, plan: &Plan) -> Packing {
-    let encoder = match output.layers.compression {
-        Compression::Uncompressed => Encoder::None,
-        Compression::Gzip => Encoder::Gzip { level: output.layers.level.map_or(DEFAULT_GZIP_LEVEL, |level| level.clamp(0, 9) as u32) },
-        Compression::Zstd => Encoder::Zstd { level: output.layers.level.unwrap_or(DEFAULT_ZSTD_LEVEL) },
-    };
-    Packing { encoder, clamp_secs: plan.source_date_epoch.filter(|_| output.layers.rewrite_timestamp) }
+    output.layers.packing(plan.source_date_epoch)
 }
 
 /// Writes every output and keeps the image.

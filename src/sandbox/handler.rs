@@ -5,7 +5,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -78,7 +78,8 @@ pub(crate) fn run(
 /// Makes directories and files for the step. Returns also the time before it, as the file system sees it.
 fn prepare(request: &RunRequest, stdout: OwnedFd, stderr: OwnedFd) -> Result<(Prepared, Mtime), Failure> {
     let at = |name: &str| request.tmp.join(name);
-    let make = |path: &Path| fs::create_dir(path).deed_on("make the directory", path);
+    // The worker has no umask, and the upper directory's mode is what the step sees of `/`.
+    let make = |path: &Path| fs::DirBuilder::new().mode(0o755).create(path).deed_on("make the directory", path);
     let (upper, work, root, stub) = (at("upper"), at("work"), at("root"), at("stub"));
     for dir in [&upper, &work, &root, &stub] {
         make(dir)?;

@@ -129,8 +129,8 @@ impl Worker {
     }
 
     /// The name of the id map that a worker of ours would have, without starting one.
-    pub fn map_id_here() -> Result<String, SandboxError> {
-        let maps = || -> Result<String, IdsError> {
+    pub fn map_id_here() -> Result<MapId, SandboxError> {
+        let maps = || -> Result<MapId, IdsError> {
             let ours = IdMaps::current()?;
             let theirs = if geteuid().is_root() { ours.identity() } else { IdMaps::of_caller()? };
             Ok(theirs.map_id(&ours))
