@@ -6,6 +6,7 @@ use std::io;
 use std::process::{Command, Stdio};
 
 use rustix::process::{getegid, geteuid};
+use shale_cache::MapId;
 
 /// A run of ids: `count` ids from `inside` are those from `outside` of the parent namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,13 +113,13 @@ impl IdMaps {
     }
 
     /// Names the map: files made under one map mean something else under another one.
-    pub fn map_id(&self, ours: &Self) -> String {
+    pub fn map_id(&self, ours: &Self) -> MapId {
         if self.is_whole() && ours.is_whole() {
-            return "true".to_owned();
+            return MapId("true".to_owned());
         }
         let text = format!("{}|{}|{}|{}", text_of(&self.uids), text_of(&self.gids), text_of(&ours.uids), text_of(&ours.gids));
         let hash = blake3::hash(text.as_bytes()).to_hex();
-        format!("map-{}", &hash[..16])
+        MapId(format!("map-{}", &hash[..16]))
     }
 
     /// Writes the maps of `pid` ourselves: we are root here.
@@ -231,8 +232,8 @@ mod tests {
     fn names_of_maps_differ_where_the_maps_do() {
         let whole = IdMaps { uids: vec![ALL], gids: vec![ALL] };
         let mapped = |outside| IdMaps { uids: with_ranges(1000, &[(outside, 65536)]), gids: with_ranges(1000, &[(outside, 65536)]) };
-        assert_eq!(whole.map_id(&whole), "true");
-        assert!(mapped(100_000).map_id(&whole).starts_with("map-"));
+        assert_eq!(whole.map_id(&whole).0, "true");
+        assert!(mapped(100_000).map_id(&whole).0.starts_with("map-"));
         assert_ne!(mapped(100_000).map_id(&whole), mapped(200_000).map_id(&whole));
         assert_ne!(mapped(100_000).map_id(&whole), mapped(100_000).map_id(&mapped(5)));
         assert!(mapped(5).has_many() && !IdMaps { uids: with_ranges(7, &[]), gids: vec![ALL] }.has_many());

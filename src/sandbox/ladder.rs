@@ -348,7 +348,12 @@ mod tests {
             (with(&[(UserNamespace, 0), (IdMap, eperm)], &[]), Facts { no_new_privs: true, ..user() }, Rung::SingleId, "no_new_privs"),
             (with(&mapped, &[(Mount, eacces)]), Facts { apparmor_restricts: true, ..user() }, Rung::None, "apparmor_restrict"),
             (vec![feature(UserNamespace, eperm)], Facts { filtered: true, ..user() }, Rung::None, "seccomp=unconfined"),
-            (vec![feature(UserNamespace, libc::ENOSPC)], Facts { max_user_namespaces: Some(0), ..user() }, Rung::None, "max_user_namespaces"),
+            (
+                vec![feature(UserNamespace, libc::ENOSPC)],
+                Facts { max_user_namespaces: Some(0), ..user() },
+                Rung::None,
+                "max_user_namespaces",
+            ),
             (vec![feature(UserNamespace, eperm)], Facts { clone_switch_off: true, ..user() }, Rung::None, "userns_clone=1"),
             (
                 vec![feature(Direct, eperm), feature(UserNamespace, eperm), feature(Chroot, 0)],
@@ -356,7 +361,12 @@ mod tests {
                 Rung::Chroot,
                 "without isolation",
             ),
-            (with(&mapped, &[(Overlay, einval)]), Facts { unfit_file_system: Some("overlayfs"), ..user() }, Rung::CopySnapshots, "SHALE_ROOT"),
+            (
+                with(&mapped, &[(Overlay, einval)]),
+                Facts { unfit_file_system: Some("overlayfs"), ..user() },
+                Rung::CopySnapshots,
+                "SHALE_ROOT",
+            ),
             (with(&mapped, &[(Overlay, libc::ENODEV)]), user(), Rung::CopySnapshots, "modprobe overlay"),
             (with(&mapped, &[(Procfs, eperm)]), user(), Rung::Mapped, ""),
             (with(&mapped, &[(Seccomp, einval)]), user(), Rung::None, "CONFIG_SECCOMP_FILTER"),

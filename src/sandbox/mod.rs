@@ -21,6 +21,6 @@ mod targets;
 
 pub use cancel::Cancel;
 pub(crate) use failure::Deed;
-pub(crate) use overlay::overlay_failed;
 pub use failure::{Failure, SandboxError};
+pub(crate) use overlay::overlay_failed;
 pub use spec::{Exit, LowerLayer, RunRequest, Ulimit};

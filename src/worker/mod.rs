@@ -26,6 +26,7 @@ use std::sync::Mutex;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::geteuid;
+use shale_cache::MapId;
 
 use crate::layer::compress::PackNumbers;
 use crate::sandbox::ids::{IdMaps, IdsError};
@@ -37,12 +38,14 @@ use protocol::{Reply, Request, Start};
 
 pub use layers::{From, Packing, To, WriteLayer, gathered, pack};
 
-pub use probe::probe;
+pub use probe::{probe, probe_with};
 
 pub use crate::sandbox::{Cancel, Exit, LowerLayer, RunRequest, Ulimit};
 
 /// The name under which the program finds itself to be a worker.
 const NAME: &str = "shale-worker";
+/// Our own program, even if it was replaced on disk.
+const OURSELVES: &str = "/proc/self/exe";
 
 /// To be called before anything else: does not return in a process that was started as a worker.
 pub fn hook() {
@@ -63,8 +66,6 @@ pub fn hook() {
 pub struct WorkerConfig {
     /// The store that it works in.
     pub store_root: PathBuf,
-    /// The program to start; ourselves if not given.
-    pub program: Option<PathBuf>,
 }
 
 /// What a RUN left.
@@ -85,24 +86,29 @@ pub struct RunDone {
 pub struct Worker {
     control: OwnedFd,
     child: Mutex<Child>,
-    map_id: String,
+    map_id: MapId,
+    program: PathBuf,
     config: WorkerConfig,
 }
 
 impl Worker {
     /// Starts it. If this machine does not let us, the error says what it is that refuses and what to change.
     pub fn start(config: &WorkerConfig) -> Result<Self, SandboxError> {
-        Self::try_start(config).map_err(|error| explain(error, config))
+        Self::start_program(Path::new(OURSELVES), config)
     }
 
-    fn try_start(config: &WorkerConfig) -> Result<Self, StartError> {
+    /// The same with another program than ourselves, which must call [`hook`] first: for tests, whose own program does not.
+    pub fn start_program(program: &Path, config: &WorkerConfig) -> Result<Self, SandboxError> {
+        Self::try_start(program, config).map_err(|error| explain(error, program, config))
+    }
+
+    fn try_start(program: &Path, config: &WorkerConfig) -> Result<Self, StartError> {
         let ours = IdMaps::current()?;
         if geteuid().is_root() && !ours.has_many() {
             return Err(StartError::SingleId);
         }
         let (control, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|e| SandboxError::call("make a socket pair", e))?;
-        let program = config.program.clone().unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
         let mut child = Command::new(program)
             .arg0(NAME)
             .arg(outer::ROLE)
@@ -113,7 +119,10 @@ impl Worker {
             .spawn()
             .map_err(|e| SandboxError::call("start the worker process", e))?;
         match introduce(&control, child.id(), &ours) {
-            Ok(map_id) => Ok(Self { control, child: Mutex::new(child), map_id, config: config.clone() }),
+            Ok(map_id) => {
+                let (program, config) = (program.to_owned(), config.clone());
+                Ok(Self { control, child: Mutex::new(child), map_id, program, config })
+            }
             Err(error) => {
                 drop(control);
                 // It ends on the closed socket. Its status says nothing that the error does not.
@@ -124,7 +133,7 @@ impl Worker {
     }
 
     /// Names the id map that unpacked layers are made under.
-    pub fn map_id(&self) -> String {
+    pub fn map_id(&self) -> MapId {
         self.map_id.clone()
     }
 
@@ -148,7 +157,8 @@ impl Worker {
         let pipes = relay::Pipes::new().map_err(|e| SandboxError::call("make pipes for a step's output", e))?;
         let socket = self.ask(&Request::Run(Box::new(request)), &[pipes.stdout.1.as_fd(), pipes.stderr.1.as_fd()])?;
         // The worker starts without looking at the store, so what is wrong with that shows here.
-        relay::run(&socket, pipes, output, cancel).map_err(|error| if overlay_failed(&error) { refusal_or(error, &self.config) } else { error })
+        let explained = |error| if overlay_failed(&error) { refusal_or(error, &self.program, &self.config) } else { error };
+        relay::run(&socket, pipes, output, cancel).map_err(explained)
     }
 
     /// Unpacks a blob into a fresh directory of the store's `tmp/`; returns the encoded index.
@@ -234,7 +244,7 @@ impl std::convert::From<SandboxError> for StartError {
 }
 
 /// Goes through the worker's start, until it is ready. Returns the name of the id map.
-fn introduce(control: &OwnedFd, pid: u32, ours: &IdMaps) -> Result<String, StartError> {
+fn introduce(control: &OwnedFd, pid: u32, ours: &IdMaps) -> Result<MapId, StartError> {
     let mut theirs = ours.identity();
     loop {
         let word = protocol::receive_start(control).map_err(|e| SandboxError::call("hear from the worker", e))?;
@@ -256,19 +266,19 @@ fn introduce(control: &OwnedFd, pid: u32, ours: &IdMaps) -> Result<String, Start
 }
 
 /// Says what it means that a worker did not start, by trying out everything that it needs.
-fn explain(error: StartError, config: &WorkerConfig) -> SandboxError {
+fn explain(error: StartError, program: &Path, config: &WorkerConfig) -> SandboxError {
     let plain = match error {
         StartError::Other(error) => return error,
         StartError::Refused(failure) => failure.into(),
         StartError::Ids(error) => SandboxError::Other(error.to_string()),
         StartError::SingleId => SandboxError::Other("the user namespace that shale runs in maps a single id".to_owned()),
     };
-    refusal_or(plain, config)
+    refusal_or(plain, program, config)
 }
 
 /// The refusal that a probe finds, else the error as it is.
-fn refusal_or(error: SandboxError, config: &WorkerConfig) -> SandboxError {
-    match probe(config) {
+fn refusal_or(error: SandboxError, program: &Path, config: &WorkerConfig) -> SandboxError {
+    match probe_with(program, config) {
         Ok(Report { refusal: Some(refusal), .. }) => SandboxError::Refused(Box::new(refusal)),
         _ => error,
     }

@@ -33,11 +33,16 @@ enum Word {
 
 /// Finds out how steps can be isolated on this machine, with the store at `config.store_root` (which need not exist yet).
 pub fn probe(config: &WorkerConfig) -> Result<Report, SandboxError> {
+    probe_with(Path::new(super::OURSELVES), config)
+}
+
+/// The same with another program than ourselves, which must call [`super::hook`] first.
+pub fn probe_with(program: &Path, config: &WorkerConfig) -> Result<Report, SandboxError> {
     let ours = IdMaps::current().map_err(|e| SandboxError::Other(e.to_string()))?;
     let facts = Facts::gather(&config.store_root, geteuid().is_root(), ours.has_many());
     let (control, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .map_err(|e| SandboxError::call("make a socket pair", e))?;
-    let mut child = Command::new(config.program.as_deref().unwrap_or_else(|| Path::new("/proc/self/exe")))
+    let mut child = Command::new(program)
         .arg0(NAME)
         .arg(ROLE)
         .arg(&config.store_root)

@@ -112,7 +112,7 @@ pub(crate) fn program() -> PathBuf {
 }
 
 pub(crate) fn start(store: &Path) -> Result<Worker, SandboxError> {
-    Worker::start(&WorkerConfig { store_root: store.to_owned(), program: Some(program()) })
+    Worker::start_program(&program(), &WorkerConfig { store_root: store.to_owned() })
 }
 
 /// A small root: busybox with its links, accounts.
