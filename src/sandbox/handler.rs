@@ -22,8 +22,6 @@ use crate::tree::entry::Mtime;
 /// What a step left behind.
 #[derive(Debug)]
 pub(crate) struct Left {
-    /// How the command ended.
-    pub(crate) exit: Exit,
     /// The upper directory, with nothing of ours in it.
     pub(crate) upper: PathBuf,
     /// Modification times that the command made lie between these, both included.
@@ -72,7 +70,7 @@ pub(crate) fn run(
     ended(exit);
     let after = stamp(&request.tmp.join("after"))?;
     targets::unmake(&upper, &made)?;
-    Ok(Left { exit, upper, window: (before, after) })
+    Ok(Left { upper, window: (before, after) })
 }
 
 /// Makes directories and files for the step. Returns also the time before it, as the file system sees it.

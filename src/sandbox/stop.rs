@@ -1,8 +1,9 @@
 //! Stopping a step.
 //!
-//! SIGTERM to every process that catches it, so that it can tidy up, and to those that die of it; the kernel drops it for a PID 1
-//! without a handler. Once nothing is left that handles it, or after the grace period, SIGKILL to PID 1, which takes all others along.
+//! If any process of the step handles SIGTERM, all get it, but a PID 1 that does not (for which the kernel would drop it) is halted.
+//! Once nothing is left that handles it, or after the grace period, SIGKILL to PID 1, which takes all others along.
 
+use std::collections::HashSet;
 use std::ffi::CStr;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -21,7 +22,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Ends the step whose PID 1 is `init` (in our own pid namespace). The asker may insist meanwhile. On return PID 1 has ended or is about to.
 pub(super) fn stop(init: Pid, init_fd: &OwnedFd, asker: &mut dyn Asker) {
     let deadline = Instant::now() + GRACE;
-    let handling = terminate(init);
+    let handling = terminate(init, init_fd);
     for process in &handling {
         // All of them must be gone; waiting for them one after the other takes no longer.
         if !wait_for(process, init_fd, asker, deadline) {
@@ -37,23 +38,31 @@ pub(super) fn kill(init_fd: &OwnedFd) {
     let _ = pidfd_send_signal(init_fd, Signal::KILL);
 }
 
-/// Sends SIGTERM to the step's processes and returns those that handle it.
-fn terminate(init: Pid) -> Vec<OwnedFd> {
+/// Sends SIGTERM to the step's processes and returns those that handle it. If there are none, nothing is sent: a shell would go
+/// on with its next command when the one that it waits for dies.
+fn terminate(init: Pid, init_fd: &OwnedFd) -> Vec<OwnedFd> {
     let Some(step) = Step::open(init) else { return Vec::new() };
+    let mut found = step.processes();
+    if !found.iter().any(|p| p.catches_term) {
+        return Vec::new();
+    }
+    if found.iter().any(|p| p.pid == init.as_raw_nonzero().get() && !p.catches_term) {
+        // For the same reason it waits while others tidy up; then it is killed.
+        let _ = pidfd_send_signal(init_fd, Signal::STOP);
+    }
     let mut handling = Vec::new();
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     // A process may fork while we look: look until there is nothing new.
-    loop {
-        let new: Vec<_> = step.processes().into_iter().filter(|p| seen.insert(p.pid)).collect();
-        if new.is_empty() {
-            return handling;
-        }
-        for process in new {
-            if pidfd_send_signal(&process.dir, Signal::TERM).is_ok() && process.catches_term {
+    while !found.is_empty() {
+        for process in found {
+            if seen.insert(process.pid) && pidfd_send_signal(&process.dir, Signal::TERM).is_ok() && process.catches_term {
                 handling.extend(process.pidfd());
             }
         }
+        found = step.processes();
+        found.retain(|p| !seen.contains(&p.pid));
     }
+    handling
 }
 
 /// Waits for one process; `false` if time is up, or PID 1 is gone and all with it.

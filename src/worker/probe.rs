@@ -146,7 +146,7 @@ fn overlay(store: &Path) -> Result<(), Failure> {
     let dir = scratch(store)?;
     let tried = handler::try_overlay(&dir);
     // The mount goes with this process's namespace; what overlay made in the work directory is deleted before.
-    drop(rustix::mount::unmount(dir.join("root"), rustix::mount::UnmountFlags::DETACH));
+    let _ = rustix::mount::unmount(dir.join("root"), rustix::mount::UnmountFlags::DETACH);
     drop(fs::remove_dir_all(&dir));
     tried
 }
@@ -165,7 +165,7 @@ fn in_pid_namespace(deed: &dyn Fn() -> Result<(), Failure>) -> Result<(), Failur
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).deed("make a pipe")?;
     let Some(pid) = sys::fork().deed("fork into a pid namespace")? else {
         let word = serde_json::to_vec(&deed()).unwrap_or_default();
-        drop(rustix::io::write(&write, &word));
+        let _ = rustix::io::write(&write, &word);
         sys::exit_now(0)
     };
     drop(write);

@@ -32,11 +32,12 @@ impl Bench {
     /// `None`, with a line that says why, where this machine cannot run steps.
     pub(crate) fn new() -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
-        let base = dir.path().join("base/fs");
-        fs::create_dir_all(&base).unwrap();
-        fill(&base);
         match start(dir.path()) {
-            Ok(worker) => Some(Self { dir, worker, next: AtomicUsize::new(0) }),
+            Ok(worker) => {
+                let bench = Self { dir, worker, next: AtomicUsize::new(0) };
+                bench.unpack_base();
+                Some(bench)
+            }
             Err(SandboxError::Refused(refusal)) => {
                 println!("SKIPPED sandbox: {refusal}");
                 None
@@ -47,6 +48,18 @@ impl Bench {
 
     pub(crate) fn base(&self) -> PathBuf {
         self.dir.path().join("base/fs")
+    }
+
+    fn unpack_base(&self) {
+        let at = |name: &str| self.dir.path().join(name);
+        fs::create_dir(at("filled")).unwrap();
+        fill(&at("filled"));
+        let mut tar = Command::new("tar");
+        tar.args(["--owner=0", "--group=0", "--numeric-owner", "--sort=name", "-cf"]).arg(at("base.tar"));
+        assert!(tar.arg("-C").arg(at("filled")).arg(".").status().unwrap().success());
+        fs::create_dir_all(self.base()).unwrap();
+        let index = self.worker.unpack(&fs::File::open(at("base.tar")).unwrap(), &self.base()).unwrap();
+        fs::write(at("base/index"), index).unwrap();
     }
 
     /// A request for `argv` on the base.
