@@ -98,7 +98,7 @@ fn plan_options(request: &BuildRequest) -> PlanOptions {
         network: request.network,
         add_hosts: request.add_hosts.clone(),
         shm_size_bytes: request.shm_size_bytes,
-        ulimits: request.ulimits.iter().map(|limit| (limit.name.clone(), limit.soft, limit.hard)).collect(),
+        ulimits: request.ulimits.clone(),
         source_date_epoch: request.source_date_epoch,
     }
 }

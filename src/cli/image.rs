@@ -209,7 +209,7 @@ pub fn prune(args: &PruneArgs, environment: &Environment) -> Result<(), Failure>
     let report = store.gc().prune_all().map_err(|error| Diagnostic::of(&error))?;
     if !report.undeletable.is_empty() {
         // What mapped ids own can only be deleted under the same map.
-        let config = WorkerConfig { store_root: store.root().to_owned(), program: None };
+        let config = WorkerConfig { store_root: store.root().to_owned() };
         let removed = Worker::start(&config).and_then(|worker| worker.remove(&report.undeletable));
         if let Err(error) = removed {
             warn(&format!("{} directories of mapped users stay: {error}", report.undeletable.len()));
