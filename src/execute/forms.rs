@@ -101,8 +101,19 @@ impl<'a> Forms<'a> {
     }
 
     /// A filesystem unpacked, bottom first: the lowers of a RUN.
+    ///
+    /// The kernel refuses a directory that stands twice in a stack. Of a layer that does, the upper place counts: it says again
+    /// everything that the lower one said. Layers that change nothing are left out.
     pub fn lowers(&self, snapshot: &Snapshot) -> Result<Vec<LowerLayer>, StepError> {
-        snapshot.layers.iter().map(|layer| self.unpacked(layer)).collect()
+        let mut lowers: Vec<LowerLayer> = Vec::new();
+        for layer in snapshot.layers.iter() {
+            let lower = self.unpacked(layer)?;
+            lowers.retain(|below| below.fs != lower.fs);
+            if !self.index(layer)?.is_empty() {
+                lowers.push(lower);
+            }
+        }
+        Ok(lowers)
     }
 
     /// One layer's unpacked form.
