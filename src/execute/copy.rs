@@ -198,7 +198,9 @@ fn places(
                         places.mapped = !executor.forms.reads_everything();
                         places.sources.extend(wanted.into_iter().map(|(path, e)| (path, SourceRef::Root { root, path: e.path })));
                     }
-                    None => places.sources.extend(spool.extract(executor.forms.blob(layer)?, executor.forms.index(layer)?.as_ref(), wanted)?),
+                    None => {
+                        places.sources.extend(spool.extract(executor.forms.blob(layer)?, executor.forms.index(layer)?.as_ref(), wanted)?)
+                    }
                 }
             }
         }
