@@ -109,7 +109,7 @@ pub(super) fn below(
 
 fn land(view: &View, op: &CopyOp, files: &select::Selection) -> Result<Graft, StepError> {
     let owner = op.chown.as_deref().map(|spec| Accounts::of(view).owner(spec));
-    let options = graft::Options { destination: op.destination.clone(), owner, chmod: op.chmod, created: now() };
+    let options = graft::Options { destination: op.destination.clone(), owner, chmod: op.chmod.clone(), created: now() };
     let mut landed = match op.link {
         // A linked layer knows nothing of what is below it: as if it were copied onto nothing.
         true => graft(&View::new(Vec::new()), files, &options)?,

@@ -9,6 +9,7 @@ use crate::dockerfile::ast::Copy;
 use crate::dockerfile::word;
 use crate::oci::history::{self, CopyText};
 use crate::span::Spanned;
+use crate::tree::chmod::Chmod;
 
 /// The words of a COPY or ADD after expansion.
 struct Words {
@@ -30,7 +31,7 @@ impl StageLowering<'_, '_, '_> {
             None => CopySource::Context(None),
         };
         let parents = copy.parents.as_ref().is_some_and(|p| p.node);
-        let chmod = self.octal(step, copy, words.chmod.as_deref(), instruction)?;
+        let chmod = Self::chmod(step, copy, words.chmod.as_deref())?;
         let heredocs: Vec<String> = words.inline.iter().map(|f| f.name.clone()).collect();
         let text = history::copy(CopyText {
             instruction,
@@ -127,37 +128,11 @@ impl StageLowering<'_, '_, '_> {
         Ok(())
     }
 
-    fn octal(&mut self, step: &Step<'_>, copy: &Copy, chmod: Option<&str>, instruction: &'static str) -> Result<Option<u32>, PlanError> {
+    fn chmod(step: &Step<'_>, copy: &Copy, chmod: Option<&str>) -> Result<Option<Chmod>, PlanError> {
         let (Some(text), Some(written)) = (chmod, &copy.chmod) else { return Ok(None) };
-        match mode(text) {
-            Some(Mode::Octal(bits)) => Ok(Some(bits)),
-            Some(Mode::Symbolic) => {
-                self.refuse_unsupported(step, written.span, Feature::SymbolicChmod, instruction);
-                Ok(None)
-            }
-            None => Err(PlanError::at(step.at(written.span), PlanErrorKind::BadChmod(text.into()))),
-        }
+        let bad = || PlanError::at(step.at(written.span), PlanErrorKind::BadChmod(text.into()));
+        Chmod::parse(text).map(Some).ok_or_else(bad)
     }
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Mode {
-    Octal(u32),
-    Symbolic,
-}
-
-/// Reads a `--chmod`; `None` is neither form.
-fn mode(text: &str) -> Option<Mode> {
-    if text.bytes().all(|b| b.is_ascii_digit()) {
-        return u32::from_str_radix(text, 8).ok().filter(|bits| *bits <= 0o7777).map(Mode::Octal);
-    }
-    text.split(',').all(is_symbolic_clause).then_some(Mode::Symbolic)
-}
-
-/// `[ugoa…][+-=][rwxXst… or ugo]`, operators as often as one likes.
-fn is_symbolic_clause(clause: &str) -> bool {
-    let actions = clause.trim_start_matches(['u', 'g', 'o', 'a']);
-    actions.starts_with(['+', '-', '=']) && actions.chars().all(|c| "+-=rwxXstugo".contains(c))
 }
 
 /// A URL that is fetched as a file.
@@ -182,25 +157,6 @@ fn is_git(source: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn modes() {
-        for (text, want) in [
-            ("755", Some(Mode::Octal(0o755))),
-            ("04711", Some(Mode::Octal(0o4711))),
-            ("7777", Some(Mode::Octal(0o7777))),
-            ("10000", None),
-            ("64a", None),
-            ("89", None),
-            ("u=rwX,go=rX", Some(Mode::Symbolic)),
-            ("a+x", Some(Mode::Symbolic)),
-            ("+x", Some(Mode::Symbolic)),
-            ("u", None),
-            ("u+q", None),
-        ] {
-            assert_eq!(mode(text), want, "{text}");
-        }
-    }
 
     #[test]
     fn remote_sources() {

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::oci::config::{HistoryEntry, ImageConfig};
 use crate::oci::platform::Platform;
 use crate::span::{SourceFile, Span};
+use crate::tree::chmod::Chmod;
 
 /// Index of a vertex in [`Graph::vertices`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -220,8 +221,8 @@ pub struct CopyOp {
     pub destination: String,
     /// `--chown` after expansion, as written (`user`, `1:2`, `user:group`).
     pub chown: Option<String>,
-    /// `--chmod` after expansion: octal bits.
-    pub chmod: Option<u32>,
+    /// `--chmod` after expansion.
+    pub chmod: Option<Chmod>,
     /// `ADD`: local tar archives are unpacked.
     pub unpack_archives: bool,
     /// `--exclude` patterns.
