@@ -215,6 +215,8 @@ pub struct CopyOp {
     /// Sources after expansion, cleaned: relative to the source's root (`.` is the root itself), may hold wildcards. With `parents`
     /// they are as written, since `/./` in them means something.
     pub sources: Vec<String>,
+    /// Sources that are fetched.
+    pub urls: Vec<UrlSource>,
     /// Heredoc files to write besides the sources.
     pub inline: Vec<InlineFile>,
     /// Absolute destination. A trailing `/` says that it is a directory.
@@ -233,6 +235,21 @@ pub struct CopyOp {
     pub link: bool,
     /// `COPY` or `ADD`, for texts.
     pub instruction: &'static str,
+}
+
+/// A source of ADD that is fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UrlSource {
+    /// As written, after expansion.
+    pub url: String,
+    /// The name under which it lands in a directory.
+    pub name: String,
+    /// `--checksum`: the sha256 that it must have, as `sha256:…`.
+    pub checksum: Option<String>,
+    /// `--unpack=true`
+    pub unpack: bool,
+    /// How many of the other sources stand before it.
+    pub after: usize,
 }
 
 /// `WORKDIR`.

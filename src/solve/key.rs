@@ -96,6 +96,9 @@ fn copy_parts(parts: &mut KeyParts, copy: &CopyOp, inputs: &Inputs) {
     if copy.unpack_archives {
         parts.push_text("unpack", "archives");
     }
+    if copy.urls.iter().any(|url| url.unpack) {
+        parts.push_text("unpack-fetched", "archives");
+    }
     inline_parts(parts, &copy.inline);
     if let Some(files) = inputs.files {
         parts.push_list("files", files);
