@@ -90,12 +90,8 @@ fn rows(image: &ImageSummary) -> Vec<(Option<Reference>, Row)> {
     let named = |name: &Reference| {
         let repository = name.familiar_name();
         let digest = image.repo_digests.iter().find_map(|known| known.strip_prefix(&repository)?.strip_prefix('@'));
-        let row = Row {
-            repository: Some(repository.clone()),
-            tag: name.tag().map(Into::into),
-            digest: digest.map(Into::into),
-            ..row.clone()
-        };
+        let row =
+            Row { repository: Some(repository.clone()), tag: name.tag().map(Into::into), digest: digest.map(Into::into), ..row.clone() };
         (Some(name.clone()), row)
     };
     image.names.iter().map(named).collect()

@@ -100,7 +100,12 @@ impl Spool {
     }
 
     /// Takes files out of a packed layer, in one pass. `wanted`: path in the new layer, entry in the packed one.
-    pub(super) fn extract(&mut self, blob: File, index: &Index, wanted: Vec<(Vec<u8>, Entry)>) -> Result<Vec<(Vec<u8>, SourceRef)>, StepError> {
+    pub(super) fn extract(
+        &mut self,
+        blob: File,
+        index: &Index,
+        wanted: Vec<(Vec<u8>, Entry)>,
+    ) -> Result<Vec<(Vec<u8>, SourceRef)>, StepError> {
         let (spool, mut out) = self.create()?;
         // A foreign tar may hold the content under any of a file's names.
         let mut targets: HashMap<Vec<u8>, Vec<Vec<u8>>> = HashMap::new();

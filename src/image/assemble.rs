@@ -46,7 +46,8 @@ pub fn assemble(planned: &PlannedImage, new_layers: &[NewLayer], epoch_secs: Opt
 
 /// RFC 3339 in UTC with the nanoseconds that are there, as Go prints times.
 pub fn rfc3339((secs, nanos): Timestamp) -> String {
-    let time = OffsetDateTime::from_unix_timestamp(secs).unwrap_or(OffsetDateTime::UNIX_EPOCH) + time::Duration::nanoseconds(i64::from(nanos));
+    let time =
+        OffsetDateTime::from_unix_timestamp(secs).unwrap_or(OffsetDateTime::UNIX_EPOCH) + time::Duration::nanoseconds(i64::from(nanos));
     time.format(&Rfc3339).expect("every time of the range prints")
 }
 

@@ -6,13 +6,13 @@
 //! A base is looked for as a named context, then in the store, then in the registry. Resolving fetches manifest and config
 //! only; a layer's blob comes when somebody needs it ([`ImageService::ensure_blob`]).
 
+pub mod assemble;
 mod error;
 mod fetch;
 mod inspect;
 mod lookup;
 mod resolve;
 mod transfer;
-pub mod assemble;
 mod verbs;
 
 use std::collections::{BTreeMap, HashSet};

@@ -206,8 +206,7 @@ impl Finish<'_> {
                 LayerRef::Own { layer, .. } => Some(*layer),
                 LayerRef::Base { diff_id, .. } => self.services.store.layers().by_diff(diff_id)?,
             };
-            let blob =
-                BlobRef { digest: packed.blob.clone(), size_bytes: packed.size_bytes, media_type: packed.media_type.clone() };
+            let blob = BlobRef { digest: packed.blob.clone(), size_bytes: packed.size_bytes, media_type: packed.media_type.clone() };
             Ok(ImageLayer { diff_id: packed.diff_id.clone(), layer: own, blob: Some(blob) })
         };
         self.layers().iter().zip(packed).map(one).collect()

@@ -33,7 +33,7 @@ pub enum Feature {
 
 /// What the back half executes. Whoever teaches it one more part adds it here, after the operations of [`super::graph`] have a place
 /// for it: a test knows for which they have.
-const SUPPORTED: &[Feature] = &[Feature::Unpack];
+const SUPPORTED: &[Feature] = &[Feature::Unpack, Feature::Link, Feature::Parents, Feature::Exclude];
 
 impl Feature {
     /// Whether a plan may hold it.

@@ -88,6 +88,11 @@ fn copy_parts(parts: &mut KeyParts, copy: &CopyOp, inputs: &Inputs) {
     if let Some(mode) = copy.chmod {
         parts.push_text("chmod", format!("{mode:o}"));
     }
+    for (flag, is_set) in [("link", copy.link), ("parents", copy.parents)] {
+        if is_set {
+            parts.push_text(flag, "true");
+        }
+    }
     if copy.unpack_archives {
         parts.push_text("unpack", "archives");
     }

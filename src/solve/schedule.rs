@@ -82,7 +82,7 @@ impl<E: Executor> Solver<'_, E> {
             id,
             vertex,
             parent: vertex.parent.map_or_else(Snapshot::scratch, snapshot),
-            sources: vertex.inputs().into_iter().filter(|input| Some(*input) != vertex.parent).map(|id| (id, snapshot(id))).collect(),
+            sources: vertex.inputs().into_iter().map(|id| (id, snapshot(id))).collect(),
             task: reporter.new_task(),
         }
     }

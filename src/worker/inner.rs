@@ -82,7 +82,8 @@ fn run(socket: &UnixStream, request: &RunRequest, fds: Vec<OwnedFd>) -> Result<(
 
 fn unpack(dest: &Path, fds: Vec<OwnedFd>) -> Result<(Reply, Vec<u8>), Failure> {
     let blob = fds.into_iter().next().ok_or_else(|| Failure::Other("unpacking needs a descriptor".to_owned()))?;
-    Ok((Reply::Unpacked, layers::unpack(blob.into(), dest)?))
+    let (index, diff_id) = layers::unpack(blob.into(), dest)?;
+    Ok((Reply::Unpacked(diff_id), index))
 }
 
 /// Deletes trees. What is not there any more needs no deleting.

@@ -59,7 +59,7 @@ impl Bench {
         assert!(tar.arg("-C").arg(at("filled")).arg(".").status().unwrap().success());
         fs::create_dir_all(self.base()).unwrap();
         let index = self.worker.unpack(&fs::File::open(at("base.tar")).unwrap(), &self.base()).unwrap();
-        fs::write(at("base/index"), index).unwrap();
+        fs::write(at("base/index"), index.0).unwrap();
     }
 
     /// A request for `argv` on the base.

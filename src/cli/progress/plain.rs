@@ -15,8 +15,10 @@ use super::board::{Board, Changes};
 const SILENCE: Duration = Duration::from_secs(5);
 /// How long anything waits.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a task that has only begun waits for its first line: most are over by then and are printed in one piece.
+const GRACE: Duration = Duration::from_millis(100);
 /// How often waiting lines are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The plain view.
 #[derive(Debug)]
@@ -74,7 +76,7 @@ impl Plain {
         }
         let Some(first) = self.waiting.first() else { return };
         let due = match self.current {
-            None => Some(first.task),
+            None => self.waiting.iter().find(|w| !w.lines.is_empty() || now.saturating_sub(w.since) >= GRACE).map(|w| w.task),
             Some(_) if now.saturating_sub(first.since) >= PATIENCE => Some(first.task),
             // A task that has only begun has nothing to say yet and can wait for the end of the silence.
             Some(_) if now.saturating_sub(self.spoke) >= SILENCE => self.waiting.iter().find(|w| !w.lines.is_empty()).map(|w| w.task),
@@ -190,6 +192,13 @@ mod tests {
         #5 [other 1/1] RUN sleep
         #5 CANCELED
         "#);
+    }
+
+    #[test]
+    fn what_is_over_at_once_is_printed_in_one_piece() {
+        let cached = |task| Event::Cached { task: TaskId(task) };
+        let text = shown(&[(0, start(0, "a")), (1, start(1, "b")), (2, cached(1)), (3, cached(0)), (4, start(2, "c"))]);
+        assert_eq!(text, "#0 building with shale\n\n#1 b\n#1 CACHED\n\n#2 a\n#2 CACHED\n\n#3 c\n");
     }
 
     #[test]
