@@ -72,6 +72,16 @@ pub enum StepError {
     /// The context could not be read; the cause says what and why.
     #[error("{0}")]
     ContextRead(#[source] io::Error),
+    /// A base image's layer has other content than its config says.
+    #[error("the image {image} is damaged or forged: a layer has the DiffID {found}, its config says {said}")]
+    WrongDiffId {
+        /// The base image.
+        image: String,
+        /// In the config.
+        said: shale_cache::OciDigest,
+        /// Of the bytes.
+        found: shale_cache::OciDigest,
+    },
     /// Every form of a layer is gone from the store.
     #[error("the layer {layer} has neither an unpacked nor a packed form in the store any more")]
     LostLayer {

@@ -13,7 +13,7 @@ use super::StepError;
 use crate::image::{ImageService, ResolvedImage};
 use crate::layer::compress::{Decoder, Encoder, PackNumbers};
 use crate::layer::contents::{Contents, Directory, SameTar};
-use crate::layer::read::index_of;
+use crate::layer::read::index_and_diff_id;
 use crate::plan::graph::BaseId;
 use crate::solve::snapshot::{LayerRef, Snapshot};
 use crate::source::registry::Progress;
@@ -73,7 +73,8 @@ impl<'a> Forms<'a> {
                     return Ok(known);
                 }
                 let blob = self.base_blob(*image, *number)?;
-                let index = index_of(Decoder::new(blob).map_err(StepError::io("read", diff_id.0.to_string()))?)?;
+                let (index, found) = index_and_diff_id(Decoder::new(blob).map_err(StepError::io("read", diff_id.0.to_string()))?)?;
+                self.is_as_said(*image, diff_id, found)?;
                 let id = self.store.layers().put_index(index.as_bytes())?;
                 self.store.layers().set_by_diff(diff_id, &id)?;
                 Ok(id)
@@ -141,12 +142,21 @@ impl<'a> Forms<'a> {
     fn unpack_base(&self, image: BaseId, number: usize, diff_id: &DiffId, map: &MapId) -> Result<(LayerId, PathBuf), StepError> {
         let blob = self.base_blob(image, number)?;
         self.with_fresh_dir(|dest| {
-            let index = self.worker()?.unpack(&blob, dest)?;
+            let (index, found) = self.worker()?.unpack(&blob, dest)?;
+            self.is_as_said(image, diff_id, found)?;
             let id = self.store.layers().put_index(&index)?;
             let fs = self.store.layers().commit_fs(&id, map, dest)?;
             self.store.layers().set_by_diff(diff_id, &id)?;
             Ok((id, fs))
         })
+    }
+
+    /// A layer is known by its DiffID to every image: what an image only says about itself must not become known.
+    fn is_as_said(&self, image: BaseId, said: &DiffId, found: DiffId) -> Result<(), StepError> {
+        if *said == found {
+            return Ok(());
+        }
+        Err(StepError::WrongDiffId { image: self.bases[image.0].name.clone(), said: said.0.clone(), found: found.0 })
     }
 
     /// A layer of ours exists packed: its own index says what the unpacked form is to be.

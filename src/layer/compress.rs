@@ -128,7 +128,7 @@ impl<W: Write> PackWriter<W> {
             Sink::Gzip(gzip) => gzip.finish()?,
             Sink::Zstd(zstd) => zstd.finish()?,
         };
-        let numbers = PackNumbers { diff_id: DiffId(sha256(self.tar)), blob: sha256(out.hash), size_bytes: out.size_bytes };
+        let numbers = PackNumbers { diff_id: DiffId(OciDigest::of_sha256(self.tar)), blob: OciDigest::of_sha256(out.hash), size_bytes: out.size_bytes };
         Ok((numbers, out.out))
     }
 }
@@ -147,12 +147,6 @@ impl<W: Write> Write for PackWriter<W> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-fn sha256(hash: Sha256) -> OciDigest {
-    let hex: String =
-        hash.finalize().iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|n| char::from(b"0123456789abcdef"[n as usize])).collect();
-    format!("sha256:{hex}").parse().expect("64 hex digits")
 }
 
 struct Hashed<W> {

@@ -13,6 +13,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use serde::de::DeserializeOwned;
+use shale_cache::DiffId;
 use serde::{Deserialize, Serialize};
 
 use super::layers::{self, WriteLayer};
@@ -62,8 +63,8 @@ pub(super) enum Reply {
         /// Modification times that the command can have made lie between these, both included: (seconds, nanoseconds).
         window: [(i64, u32); 2],
     },
-    /// Unpacked; the bytes behind are the index.
-    Unpacked,
+    /// Unpacked, with the digest of the tar; the bytes behind are the index.
+    Unpacked(DiffId),
     /// Written; digests and size of a packed form.
     Written(Option<PackNumbers>),
     /// What was read, in the order that was asked for.
