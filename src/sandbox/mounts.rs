@@ -52,10 +52,6 @@ const LINKS: &[(&str, &str)] = &[
 const TTY_GROUP: &str = "gid=5";
 pub(super) const DEFAULT_SHM_BYTES: u64 = 64 << 20;
 
-/// Directories that the kernel's own file systems are mounted on, and the files of the network: made in a stub layer below all others.
-pub(super) const FIXED_TARGETS: &[(&str, Shape)] =
-    &[("/proc", Shape::Dir), ("/dev", Shape::Dir), ("/sys", Shape::Dir), ("/etc/resolv.conf", Shape::File), ("/etc/hosts", Shape::File)];
-
 /// A file of ours to be seen in the step, read-only.
 #[derive(Debug)]
 pub(super) struct BoundFile {

@@ -15,7 +15,7 @@ use super::layers;
 use super::outer::take_control;
 use super::protocol::{self, KILL, Reply, Request, STOP, Start};
 use crate::sandbox::handler::{self, Asked, Asker};
-use crate::sandbox::{Failure, RunRequest, sys};
+use crate::sandbox::{Failure, RunRequest, seccomp, sys};
 
 pub(super) const ROLE: &str = "inner";
 
@@ -26,6 +26,7 @@ pub(super) fn main() -> ! {
     // Handlers and orphans of handlers are reaped by the kernel.
     sys::ignore_children();
     sys::leave_session_keyring();
+    seccomp::prepare();
     rustix::process::umask(Mode::empty());
     if protocol::send_start(&control, &Start::Ready { user_namespace }).is_err() {
         sys::exit_now(1);
