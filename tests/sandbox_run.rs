@@ -7,7 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 use std::time::Instant;
 
-use sandbox_common::{Bench, WORKER, program};
+use sandbox_common::{Bench, Guise, ORDINARY, program};
 use shale::plan::graph::NetworkMode;
 use shale::sandbox::{Cancel, SandboxError};
 use shale::worker::{Exit, Ulimit};
@@ -275,9 +275,14 @@ fn the_program_outside_cannot_be_written_through_proc() {
 
 #[test]
 fn as_an_ordinary_user() {
-    if std::env::var_os(WORKER).is_none() {
-        sandbox_common::again_as_an_ordinary_user();
-    }
+    sandbox_common::again_as_an_ordinary_user();
+}
+
+/// Root that may not mount, as in a container: a nested user namespace.
+#[test]
+fn as_root_without_mount_rights() {
+    let become_it = "setpriv --bounding-set -sys_admin";
+    sandbox_common::again("as_root_without_mount_rights", Guise { become_it, ..ORDINARY });
 }
 
 /// Not a test of anything: `cargo test --test sandbox_run overhead -- --ignored --nocapture` says what a step costs.
