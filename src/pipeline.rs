@@ -145,8 +145,7 @@ fn solve(
     let solver = Solver { graph: &plan.graph, store: services.store, bases: &diff_ids, executor: &executor, site };
     let roots: Vec<_> = plan.images.iter().map(|image| image.root).collect();
     solver.solve(&roots, services.reporter).map_err(|error| match error {
-        SolveError::Cancelled => BuildError::Cancelled,
-        SolveError::Step { cause: StepError::Cancelled, .. } => BuildError::Cancelled,
+        SolveError::Cancelled | SolveError::Step { cause: StepError::Cancelled, .. } => BuildError::Cancelled,
         SolveError::Step { vertex, cause, .. } => {
             let vertex = &plan.graph.vertices[vertex.0];
             BuildError::Step { at: vertex.source.clone(), name: vertex.name.clone(), cause }

@@ -204,25 +204,22 @@ impl<'a> Forms<'a> {
     /// A base's blob; one that only the store's own steps made is packed first.
     fn base_blob(&self, image: BaseId, number: usize) -> Result<File, StepError> {
         let packed = self.base_packed(image, number, Packing { encoder: Encoder::None, clamp_secs: None })?;
-        self.store.blobs().open(&packed.blob)?.ok_or_else(|| StepError::LostBlob { digest: packed.blob })
+        self.store.blobs().open(&packed.blob)?.ok_or(StepError::LostBlob { digest: packed.blob })
     }
 
     fn base_packed(&self, image: BaseId, number: usize, packing: Packing) -> Result<Packed, StepError> {
         let resolved = &self.bases[image.0];
         let layer = &resolved.layers[number];
-        match (&layer.blob, &layer.layer) {
-            (None, Some(own)) => {
-                let packed = self.own_packed(own, packing)?;
-                if packed.diff_id != layer.diff_id {
-                    // It was exported with other times: they are part of the image.
-                    return Err(StepError::LostBlob { digest: layer.diff_id.0.clone() });
-                }
-                Ok(packed)
+        if let (None, Some(own)) = (&layer.blob, &layer.layer) {
+            let packed = self.own_packed(own, packing)?;
+            if packed.diff_id != layer.diff_id {
+                // It was exported with other times: they are part of the image.
+                return Err(StepError::LostBlob { digest: layer.diff_id.0.clone() });
             }
-            _ => {
-                let blob = self.images.ensure_blob(resolved, number, self.progress)?;
-                Ok(Packed { blob: blob.digest, size_bytes: blob.size_bytes, diff_id: layer.diff_id.clone(), media_type: blob.media_type })
-            }
+            Ok(packed)
+        } else {
+            let blob = self.images.ensure_blob(resolved, number, self.progress)?;
+            Ok(Packed { blob: blob.digest, size_bytes: blob.size_bytes, diff_id: layer.diff_id.clone(), media_type: blob.media_type })
         }
     }
 

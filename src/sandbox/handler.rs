@@ -115,7 +115,7 @@ fn hosts(request: &RunRequest) -> String {
         text.push('\n');
     }
     for (name, address) in &request.add_hosts {
-        text.push_str(&format!("{address}\t{name}\n"));
+        text.extend([address.as_str(), "\t", name, "\n"]);
     }
     text
 }
