@@ -3,8 +3,6 @@
 //! The suites are other projects' data and not part of this repository: `SHALE_SHARED` names the folder that holds `conformance/`
 //! and `bases/`, else `../shared` is tried. Without it the test says so and passes.
 
-#![expect(clippy::print_stderr, reason = "counts and skips are for whoever runs the test")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;

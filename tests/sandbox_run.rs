@@ -1,7 +1,5 @@
 //! RUN in the sandbox: what a command sees, what it cannot do, how it ends.
 
-#![expect(clippy::unwrap_used, reason = "a test that fails by a panic has done its work")]
-
 mod sandbox_common;
 
 use std::fs;

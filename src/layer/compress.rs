@@ -128,7 +128,11 @@ impl<W: Write> PackWriter<W> {
             Sink::Gzip(gzip) => gzip.finish()?,
             Sink::Zstd(zstd) => zstd.finish()?,
         };
-        let numbers = PackNumbers { diff_id: DiffId(OciDigest::of_sha256(self.tar)), blob: OciDigest::of_sha256(out.hash), size_bytes: out.size_bytes };
+        let numbers = PackNumbers {
+            diff_id: DiffId(OciDigest::of_sha256(self.tar)),
+            blob: OciDigest::of_sha256(out.hash),
+            size_bytes: out.size_bytes,
+        };
         Ok((numbers, out.out))
     }
 }

@@ -198,7 +198,9 @@ impl Root {
         let mount = clone(CWD, source, false).deed_on("copy the mount of", &file.source)?;
         let attributes = RDONLY | NOSUID | NODEV | if file.executable { 0 } else { NOEXEC };
         sys::set_mount_attributes(mount.as_fd(), attributes, false).deed_on("make read-only", &file.source)?;
-        let target = if let Some(fd) = targets::find(self.fd.as_fd(), &file.target)? { fd } else {
+        let target = if let Some(fd) = targets::find(self.fd.as_fd(), &file.target)? {
+            fd
+        } else {
             let (fd, made) = targets::make(self.fd.as_fd(), &file.target, Shape::File, None)?;
             // What was made in the tmpfs on /dev ends with it.
             self.made.extend(made.into_iter().filter(|path| !path.starts_with("dev")));
