@@ -20,6 +20,7 @@ use crate::sandbox::Cancel;
 use crate::solve::event::{Event, Reporter};
 use crate::solve::schedule::Solver;
 use crate::solve::{Site, SolveError, Solved, Tally};
+use crate::source::http::Downloads;
 use bases::Bases;
 pub use error::BuildError;
 use inputs::Inputs;
@@ -132,6 +133,7 @@ fn solve(
         store: services.store,
         forms,
         contexts: &inputs.contexts,
+        downloads: Downloads::new(request.registry.clone()),
         graph: &plan.graph,
         packing: output::first_packing(request, plan),
         exported: output::exported(plan),

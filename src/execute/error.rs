@@ -9,6 +9,7 @@ use crate::image::ImageError;
 use crate::layer::LayerError;
 use crate::sandbox::SandboxError;
 use crate::source::context::ContextError;
+use crate::source::http::HttpError;
 use crate::tree::accounts::AccountError;
 use crate::tree::graft::GraftError;
 use crate::tree::index::IndexError;
@@ -44,6 +45,9 @@ pub enum StepError {
     /// A user or group.
     #[error(transparent)]
     Account(#[from] AccountError),
+    /// A source of ADD that is fetched.
+    #[error(transparent)]
+    Http(#[from] HttpError),
     /// A base image.
     #[error(transparent)]
     Image(#[from] ImageError),

@@ -1,8 +1,6 @@
 //! A store, a worker and a root with busybox.
-
-#![allow(dead_code, reason = "every test file uses its own part of it")]
-#![allow(clippy::unwrap_used, reason = "a test that fails by a panic has done its work")]
-#![allow(clippy::print_stderr, reason = "skips are for whoever runs the tests")]
+#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(clippy::print_stderr, clippy::unwrap_used, reason = "named skips; a test ends by a panic")]
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -206,7 +204,7 @@ pub(crate) fn again(name: &str, guise: Guise<'_>) {
     let status =
         Command::new("unshare").args(["-m", "--propagation", "private", "sh", "-c", &script, "sh"]).arg(home.path()).status().unwrap();
     if status.code() == Some(77) {
-        eprintln!("SKIP: sandbox as {name}: this machine does not let a test prepare it");
+        eprintln!("SKIP: sandbox: {name}: this machine does not let a test prepare it");
         return;
     }
     assert!(status.success(), "{name}: the tests fail");
