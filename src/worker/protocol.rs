@@ -13,8 +13,8 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use serde::de::DeserializeOwned;
-use shale_cache::DiffId;
 use serde::{Deserialize, Serialize};
+use shale_cache::DiffId;
 
 use super::layers::{self, WriteLayer};
 use crate::layer::compress::PackNumbers;
