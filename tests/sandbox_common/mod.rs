@@ -1,5 +1,6 @@
 //! A store, a worker and a root with busybox.
 #![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "named skips; a test ends by a panic")]
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
