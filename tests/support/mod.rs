@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "every test file uses its own part of it")]
 
 pub mod image;
+pub mod processes;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
