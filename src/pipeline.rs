@@ -20,6 +20,7 @@ use crate::sandbox::Cancel;
 use crate::solve::event::{Event, Reporter};
 use crate::solve::schedule::Solver;
 use crate::solve::{Site, SolveError, Solved, Tally};
+use crate::source::http::Downloads;
 use bases::Bases;
 pub use error::BuildError;
 use inputs::Inputs;
@@ -132,6 +133,7 @@ fn solve(
         store: services.store,
         forms,
         contexts: &inputs.contexts,
+        downloads: Downloads::new(request.registry.clone()),
         graph: &plan.graph,
         packing: output::first_packing(request, plan),
         exported: output::exported(plan),
@@ -145,8 +147,7 @@ fn solve(
     let solver = Solver { graph: &plan.graph, store: services.store, bases: &diff_ids, executor: &executor, site };
     let roots: Vec<_> = plan.images.iter().map(|image| image.root).collect();
     solver.solve(&roots, services.reporter).map_err(|error| match error {
-        SolveError::Cancelled => BuildError::Cancelled,
-        SolveError::Step { cause: StepError::Cancelled, .. } => BuildError::Cancelled,
+        SolveError::Cancelled | SolveError::Step { cause: StepError::Cancelled, .. } => BuildError::Cancelled,
         SolveError::Step { vertex, cause, .. } => {
             let vertex = &plan.graph.vertices[vertex.0];
             BuildError::Step { at: vertex.source.clone(), name: vertex.name.clone(), cause }

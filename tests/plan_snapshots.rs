@@ -179,7 +179,8 @@ fn op_text(vertex: &Vertex) -> String {
                 writeln!(out, "  file {} {:?}", file.name, file.content).expect("a String takes all");
             }
             if copy.chown.is_some() || copy.chmod.is_some() {
-                writeln!(out, "  chown {:?} chmod {:o}", copy.chown, copy.chmod.unwrap_or_default()).expect("a String takes all");
+                writeln!(out, "  chown {:?} chmod {}", copy.chown, copy.chmod.as_ref().map_or_else(|| "0".into(), ToString::to_string))
+                    .expect("a String takes all");
             }
             if copy.unpack_archives {
                 out.push_str("  unpacks archives\n");

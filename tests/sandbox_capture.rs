@@ -1,5 +1,7 @@
 //! What a RUN leaves behind as a layer, and the layer on disk.
 
+#![expect(clippy::unwrap_used, reason = "a test that fails by a panic has done its work")]
+
 mod sandbox_common;
 
 use std::collections::BTreeMap;
@@ -54,7 +56,7 @@ fn assert_equals_its_index(bench: &Bench, layer: &Layer) {
     let write = WriteLayer { index: upper.with_file_name("index"), from: From::Directory(upper.clone()), to: To::Packed(PLAIN) };
     bench.worker.write(write, Some(&File::create_new(&blob).unwrap()), None).unwrap();
     fs::create_dir(&again).unwrap();
-    let index = Index::from_bytes(bench.worker.unpack(&File::open(&blob).unwrap(), &again).unwrap()).unwrap();
+    let index = Index::from_bytes(bench.worker.unpack(&File::open(&blob).unwrap(), &again).unwrap().0).unwrap();
     assert_eq!(index.content_id_without_mtimes(), layer.index.content_id_without_mtimes());
     bench.worker.remove(&[again]).unwrap();
     // From outside of the user namespace not everything can be seen.

@@ -116,7 +116,8 @@ fn each_change_runs_exactly_the_steps_that_see_it() {
             change(lab);
             let mut got = ran(lab, args);
             let mut expected: Vec<String> = expected.iter().map(|s| (*s).to_owned()).collect();
-            (got.sort(), expected.sort());
+            got.sort();
+            expected.sort();
             assert_eq!(got, expected, "{:?}: {what}", lab.who());
             fs::remove_dir_all(lab.work("ctx")).expect("remove");
         }

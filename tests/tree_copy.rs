@@ -186,7 +186,12 @@ fn copy(parent: &View, sources: &str, destination: &str, owner: Option<u32>, chm
 
 fn options(destination: &str, owner: Option<u32>, chmod: Option<u32>) -> Options {
     let owner = owner.map(|id| Owner { uid: id, gid: id });
-    Options { destination: destination.to_owned(), owner, chmod, created: Mtime { secs: 9, nanos: 0 } }
+    Options {
+        destination: destination.to_owned(),
+        owner,
+        chmod: chmod.map(shale::tree::chmod::Chmod::Octal),
+        created: Mtime { secs: 9, nanos: 0 },
+    }
 }
 
 const PARENT: &str = "

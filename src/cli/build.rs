@@ -29,7 +29,9 @@ const OPENING: &str = "building with \"default\" instance using shale";
 /// Runs `shale build`.
 pub fn run(args: &BuildArgs, environment: &Environment) -> Result<(), Failure> {
     let (request, notes) = request::resolve(args, environment).map_err(|error| Diagnostic::of(&error))?;
-    notes.iter().for_each(|note| warn(note));
+    for note in &notes {
+        warn(note);
+    }
     if let Some(path) = &request.iidfile
         && let Err(error) = fs::remove_file(path)
         && error.kind() != io::ErrorKind::NotFound

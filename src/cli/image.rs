@@ -235,7 +235,7 @@ mod tests {
         ImageSummary {
             id: format!("sha256:{}", "a".repeat(64)).parse().unwrap(),
             names: names.iter().map(|name| Reference::parse(name).unwrap()).collect(),
-            repo_digests: vec![Reference::parse(&format!("app@{DIGEST}")).unwrap()],
+            repo_digests: vec![format!("app@{DIGEST}")],
             created: Some("2023-11-14T22:13:20.5Z".into()),
             size_bytes: 7,
         }

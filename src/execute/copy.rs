@@ -1,9 +1,10 @@
 //! COPY and ADD: select, graft onto the parent's view, write the form that the consumer needs.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use shale_cache::ListId;
 
@@ -12,18 +13,20 @@ use super::{BuildExecutor, StepError};
 use crate::layer::LayerError;
 use crate::layer::compress::Encoder;
 use crate::layer::contents::{Contents, SourceRef};
-use crate::plan::graph::{CopyOp, CopySource};
+use crate::plan::graph::{CopyOp, CopySource, UrlSource};
 use crate::sandbox::SandboxError;
+use crate::solve::event::{Event, TaskId};
 use crate::solve::key::Inputs;
 use crate::solve::{Made, Step};
-use crate::source::context::ContextError;
+use crate::source::context::{BuildContext, ContextError};
 use crate::source::ignore::Ignore;
-use crate::tree::Tree;
+use crate::source::registry::Progress;
 use crate::tree::accounts::Accounts;
 use crate::tree::entry::{Entry, Mtime};
 use crate::tree::graft::{self, Graft, graft};
-use crate::tree::select::{self, Match, Matcher, SelectError};
+use crate::tree::select::{self, Match, Matcher, SelectError, Selected};
 use crate::tree::view::View;
+use crate::tree::{Node, NodeKind, Tree};
 use crate::worker::{From, Packing, To, WriteLayer, gathered, pack};
 
 /// What a COPY or ADD takes, hashed.
@@ -31,8 +34,23 @@ use crate::worker::{From, Packing, To, WriteLayer, gathered, pack};
 pub struct Selection {
     /// As matched: what the key is made of. Archives are still files here.
     files: select::Selection,
+    /// The matches that were fetched, each with its file in the store and whether it is unpacked.
+    fetched: Vec<Fetched>,
     /// Where it lands; known once the parent was looked at.
     landed: OnceLock<Graft>,
+}
+
+/// A match that was fetched.
+#[derive(Debug)]
+pub(super) struct Fetched {
+    /// Which match.
+    pub(super) number: usize,
+    /// The file in the store.
+    pub(super) path: PathBuf,
+    /// Its size.
+    pub(super) size_bytes: u64,
+    /// Whether it is unpacked if it is an archive.
+    pub(super) unpack: bool,
 }
 
 /// The directories and files that hold the contents of a layer to be written.
@@ -46,29 +64,75 @@ pub(super) struct Places {
 }
 
 impl Selection {
+    /// Fetches a file and takes it as a match of its own: mode 0600, the time that the server says.
+    fn fetch(&mut self, executor: &BuildExecutor<'_>, step: &Step<'_>, url: &UrlSource) -> Result<(), StepError> {
+        let checksum = url.checksum.as_deref().and_then(|text| text.parse().ok());
+        let progress = Fetching { executor, task: step.task };
+        let fetched = executor.downloads.get(executor.store, &url.url, checksum.as_ref(), &progress).map_err(StepError::from);
+        let fetched = fetched.map_err(|error| if executor.cancel.is_cancelled() { StepError::Cancelled } else { error })?;
+        let node = Node {
+            path: Vec::new(),
+            kind: NodeKind::File { size: fetched.size_bytes, inode: None },
+            mode: 0o600,
+            uid: 0,
+            gid: 0,
+            mtime: Mtime { secs: fetched.mtime_secs, nanos: 0 },
+            xattrs: BTreeMap::new(),
+        };
+        let digest = Some(fetched.content);
+        let item = Selected { source: Vec::new(), target: Vec::new(), node, digest, implied: false, inline: None };
+        let number = self.files.matches.len();
+        self.files.matches.push(Match { name: url.name.clone().into_bytes(), items: vec![item], archive: false });
+        let path = executor.store.blobs().path(&fetched.blob);
+        self.fetched.push(Fetched { number, path, size_bytes: fetched.size_bytes, unpack: url.unpack });
+        Ok(())
+    }
+
     /// The bytes of the key's list.
     pub(super) fn canonical(&self, op: &CopyOp) -> Vec<u8> {
         self.files.canonical(op.chown.is_none())
     }
 }
 
-/// Matches and hashes the sources.
+/// Matches and hashes the sources, and fetches those that are URLs.
 pub(super) fn select(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp) -> Result<Selection, StepError> {
     let view;
     let context = match &op.source {
-        CopySource::Context(name) => Some(executor.contexts.get(name.as_deref()).ok_or(StepError::NoContext)?),
+        CopySource::Context(name) => executor.contexts.get(name.as_deref()),
         CopySource::Vertex(_) => None,
     };
+    let nothing = View::new(Vec::new());
     let tree: &dyn Tree = match (&op.source, context) {
         (CopySource::Vertex(id), _) => {
             view = executor.forms.view(step.source(*id))?;
             &view
         }
         (_, Some(context)) => context,
-        (CopySource::Context(_), None) => unreachable!("checked above"),
+        (CopySource::Context(_), None) if op.sources.is_empty() => &nothing,
+        (CopySource::Context(_), None) => return Err(StepError::NoContext),
     };
     let options = select::Options { exclude: &op.exclude, parents: op.parents, compile: &compile };
-    let mut files = select::select(tree, &op.sources, &options).map_err(|error| match (error, context) {
+    let mut selection = Selection { files: select::Selection::default(), fetched: Vec::new(), landed: OnceLock::new() };
+    let mut begun = 0;
+    for end in op.urls.iter().map(|url| Some((url.after, url))).chain([None]) {
+        let paths = &op.sources[begun..end.map_or(op.sources.len(), |(after, _)| after)];
+        let some = select::select(tree, paths, &options).map_err(|error| explained(error, context))?;
+        selection.files.matches.extend(some.matches);
+        begun += paths.len();
+        if let Some((_, url)) = end {
+            selection.fetch(executor, step, url)?;
+        }
+    }
+    let files = &mut selection.files;
+    files.digest(tree).map_err(StepError::ContextRead)?;
+    let created = now();
+    files.matches.extend(op.inline.iter().enumerate().map(|(n, file)| Match::inline(n, &file.name, file.content.as_bytes(), created)));
+    Ok(selection)
+}
+
+/// What a failed selection means to the user.
+pub(super) fn explained(error: SelectError, context: Option<&BuildContext>) -> StepError {
+    match (error, context) {
         (SelectError::NotFound { path }, Some(context)) => {
             let why = context.why_missing(path.trim_start_matches('/').as_bytes());
             StepError::Missing { path, why: Some(why) }
@@ -76,11 +140,7 @@ pub(super) fn select(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp)
         (SelectError::NotFound { path }, None) => StepError::Missing { path, why: None },
         (SelectError::Read { source, .. }, _) if ContextError::of(&source).is_some() => StepError::ContextRead(source),
         (error, _) => error.into(),
-    })?;
-    files.digest(tree).map_err(StepError::ContextRead)?;
-    let created = now();
-    files.matches.extend(op.inline.iter().enumerate().map(|(n, file)| Match::inline(n, &file.name, file.content.as_bytes(), created)));
-    Ok(Selection { files, landed: OnceLock::new() })
+    }
 }
 
 /// Compiles `--exclude` and `--parents` patterns: they follow the rules of ignore files.
@@ -97,7 +157,7 @@ pub(super) fn below(
     op: &CopyOp,
     selection: &Selection,
 ) -> Result<Option<ListId>, StepError> {
-    if op.unpack_archives {
+    if op.unpack_archives || op.urls.iter().any(|url| url.unpack) {
         return Ok(None);
     }
     let view = executor.forms.view(&step.parent)?;
@@ -109,12 +169,9 @@ pub(super) fn below(
 
 fn land(view: &View, op: &CopyOp, files: &select::Selection) -> Result<Graft, StepError> {
     let owner = op.chown.as_deref().map(|spec| Accounts::of(view).owner(spec));
-    let options = graft::Options { destination: op.destination.clone(), owner, chmod: op.chmod, created: now() };
-    let mut landed = match op.link {
-        // A linked layer knows nothing of what is below it: as if it were copied onto nothing.
-        true => graft(&View::new(Vec::new()), files, &options)?,
-        false => graft(view, files, &options)?,
-    };
+    let options = graft::Options { destination: op.destination.clone(), owner, chmod: op.chmod.clone(), created: now() };
+    // A linked layer knows nothing of what is below it: as if it were copied onto nothing.
+    let mut landed = if op.link { graft(&View::new(Vec::new()), files, &options)? } else { graft(view, files, &options)? };
     if let Some(owner) = owner {
         // Names in --chown were looked up in the parent's files: the answer is one more fact.
         landed.facts.extend(format!("owner {}:{}\n", owner.uid, owner.gid).into_bytes());
@@ -140,10 +197,14 @@ fn is_changed(error: &StepError) -> bool {
 }
 
 fn write_once(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp, selection: Selection) -> Result<Made, StepError> {
-    let Selection { mut files, landed } = selection;
+    let Selection { mut files, fetched, landed } = selection;
     let mut spool = Spool::new(executor.store.tmp()?);
+    for file in &fetched {
+        spool.take_fetched(file, &mut files)?;
+    }
     if op.unpack_archives {
-        spool.unpack_archives(executor, op, &mut files)?;
+        let others = |number: usize| fetched.iter().all(|file| file.number != number);
+        spool.unpack_archives(executor, op, &mut files, &others)?;
     }
     let landed = match landed.into_inner() {
         Some(landed) => landed,
@@ -151,6 +212,28 @@ fn write_once(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp, select
     };
     let places = places(executor, step, op, &files, &landed, &mut spool)?;
     write_layer(executor, step, &landed, places)
+}
+
+/// Shows a download, and ends it with the build.
+struct Fetching<'a, 'b> {
+    executor: &'a BuildExecutor<'b>,
+    task: TaskId,
+}
+
+impl Progress for Fetching<'_, '_> {
+    fn on_bytes(&self, what: &str, current_bytes: u64, total_bytes: u64) {
+        let event = Event::Progress { task: self.task, what: what.into(), current_bytes, total_bytes: Some(total_bytes) };
+        self.executor.reporter.report(event);
+    }
+
+    fn on_wait(&self, what: &str, cause: &str, delay: Duration) {
+        let text = format!("{what}: {cause}; trying again in {:.1}s", delay.as_secs_f64());
+        self.executor.reporter.report(Event::Note { task: self.task, text });
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.executor.cancel.is_cancelled()
+    }
 }
 
 /// Where each file of the new layer lies now.
@@ -166,8 +249,10 @@ fn places(
     let wanted = landed.items.iter().filter_map(|item| item.from.map(|from| (&item.entry, from)));
     match &op.source {
         CopySource::Context(name) => {
-            let context = executor.contexts.get(name.as_deref()).ok_or(StepError::NoContext)?;
-            places.roots.push(context_path(context)?);
+            // Without a context there are only files that were fetched, and the Dockerfile's own.
+            if let Some(context) = executor.contexts.get(name.as_deref()) {
+                places.roots.push(context_path(context)?);
+            }
             for (entry, (m, i)) in wanted {
                 let item = &files.matches[m].items[i];
                 let source = match (item.inline, spool.member(m, i)) {
@@ -199,7 +284,7 @@ fn places(
                         places.sources.extend(wanted.into_iter().map(|(path, e)| (path, SourceRef::Root { root, path: e.path })));
                     }
                     None => {
-                        places.sources.extend(spool.extract(executor.forms.blob(layer)?, executor.forms.index(layer)?.as_ref(), wanted)?)
+                        places.sources.extend(spool.extract(executor.forms.blob(layer)?, executor.forms.index(layer)?.as_ref(), wanted)?);
                     }
                 }
             }
@@ -210,7 +295,7 @@ fn places(
 }
 
 /// The context's directory by its path: the worker opens it again.
-fn context_path(context: &crate::source::context::BuildContext) -> Result<PathBuf, StepError> {
+fn context_path(context: &BuildContext) -> Result<PathBuf, StepError> {
     use std::os::fd::AsRawFd;
     let link = format!("/proc/self/fd/{}", context.root().as_raw_fd());
     std::fs::read_link(&link).map_err(StepError::io("resolve", link))

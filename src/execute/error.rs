@@ -9,6 +9,7 @@ use crate::image::ImageError;
 use crate::layer::LayerError;
 use crate::sandbox::SandboxError;
 use crate::source::context::ContextError;
+use crate::source::http::HttpError;
 use crate::tree::accounts::AccountError;
 use crate::tree::graft::GraftError;
 use crate::tree::index::IndexError;
@@ -44,6 +45,9 @@ pub enum StepError {
     /// A user or group.
     #[error(transparent)]
     Account(#[from] AccountError),
+    /// A source of ADD that is fetched.
+    #[error(transparent)]
+    Http(#[from] HttpError),
     /// A base image.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -68,6 +72,16 @@ pub enum StepError {
     /// The context could not be read; the cause says what and why.
     #[error("{0}")]
     ContextRead(#[source] io::Error),
+    /// A base image's layer has other content than its config says.
+    #[error("the image {image} is damaged or forged: a layer has the DiffID {found}, its config says {said}")]
+    WrongDiffId {
+        /// The base image.
+        image: String,
+        /// In the config.
+        said: shale_cache::OciDigest,
+        /// Of the bytes.
+        found: shale_cache::OciDigest,
+    },
     /// Every form of a layer is gone from the store.
     #[error("the layer {layer} has neither an unpacked nor a packed form in the store any more")]
     LostLayer {

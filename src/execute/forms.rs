@@ -13,7 +13,7 @@ use super::StepError;
 use crate::image::{ImageService, ResolvedImage};
 use crate::layer::compress::{Decoder, Encoder, PackNumbers};
 use crate::layer::contents::{Contents, Directory, SameTar};
-use crate::layer::read::index_of;
+use crate::layer::read::index_and_diff_id;
 use crate::plan::graph::BaseId;
 use crate::solve::snapshot::{LayerRef, Snapshot};
 use crate::source::registry::Progress;
@@ -73,7 +73,8 @@ impl<'a> Forms<'a> {
                     return Ok(known);
                 }
                 let blob = self.base_blob(*image, *number)?;
-                let index = index_of(Decoder::new(blob).map_err(StepError::io("read", diff_id.0.to_string()))?)?;
+                let (index, found) = index_and_diff_id(Decoder::new(blob).map_err(StepError::io("read", diff_id.0.to_string()))?)?;
+                self.is_as_said(*image, diff_id, found)?;
                 let id = self.store.layers().put_index(index.as_bytes())?;
                 self.store.layers().set_by_diff(diff_id, &id)?;
                 Ok(id)
@@ -141,12 +142,21 @@ impl<'a> Forms<'a> {
     fn unpack_base(&self, image: BaseId, number: usize, diff_id: &DiffId, map: &MapId) -> Result<(LayerId, PathBuf), StepError> {
         let blob = self.base_blob(image, number)?;
         self.with_fresh_dir(|dest| {
-            let index = self.worker()?.unpack(&blob, dest)?;
+            let (index, found) = self.worker()?.unpack(&blob, dest)?;
+            self.is_as_said(image, diff_id, found)?;
             let id = self.store.layers().put_index(&index)?;
             let fs = self.store.layers().commit_fs(&id, map, dest)?;
             self.store.layers().set_by_diff(diff_id, &id)?;
             Ok((id, fs))
         })
+    }
+
+    /// A layer is known by its DiffID to every image: what an image only says about itself must not become known.
+    fn is_as_said(&self, image: BaseId, said: &DiffId, found: DiffId) -> Result<(), StepError> {
+        if *said == found {
+            return Ok(());
+        }
+        Err(StepError::WrongDiffId { image: self.bases[image.0].name.clone(), said: said.0.clone(), found: found.0 })
     }
 
     /// A layer of ours exists packed: its own index says what the unpacked form is to be.
@@ -194,25 +204,22 @@ impl<'a> Forms<'a> {
     /// A base's blob; one that only the store's own steps made is packed first.
     fn base_blob(&self, image: BaseId, number: usize) -> Result<File, StepError> {
         let packed = self.base_packed(image, number, Packing { encoder: Encoder::None, clamp_secs: None })?;
-        self.store.blobs().open(&packed.blob)?.ok_or_else(|| StepError::LostBlob { digest: packed.blob })
+        self.store.blobs().open(&packed.blob)?.ok_or(StepError::LostBlob { digest: packed.blob })
     }
 
     fn base_packed(&self, image: BaseId, number: usize, packing: Packing) -> Result<Packed, StepError> {
         let resolved = &self.bases[image.0];
         let layer = &resolved.layers[number];
-        match (&layer.blob, &layer.layer) {
-            (None, Some(own)) => {
-                let packed = self.own_packed(own, packing)?;
-                if packed.diff_id != layer.diff_id {
-                    // It was exported with other times: they are part of the image.
-                    return Err(StepError::LostBlob { digest: layer.diff_id.0.clone() });
-                }
-                Ok(packed)
+        if let (None, Some(own)) = (&layer.blob, &layer.layer) {
+            let packed = self.own_packed(own, packing)?;
+            if packed.diff_id != layer.diff_id {
+                // It was exported with other times: they are part of the image.
+                return Err(StepError::LostBlob { digest: layer.diff_id.0.clone() });
             }
-            _ => {
-                let blob = self.images.ensure_blob(resolved, number, self.progress)?;
-                Ok(Packed { blob: blob.digest, size_bytes: blob.size_bytes, diff_id: layer.diff_id.clone(), media_type: blob.media_type })
-            }
+            Ok(packed)
+        } else {
+            let blob = self.images.ensure_blob(resolved, number, self.progress)?;
+            Ok(Packed { blob: blob.digest, size_bytes: blob.size_bytes, diff_id: layer.diff_id.clone(), media_type: blob.media_type })
         }
     }
 

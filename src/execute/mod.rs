@@ -16,6 +16,7 @@ use crate::solve::event::Reporter;
 use crate::solve::key::Inputs;
 use crate::solve::{Executor, Made, Step};
 use crate::source::contexts::Contexts;
+use crate::source::http::Downloads;
 use crate::tree::index::Index;
 use crate::worker::Packing;
 pub use error::StepError;
@@ -29,6 +30,8 @@ pub struct BuildExecutor<'a> {
     pub forms: &'a Forms<'a>,
     /// Where local files come from.
     pub contexts: &'a Contexts,
+    /// Where sources of ADD that are URLs come from.
+    pub downloads: Downloads,
     /// The graph, to see what a layer is needed for.
     pub graph: &'a Graph,
     /// How layers of the vertices that are exported are packed at once; the others are not compressed.

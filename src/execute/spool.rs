@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use shale_cache::TmpDir;
 
+use super::copy::Fetched;
 use super::{BuildExecutor, StepError};
 use crate::layer::compress::{Decoder, Format};
 use crate::layer::contents::SourceRef;
@@ -49,16 +50,34 @@ impl Spool {
         Ok((self.files.len() - 1, BufWriter::with_capacity(256 << 10, file)))
     }
 
+    /// Notes where a fetched file lies, or replaces it by its members if it is an archive to be unpacked.
+    pub(super) fn take_fetched(&mut self, fetched: &Fetched, files: &mut select::Selection) -> Result<(), StepError> {
+        let Fetched { number, path, size_bytes, unpack } = fetched;
+        if *unpack {
+            let file = File::open(path).map_err(StepError::io("read", path))?;
+            if is_tar(&file).map_err(StepError::io("read", path))? {
+                let members = self.unpack(*number, file, &files.matches[*number])?;
+                files.matches[*number] = members;
+                return Ok(());
+            }
+        }
+        self.files.push(path.clone());
+        let place = SourceRef::Spool { spool: self.files.len() - 1, offset: 0, size_bytes: *size_bytes };
+        self.members.insert((*number, 0), place);
+        Ok(())
+    }
+
     /// Replaces every match that is a local archive by the archive's members.
     pub(super) fn unpack_archives(
         &mut self,
         executor: &BuildExecutor<'_>,
         op: &CopyOp,
         files: &mut select::Selection,
+        is_local: &dyn Fn(usize) -> bool,
     ) -> Result<(), StepError> {
         let CopySource::Context(name) = &op.source else { return Ok(()) };
         let context = executor.contexts.get(name.as_deref()).ok_or(StepError::NoContext)?;
-        for (number, matched) in files.matches.iter_mut().enumerate() {
+        for (number, matched) in files.matches.iter_mut().enumerate().filter(|(number, _)| is_local(*number)) {
             let [Selected { source, node: Node { kind: NodeKind::File { .. }, .. }, inline: None, .. }] = matched.items.as_slice() else {
                 continue;
             };

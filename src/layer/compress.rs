@@ -20,8 +20,8 @@ pub const CHUNK_BYTES: usize = 128 << 10;
 const DICTIONARY_BYTES: usize = 32 << 10;
 /// The most that a stored deflate block holds.
 const STORED_BLOCK_BYTES: usize = 0xffff;
-/// Level of gzip where nobody asks for another.
-pub const DEFAULT_GZIP_LEVEL: u32 = 6;
+/// Level of gzip where nobody asks for another: with zlib-rs level 6 takes 2.6 times the time of 5 for 2 % less (`benches/pack.rs`).
+pub const DEFAULT_GZIP_LEVEL: u32 = 5;
 /// Level of zstd where nobody asks for another.
 pub const DEFAULT_ZSTD_LEVEL: i32 = 3;
 
@@ -128,7 +128,11 @@ impl<W: Write> PackWriter<W> {
             Sink::Gzip(gzip) => gzip.finish()?,
             Sink::Zstd(zstd) => zstd.finish()?,
         };
-        let numbers = PackNumbers { diff_id: DiffId(sha256(self.tar)), blob: sha256(out.hash), size_bytes: out.size_bytes };
+        let numbers = PackNumbers {
+            diff_id: DiffId(OciDigest::of_sha256(self.tar)),
+            blob: OciDigest::of_sha256(out.hash),
+            size_bytes: out.size_bytes,
+        };
         Ok((numbers, out.out))
     }
 }
@@ -147,12 +151,6 @@ impl<W: Write> Write for PackWriter<W> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-fn sha256(hash: Sha256) -> OciDigest {
-    let hex: String =
-        hash.finalize().iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|n| char::from(b"0123456789abcdef"[n as usize])).collect();
-    format!("sha256:{hex}").parse().expect("64 hex digits")
 }
 
 struct Hashed<W> {

@@ -197,7 +197,7 @@ impl Finish<'_> {
             let handles: Vec<_> = layers.iter().map(|layer| scope.spawn(move || self.forms.packed(layer, packing))).collect();
             handles.into_iter().map(|handle| handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
         });
-        packed.into_iter().collect::<Result<_, _>>().map_err(|cause| self.failed(cause))
+        packed.into_iter().collect::<Result<_, _>>().map_err(Self::failed)
     }
 
     fn image_layers(&self, packed: &[shale_cache::Packed]) -> Result<Vec<ImageLayer>, BuildError> {
@@ -230,7 +230,7 @@ impl Finish<'_> {
     fn unpacked_image(&self) -> Result<Kept, BuildError> {
         let mut layers = Vec::new();
         for layer in self.layers() {
-            let diff_id = self.forms.diff_id(layer, None).map_err(|cause| self.failed(cause))?;
+            let diff_id = self.forms.diff_id(layer, None).map_err(Self::failed)?;
             layers.push(match layer {
                 LayerRef::Own { layer, .. } => ImageLayer { diff_id, layer: Some(*layer), blob: None },
                 LayerRef::Base { image, number, .. } => self.bases.images()[image.0].layers[*number].clone(),
@@ -240,7 +240,7 @@ impl Finish<'_> {
         Ok(Kept { config: self.config(&diff_ids, self.plan.source_date_epoch), layers })
     }
 
-    fn failed(&self, cause: StepError) -> BuildError {
+    fn failed(cause: StepError) -> BuildError {
         match cause {
             StepError::Cancelled => BuildError::Cancelled,
             cause => BuildError::Step { at: None, name: "exporting layers".into(), cause },

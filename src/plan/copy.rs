@@ -1,7 +1,7 @@
 //! COPY and ADD.
 
 use super::error::{PlanError, PlanErrorKind};
-use super::graph::{CopyOp, CopySource, InlineFile, Op};
+use super::graph::{CopyOp, CopySource, InlineFile, Op, UrlSource};
 use super::paths;
 use super::stage::{StageLowering, Step};
 use super::support::Feature;
@@ -9,6 +9,7 @@ use crate::dockerfile::ast::Copy;
 use crate::dockerfile::word;
 use crate::oci::history::{self, CopyText};
 use crate::span::Spanned;
+use crate::tree::chmod::Chmod;
 
 /// The words of a COPY or ADD after expansion.
 struct Words {
@@ -30,7 +31,7 @@ impl StageLowering<'_, '_, '_> {
             None => CopySource::Context(None),
         };
         let parents = copy.parents.as_ref().is_some_and(|p| p.node);
-        let chmod = self.octal(step, copy, words.chmod.as_deref(), instruction)?;
+        let chmod = Self::chmod(step, copy, words.chmod.as_deref())?;
         let heredocs: Vec<String> = words.inline.iter().map(|f| f.name.clone()).collect();
         let text = history::copy(CopyText {
             instruction,
@@ -41,15 +42,19 @@ impl StageLowering<'_, '_, '_> {
             heredocs: &heredocs,
             destination: &words.destination,
         });
+        let unpack = copy.unpack.as_ref().map(|u| u.node);
+        let (urls, paths) = split_sources(&words, unpack == Some(true));
+        let has_paths = !paths.is_empty();
         let op = CopyOp {
             source,
             // With --parents a `/./` in a source marks where the kept path begins, so nothing is cleaned away.
-            sources: if parents { words.sources } else { words.sources.iter().map(|s| paths::source(s)).collect() },
+            sources: if parents { paths } else { paths.iter().map(|s| paths::source(s)).collect() },
+            urls,
             inline: words.inline,
             destination: paths::destination(&self.state.config.config.working_dir, &words.destination),
             chown: words.chown,
             chmod,
-            unpack_archives: copy.unpack.as_ref().map_or(instruction == "ADD", |u| u.node),
+            unpack_archives: has_paths && unpack.unwrap_or(instruction == "ADD"),
             exclude: copy.exclude.iter().map(|e| e.node.clone()).collect(),
             parents,
             link: copy.link.as_ref().is_some_and(|l| l.node),
@@ -102,62 +107,91 @@ impl StageLowering<'_, '_, '_> {
     fn check_sources(&mut self, step: &Step<'_>, copy: &Copy, words: &Words, instruction: &'static str) -> Result<(), PlanError> {
         if let (Some(_), Some(written)) = (&words.checksum, &copy.checksum) {
             let kind = match &words.sources[..] {
-                [one] if is_git(one) || is_http(one) => None,
+                [one] if is_git(one) => None,
+                [one] if is_http(one) => words.checksum.as_deref().and_then(checksum_fault).map(PlanErrorKind::BadChecksum),
                 [_] => Some(PlanErrorKind::ChecksumOfLocal),
                 _ => Some(PlanErrorKind::ChecksumOfMany),
             };
             if let Some(kind) = kind {
                 return Err(PlanError::at(step.at(written.span), kind));
             }
-            self.refuse_unsupported(step, written.span, Feature::Checksum, instruction);
         }
         for (source, written) in words.sources.iter().zip(&copy.sources) {
-            let (feature, refusal) = if is_git(source) {
-                (Feature::AddGit, PlanErrorKind::CopyGit)
-            } else if is_http(source) {
-                (Feature::AddUrl, PlanErrorKind::CopyUrl)
-            } else {
-                continue;
+            let refusal = match source {
+                git if is_git(git) => PlanErrorKind::CopyGit,
+                http if is_http(http) => PlanErrorKind::CopyUrl,
+                _ => continue,
             };
             if instruction == "COPY" {
                 return Err(PlanError::at(step.at(written.span), refusal));
             }
-            self.refuse_unsupported(step, written.span, feature, instruction);
+            if is_git(source) {
+                self.refuse_unsupported(step, written.span, Feature::AddGit, instruction);
+            }
         }
         Ok(())
     }
 
-    fn octal(&mut self, step: &Step<'_>, copy: &Copy, chmod: Option<&str>, instruction: &'static str) -> Result<Option<u32>, PlanError> {
+    fn chmod(step: &Step<'_>, copy: &Copy, chmod: Option<&str>) -> Result<Option<Chmod>, PlanError> {
         let (Some(text), Some(written)) = (chmod, &copy.chmod) else { return Ok(None) };
-        match mode(text) {
-            Some(Mode::Octal(bits)) => Ok(Some(bits)),
-            Some(Mode::Symbolic) => {
-                self.refuse_unsupported(step, written.span, Feature::SymbolicChmod, instruction);
-                Ok(None)
-            }
-            None => Err(PlanError::at(step.at(written.span), PlanErrorKind::BadChmod(text.into()))),
+        let bad = || PlanError::at(step.at(written.span), PlanErrorKind::BadChmod(text.into()));
+        Chmod::parse(text).map(Some).ok_or_else(bad)
+    }
+}
+
+/// The URLs among the sources, and the others.
+fn split_sources(words: &Words, unpack: bool) -> (Vec<UrlSource>, Vec<String>) {
+    let (mut urls, mut paths) = (Vec::new(), Vec::new());
+    for source in &words.sources {
+        if is_http(source) {
+            let (name, checksum) = (url_name(source), words.checksum.clone());
+            urls.push(UrlSource { url: source.clone(), name, checksum, unpack, after: paths.len() });
+        } else {
+            paths.push(source.clone());
         }
     }
+    (urls, paths)
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Mode {
-    Octal(u32),
-    Symbolic,
-}
-
-/// Reads a `--chmod`; `None` is neither form.
-fn mode(text: &str) -> Option<Mode> {
-    if text.bytes().all(|b| b.is_ascii_digit()) {
-        return u32::from_str_radix(text, 8).ok().filter(|bits| *bits <= 0o7777).map(Mode::Octal);
+/// The last part of a URL's path; BuildKit's name where there is none.
+fn url_name(url: &str) -> String {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest).split(['?', '#']).next().unwrap_or_default();
+    let path = percent_decoded(rest.split_once('/').map_or("", |(_, path)| path));
+    match path.trim_end_matches('/').rsplit('/').next() {
+        None | Some("" | "." | "..") => "__unnamed__".into(),
+        Some(name) => name.into(),
     }
-    text.split(',').all(is_symbolic_clause).then_some(Mode::Symbolic)
 }
 
-/// `[ugoa…][+-=][rwxXst… or ugo]`, operators as often as one likes.
-fn is_symbolic_clause(clause: &str) -> bool {
-    let actions = clause.trim_start_matches(['u', 'g', 'o', 'a']);
-    actions.starts_with(['+', '-', '=']) && actions.chars().all(|c| "+-=rwxXstugo".contains(c))
+/// `%41` → `A`; what cannot be decoded stays.
+fn percent_decoded(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = bytes.get(at + 1..at + 3).and_then(|hex| std::str::from_utf8(hex).ok());
+        let byte = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(|byte| bytes[at] == b'%' && *byte != 0);
+        out.push(byte.unwrap_or(bytes[at]));
+        at += if byte.is_some() { 3 } else { 1 };
+    }
+    String::from_utf8(out).unwrap_or_else(|_| text.into())
+}
+
+/// What is wrong with a `--checksum` of a file, in the words of the library that BuildKit reads it with.
+fn checksum_fault(text: &str) -> Option<&'static str> {
+    let Some((algorithm, hex)) = text.split_once(':').filter(|(algorithm, hex)| !algorithm.is_empty() && !hex.is_empty()) else {
+        return Some("invalid checksum digest format");
+    };
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "+._-".contains(c);
+    if algorithm != "sha256" {
+        let looks_right = algorithm.chars().all(is_name) && hex.chars().all(|c| c.is_ascii_alphanumeric() || "=_-".contains(c));
+        return Some(if looks_right { "unsupported digest algorithm" } else { "invalid checksum digest format" });
+    }
+    if hex.len() != 64 {
+        return Some("invalid checksum digest length");
+    }
+    let is_hex = hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    (!is_hex).then_some("invalid checksum digest format")
 }
 
 /// A URL that is fetched as a file.
@@ -184,21 +218,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn modes() {
-        for (text, want) in [
-            ("755", Some(Mode::Octal(0o755))),
-            ("04711", Some(Mode::Octal(0o4711))),
-            ("7777", Some(Mode::Octal(0o7777))),
-            ("10000", None),
-            ("64a", None),
-            ("89", None),
-            ("u=rwX,go=rX", Some(Mode::Symbolic)),
-            ("a+x", Some(Mode::Symbolic)),
-            ("+x", Some(Mode::Symbolic)),
-            ("u", None),
-            ("u+q", None),
+    fn files_are_named_by_the_path_of_their_url() {
+        for (url, name) in [
+            ("http://h/foo", "foo"),
+            ("http://h/a/b.tar.gz?x=/y#/z", "b.tar.gz"),
+            ("http://h/dir/", "dir"),
+            ("http://h", "__unnamed__"),
+            ("http://h/", "__unnamed__"),
+            ("http://h?a=/b", "__unnamed__"),
+            ("http://h/a/..", "__unnamed__"),
+            ("http://h/a%20b", "a b"),
+            ("http://h/a%2f..%2F..", "__unnamed__"),
+            ("http://h/100%", "100%"),
         ] {
-            assert_eq!(mode(text), want, "{text}");
+            assert_eq!(url_name(url), name, "{url}");
+        }
+    }
+
+    #[test]
+    fn checksums_are_judged_as_by_buildkit() {
+        let good = format!("sha256:{}", "0a".repeat(32));
+        assert_eq!(checksum_fault(&good), None);
+        for (text, fault) in [
+            ("sha256", "invalid checksum digest format"),
+            ("sha256:", "invalid checksum digest format"),
+            ("md5:00", "unsupported digest algorithm"),
+            ("sha256:00", "invalid checksum digest length"),
+            (&good.to_uppercase().replace("SHA", "sha"), "invalid checksum digest format"),
+        ] {
+            assert_eq!(checksum_fault(text), Some(fault), "{text}");
         }
     }
 

@@ -148,6 +148,9 @@ pub enum PlanErrorKind {
     /// COPY of a git repository.
     #[error("source can't be a git ref for COPY")]
     CopyGit,
+    /// `ADD --checksum` that is no sha256.
+    #[error("{0}")]
+    BadChecksum(&'static str),
     /// `ADD --checksum` with several sources.
     #[error("checksum can't be specified for multiple sources")]
     ChecksumOfMany,

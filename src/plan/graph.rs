@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::oci::config::{HistoryEntry, ImageConfig};
 use crate::oci::platform::Platform;
 use crate::span::{SourceFile, Span};
+use crate::tree::chmod::Chmod;
 
 /// Index of a vertex in [`Graph::vertices`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -214,14 +215,16 @@ pub struct CopyOp {
     /// Sources after expansion, cleaned: relative to the source's root (`.` is the root itself), may hold wildcards. With `parents`
     /// they are as written, since `/./` in them means something.
     pub sources: Vec<String>,
+    /// Sources that are fetched.
+    pub urls: Vec<UrlSource>,
     /// Heredoc files to write besides the sources.
     pub inline: Vec<InlineFile>,
     /// Absolute destination. A trailing `/` says that it is a directory.
     pub destination: String,
     /// `--chown` after expansion, as written (`user`, `1:2`, `user:group`).
     pub chown: Option<String>,
-    /// `--chmod` after expansion: octal bits.
-    pub chmod: Option<u32>,
+    /// `--chmod` after expansion.
+    pub chmod: Option<Chmod>,
     /// `ADD`: local tar archives are unpacked.
     pub unpack_archives: bool,
     /// `--exclude` patterns.
@@ -232,6 +235,21 @@ pub struct CopyOp {
     pub link: bool,
     /// `COPY` or `ADD`, for texts.
     pub instruction: &'static str,
+}
+
+/// A source of ADD that is fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UrlSource {
+    /// As written, after expansion.
+    pub url: String,
+    /// The name under which it lands in a directory.
+    pub name: String,
+    /// `--checksum`: the sha256 that it must have, as `sha256:…`.
+    pub checksum: Option<String>,
+    /// `--unpack=true`
+    pub unpack: bool,
+    /// How many of the other sources stand before it.
+    pub after: usize,
 }
 
 /// `WORKDIR`.

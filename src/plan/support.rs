@@ -15,16 +15,10 @@ pub enum Feature {
     Parents,
     /// `COPY --exclude`, `ADD --exclude`
     Exclude,
-    /// `--chmod=u+x`
-    SymbolicChmod,
-    /// `ADD --checksum`
-    Checksum,
     /// `ADD --keep-git-dir`
     KeepGitDir,
     /// `ADD --unpack` of local files
     Unpack,
-    /// `ADD https://…`
-    AddUrl,
     /// `ADD https://….git`
     AddGit,
     /// `SOURCE_DATE_EPOCH` taken from the context, a named context or a stage
@@ -50,11 +44,8 @@ impl Feature {
             Self::Link => "--link",
             Self::Parents => "--parents",
             Self::Exclude => "--exclude",
-            Self::SymbolicChmod => "--chmod in symbolic form",
-            Self::Checksum => "--checksum",
             Self::KeepGitDir => "--keep-git-dir",
             Self::Unpack => "--unpack",
-            Self::AddUrl => "of a URL",
             Self::AddGit => "of a git repository",
             Self::EpochFromSource => "from a source",
         }
@@ -68,8 +59,6 @@ impl Feature {
             Self::Link => "remove --link: a COPY layer survives a changed base without it",
             Self::Parents => "write one COPY for each directory, with its full destination",
             Self::Exclude => "name the files in .dockerignore, or copy what is wanted by name",
-            Self::SymbolicChmod => "write the mode in octal, for example --chmod=755",
-            Self::Checksum | Self::AddUrl => "fetch it in a RUN, with curl or wget, and check it with sha256sum -c",
             Self::KeepGitDir | Self::AddGit => "clone it in a RUN, or before the build",
             Self::Unpack => "unpack it in a RUN",
             Self::EpochFromSource => "give the seconds themselves: --build-arg SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)",

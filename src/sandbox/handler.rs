@@ -3,9 +3,9 @@
 //! A fork of the worker, so single-threaded, in the worker's namespaces and with its privileges.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -13,7 +13,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitId, WaitIdOptions, WaitOptions, waitid, waitpid};
 
 use super::child::{self, Prepared, Word};
-use super::mounts::{BoundFile, FIXED_TARGETS};
+use super::mounts::BoundFile;
 use super::spec::{Exit, RunRequest};
 use super::targets::{self, Shape};
 use super::{Deed, Failure, mounts, overlay, seccomp, stop, sys};
@@ -68,51 +68,45 @@ pub(crate) fn run(
         }
     }
     ended(exit);
-    let after = stamp(&request.tmp.join("after"))?;
+    let stamp = request.tmp.join("after");
+    File::create_new(&stamp).deed_on("make", &stamp)?;
+    let after = mtime_of(&stamp)?;
     targets::unmake(&upper, &made)?;
     Ok(Left { upper, window: (before, after) })
 }
 
-/// Makes directories and files for the step. Returns also the time before it, as the file system sees it.
+/// Makes directories and files for the step, few of them: on a disk each costs as much as several mounts. Returns also the time
+/// before the step, as the file system sees it.
 fn prepare(request: &RunRequest, stdout: OwnedFd, stderr: OwnedFd) -> Result<(Prepared, Mtime), Failure> {
-    let at = |name: &str| request.tmp.join(name);
-    // The worker has no umask, and the upper directory's mode is what the step sees of `/`.
-    let make = |path: &Path| fs::DirBuilder::new().mode(0o755).create(path).deed_on("make the directory", path);
-    let (upper, work, root, stub) = (at("upper"), at("work"), at("root"), at("stub"));
-    for dir in [&upper, &work, &root, &stub] {
-        make(dir)?;
+    let [upper, work, stub] = ["upper", "work", "stub"].map(|name| request.tmp.join(name));
+    for dir in [&upper, &work, &stub] {
+        // The worker has no umask, and the upper directory's mode is what the step sees of `/`.
+        fs::DirBuilder::new().mode(0o755).create(dir).deed_on("make the directory", dir)?;
     }
-    for (path, shape) in FIXED_TARGETS {
-        targets::make_stub(&stub, path, *shape)?;
+    for path in ["/proc", "/dev", "/sys"] {
+        targets::make_stub(&stub, path, Shape::Dir)?;
     }
-    let files = at("files");
-    make(&files)?;
-    let mut bound = Vec::new();
-    let mut bind = |target: &str, content: &[u8], mode: u32| -> Result<(), Failure> {
-        let source = files.join(bound.len().to_string());
-        write_file(&source, content, mode)?;
-        bound.push(BoundFile { source, target: target.to_owned(), executable: mode & 0o111 != 0 });
-        Ok(())
-    };
-    bind("/etc/resolv.conf", request.resolv_conf.as_bytes(), 0o644)?;
-    bind("/etc/hosts", hosts(request).as_bytes(), 0o644)?;
-    for (target, content, mode) in &request.files {
-        // `/dev` is a tmpfs, where targets are made as they are needed.
-        if !target.starts_with("/dev/") {
-            targets::make_stub(&stub, target, Shape::File)?;
+    let mut files = Vec::new();
+    // In the stub a file is a mount point for itself.
+    let mut bind = |target: &str, content: &[u8], mode: u32| -> Result<PathBuf, Failure> {
+        let source = targets::make_stub(&stub, target, Shape::File)?;
+        fs::write(&source, content).deed_on("write", &source)?;
+        if mode != targets::FILE_MODE {
+            fs::set_permissions(&source, fs::Permissions::from_mode(mode)).deed_on("set the mode of", &source)?;
         }
+        files.push(BoundFile { source: source.clone(), target: target.to_owned(), executable: mode & 0o111 != 0 });
+        Ok(source)
+    };
+    for (target, content, mode) in &request.files {
         bind(target, content, *mode)?;
     }
+    bind("/etc/resolv.conf", request.resolv_conf.as_bytes(), targets::FILE_MODE)?;
+    let last = bind("/etc/hosts", hosts(request).as_bytes(), targets::FILE_MODE)?;
+    let before = mtime_of(&last)?;
+    // The root is attached over a directory that nothing inside needs by its path any more.
+    let root = upper.clone();
     let lowers = request.lowers.iter().rev().map(|l| l.fs.clone()).chain([stub]).collect();
-    let before = stamp(&at("before"))?;
-    Ok((Prepared { lowers, upper, work, root, files: bound, stdout, stderr }, before))
-}
-
-fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<(), Failure> {
-    let mut options = fs::OpenOptions::new();
-    let mut file = options.write(true).create_new(true).mode(mode).open(path).deed_on("make", path)?;
-    io::Write::write_all(&mut file, content).deed_on("write", path)?;
-    file.set_permissions(fs::Permissions::from_mode(mode)).deed_on("set the mode of", path)
+    Ok((Prepared { lowers, upper, work, root, files, stdout, stderr }, before))
 }
 
 fn hosts(request: &RunRequest) -> String {
@@ -121,15 +115,14 @@ fn hosts(request: &RunRequest) -> String {
         text.push('\n');
     }
     for (name, address) in &request.add_hosts {
-        text.push_str(&format!("{address}\t{name}\n"));
+        text.extend([address.as_str(), "\t", name, "\n"]);
     }
     text
 }
 
 /// The time as the file system sees it: its clock is coarser than the one that programs read, and lies behind.
-fn stamp(path: &Path) -> Result<Mtime, Failure> {
-    let file = File::create_new(path).deed_on("make", path)?;
-    let meta = file.metadata().deed_on("look at", path)?;
+fn mtime_of(path: &Path) -> Result<Mtime, Failure> {
+    let meta = fs::metadata(path).deed_on("look at", path)?;
     Ok(Mtime { secs: meta.mtime(), nanos: meta.mtime_nsec() as u32 })
 }
 

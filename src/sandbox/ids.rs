@@ -92,6 +92,7 @@ impl IdMaps {
     }
 
     /// Every id that we have, under the number that it has for us.
+    #[must_use]
     pub fn identity(&self) -> Self {
         let same = |extents: &[Extent]| extents.iter().map(|e| Extent { outside: e.inside, ..*e }).collect();
         Self { uids: same(&self.uids), gids: same(&self.gids) }

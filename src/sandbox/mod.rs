@@ -12,7 +12,7 @@ pub mod ids;
 pub mod ladder;
 mod mounts;
 mod overlay;
-mod seccomp;
+pub(crate) mod seccomp;
 mod seccomp_table;
 mod spec;
 mod stop;

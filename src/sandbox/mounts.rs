@@ -52,10 +52,6 @@ const LINKS: &[(&str, &str)] = &[
 const TTY_GROUP: &str = "gid=5";
 pub(super) const DEFAULT_SHM_BYTES: u64 = 64 << 20;
 
-/// Directories that the kernel's own file systems are mounted on, and the files of the network: made in a stub layer below all others.
-pub(super) const FIXED_TARGETS: &[(&str, Shape)] =
-    &[("/proc", Shape::Dir), ("/dev", Shape::Dir), ("/sys", Shape::Dir), ("/etc/resolv.conf", Shape::File), ("/etc/hosts", Shape::File)];
-
 /// A file of ours to be seen in the step, read-only.
 #[derive(Debug)]
 pub(super) struct BoundFile {
@@ -134,7 +130,7 @@ impl Root {
         self.attach_plainly(&tmpfs, "dev")?;
         let dev = openat(&tmpfs, ".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).deed("open /dev")?;
         for (name, major, minor) in NODES {
-            self.node(&dev, name, makedev(*major, *minor))?;
+            Self::node(&dev, name, makedev(*major, *minor))?;
         }
         for (name, target) in LINKS {
             symlinkat(*target, &dev, *name).deed_on("make the link in /dev", name)?;
@@ -158,7 +154,7 @@ impl Root {
     }
 
     /// A device node: made, or where that is forbidden (a user namespace) the machine's own bound on an empty file.
-    fn node(&self, dev: &OwnedFd, name: &str, device: Dev) -> Result<(), Failure> {
+    fn node(dev: &OwnedFd, name: &str, device: Dev) -> Result<(), Failure> {
         match mknodat(dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), device) {
             Err(Errno::PERM) => {}
             other => return other.deed_on("make the device", name),
@@ -202,14 +198,13 @@ impl Root {
         let mount = clone(CWD, source, false).deed_on("copy the mount of", &file.source)?;
         let attributes = RDONLY | NOSUID | NODEV | if file.executable { 0 } else { NOEXEC };
         sys::set_mount_attributes(mount.as_fd(), attributes, false).deed_on("make read-only", &file.source)?;
-        let target = match targets::find(self.fd.as_fd(), &file.target)? {
-            Some(fd) => fd,
-            None => {
-                let (fd, made) = targets::make(self.fd.as_fd(), &file.target, Shape::File, None)?;
-                // What was made in the tmpfs on /dev ends with it.
-                self.made.extend(made.into_iter().filter(|path| !path.starts_with("dev")));
-                fd
-            }
+        let target = if let Some(fd) = targets::find(self.fd.as_fd(), &file.target)? {
+            fd
+        } else {
+            let (fd, made) = targets::make(self.fd.as_fd(), &file.target, Shape::File, None)?;
+            // What was made in the tmpfs on /dev ends with it.
+            self.made.extend(made.into_iter().filter(|path| !path.starts_with("dev")));
+            fd
         };
         attach(mount.as_fd(), target.as_fd(), &file.target)
     }

@@ -4,6 +4,7 @@
 //! that are allowed whatever their arguments are, so only the few with a condition cost anything.
 
 use std::io;
+use std::sync::OnceLock;
 
 use super::seccomp_table::{Abi, NEWEST, TABLE};
 use super::sys;
@@ -43,19 +44,27 @@ const OFFSET_ARGUMENT_0: u32 = 16;
 
 type Program = Vec<libc::sock_filter>;
 
-/// Installs the filter for this process and all that comes of it. Needs CAP_SYS_ADMIN in the user namespace, as no_new_privs stays off.
-pub(super) fn install() -> io::Result<()> {
-    sys::install_filter(&program())
+static PROGRAM: OnceLock<Program> = OnceLock::new();
+
+/// Makes the program, which forks then share.
+pub(crate) fn prepare() -> &'static [libc::sock_filter] {
+    PROGRAM.get_or_init(|| program(sys::kernel_has_x32()))
 }
 
-fn program() -> Program {
+/// Installs the filter for this process and all that comes of it. Needs CAP_SYS_ADMIN in the user namespace, as no_new_privs stays off.
+pub(super) fn install() -> io::Result<()> {
+    sys::install_filter(prepare())
+}
+
+/// A kernel without x32 has ENOSYS for all of its calls, and so has the program then: what is left out need not be compiled.
+fn program(with_x32: bool) -> Program {
     let mut out = vec![load(OFFSET_ARCH)];
     let (native, compat) = if cfg!(target_arch = "aarch64") {
         ((AUDIT_ARCH_AARCH64, search(Abi::Aarch64)), (AUDIT_ARCH_ARM, search(Abi::Arm)))
     } else {
         let mut native = vec![jump(libc::BPF_JGE, X32_BIT, 0, 1)];
         let (plain, mut x32) = (search(Abi::X86_64), vec![statement(libc::BPF_ALU | libc::BPF_AND, !X32_BIT)]);
-        x32.extend(search(Abi::X32));
+        x32.extend(if with_x32 { search(Abi::X32) } else { vec![refuse(libc::ENOSYS)] });
         native.push(statement(libc::BPF_JMP | libc::BPF_JA, plain.len() as u32));
         native.extend(plain);
         native.extend(x32);
@@ -195,7 +204,7 @@ mod tests {
     #[test]
     #[cfg(target_arch = "x86_64")]
     fn calls_get_the_verdict_of_the_profile() {
-        let p = program();
+        let p = program(true);
         for (arch, number, argument, want, what) in [
             (AUDIT_ARCH_X86_64, 0, 0, OK, "read"),
             (AUDIT_ARCH_X86_64, 59, 0, OK, "execve"),
@@ -216,8 +225,8 @@ mod tests {
             (AUDIT_ARCH_X86_64, 466, 0, OK, "removexattrat"),
             (AUDIT_ARCH_X86_64, 467, 0, ENOSYS, "newer than the table"),
             (AUDIT_ARCH_X86_64, X32_BIT, 0, OK, "x32 read"),
-            (AUDIT_ARCH_X86_64, X32_BIT | 520, 0, OK, "x32 execve"),
-            (AUDIT_ARCH_X86_64, X32_BIT | 165, 0, EPERM, "x32 mount"),
+            (AUDIT_ARCH_X86_64, X32_BIT + 520, 0, OK, "x32 execve"),
+            (AUDIT_ARCH_X86_64, X32_BIT + 165, 0, EPERM, "x32 mount"),
             (AUDIT_ARCH_I386, 3, 0, OK, "i386 read"),
             (AUDIT_ARCH_I386, 21, 0, EPERM, "i386 mount"),
             (AUDIT_ARCH_I386, 120, libc::CLONE_NEWNS as u32, EPERM, "i386 clone(NEWNS)"),
@@ -230,7 +239,8 @@ mod tests {
 
     #[test]
     fn the_program_fits_and_the_table_is_sorted() {
-        assert!(program().len() < 4096);
+        assert!(program(true).len() < 4096);
+        assert!(program(false).len() < program(true).len());
         assert!(TABLE.windows(2).all(|w| w[0].0 < w[1].0));
         for abi in [Abi::X86_64, Abi::X32, Abi::X86, Abi::Aarch64, Abi::Arm] {
             let code = search(abi);

@@ -113,6 +113,13 @@ pub(crate) fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
     check(rc as libc::c_int)
 }
 
+/// Whether the kernel knows calls with 32-bit pointers on 64-bit x86; few do.
+pub(crate) fn kernel_has_x32() -> bool {
+    const X32_BIT: libc::c_long = 0x4000_0000;
+    // SAFETY: getpid takes no arguments.
+    cfg!(target_arch = "x86_64") && unsafe { libc::syscall(X32_BIT | libc::SYS_getpid) } > 0
+}
+
 /// Closes abstract sockets and signals to the world outside by a Landlock domain. `false`: the kernel is too old for it.
 pub(crate) fn landlock_scope() -> io::Result<bool> {
     #[repr(C)]

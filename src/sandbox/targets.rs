@@ -21,6 +21,8 @@ pub(super) enum Shape {
     File,
 }
 
+/// Mode of the files that are made.
+pub(super) const FILE_MODE: u32 = 0o644;
 const MAX_LINKS: usize = 40;
 
 /// Opens the place `path` inside `root`, following links as a process in there would. `None` if nothing is there.
@@ -33,10 +35,19 @@ pub(super) fn find(root: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>, 
     }
 }
 
-/// Makes what is missing of `path` in the tree at `dir`, which is ours and has no links.
-pub(super) fn make_stub(dir: &Path, path: &str, shape: Shape) -> Result<(), Failure> {
-    let dir = openat(CWD, dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).deed_on("open", dir)?;
-    make(dir.as_fd(), path, shape, None).map(drop)
+/// Makes what is missing of `path` in the tree at `dir`, which is ours and has no links. Returns where that is.
+pub(super) fn make_stub(dir: &Path, path: &str, shape: Shape) -> Result<PathBuf, Failure> {
+    let root = openat(CWD, dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).deed_on("open", dir)?;
+    make(root.as_fd(), path, shape, None)?;
+    let mut names: Vec<Vec<u8>> = Vec::new();
+    for name in components(path.as_bytes()) {
+        if name == b".." {
+            names.pop();
+        } else {
+            names.push(name);
+        }
+    }
+    Ok(names.iter().fold(dir.to_owned(), |at, name| at.join(as_os(name))))
 }
 
 /// Makes what is missing of `path` inside `root`, following links as a process in there would, and opens it. Returns also
@@ -116,7 +127,7 @@ fn make_one(dir: BorrowedFd<'_>, name: &[u8], shape: Shape) -> rustix::io::Resul
         Shape::Dir => mkdirat(dir, name, Mode::from_raw_mode(0o755)),
         Shape::File => {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-            openat(dir, name, flags, Mode::from_raw_mode(0o644)).map(drop)
+            openat(dir, name, flags, Mode::from_raw_mode(FILE_MODE)).map(drop)
         }
     }
 }
@@ -175,6 +186,15 @@ mod tests {
 
         unmake(&root, &made).unwrap();
         assert!(!root.join("run").exists());
+    }
+
+    #[test]
+    fn stubs_stay_in_their_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let stub = dir.path().join("stub");
+        fs::create_dir(&stub).unwrap();
+        assert_eq!(make_stub(&stub, "/../a/../../etc/hosts", Shape::File).unwrap(), stub.join("etc/hosts"));
+        assert!(stub.join("etc/hosts").is_file() && fs::read_dir(dir.path()).unwrap().count() == 1);
     }
 
     #[test]

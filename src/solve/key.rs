@@ -85,8 +85,8 @@ fn copy_parts(parts: &mut KeyParts, copy: &CopyOp, inputs: &Inputs) {
     if let Some(owner) = &copy.chown {
         parts.push_text("chown", owner.clone());
     }
-    if let Some(mode) = copy.chmod {
-        parts.push_text("chmod", format!("{mode:o}"));
+    if let Some(chmod) = &copy.chmod {
+        parts.push_text("chmod", chmod.to_string());
     }
     for (flag, is_set) in [("link", copy.link), ("parents", copy.parents)] {
         if is_set {
@@ -95,6 +95,9 @@ fn copy_parts(parts: &mut KeyParts, copy: &CopyOp, inputs: &Inputs) {
     }
     if copy.unpack_archives {
         parts.push_text("unpack", "archives");
+    }
+    if copy.urls.iter().any(|url| url.unpack) {
+        parts.push_text("unpack-fetched", "archives");
     }
     inline_parts(parts, &copy.inline);
     if let Some(files) = inputs.files {

@@ -3,6 +3,7 @@
 pub mod archive;
 pub mod context;
 pub mod contexts;
+pub mod http;
 pub mod ignore;
 pub mod registry;
 pub mod statcache;

@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::accounts::Owner;
+use super::chmod::Chmod;
 use super::entry::{Entry, Kind, Mtime, join, parent};
 use super::index::{INLINE_PATHS, Index, IndexBuilder, is_below};
 use super::select::{Match, Selected, Selection, clean, escape};
@@ -57,7 +58,7 @@ pub struct Options {
     /// `--chown`; `None`: as the source has it, root for what is made.
     pub owner: Option<Owner>,
     /// `--chmod`, for everything but symlinks.
-    pub chmod: Option<u32>,
+    pub chmod: Option<Chmod>,
     /// Time of directories that are made.
     pub created: Mtime,
 }
@@ -226,7 +227,7 @@ impl Stage<'_> {
         let Some(top) = matched.items.first() else { return Ok(()) };
         let options = self.options;
         let destination = options.destination.as_bytes();
-        let mode = options.chmod.map_or(0o755, |m| m & 0o777);
+        let mode = options.chmod.as_ref().map_or(0o755, Chmod::of_made_directories);
         let as_dir = destination.ends_with(b"/") || destination.ends_with(b"/.");
         let text = clean(destination).join(&b"/"[..]);
         let first = if as_dir { self.resolve(&[], &text)? } else { self.resolve(&[], parent(&text))? };
@@ -318,9 +319,9 @@ impl Stage<'_> {
     fn slot(&self, path: &[u8], number: usize, i: usize, item: &Selected) -> Slot {
         let node = &item.node;
         let owner = self.options.owner.unwrap_or(Owner { uid: node.uid, gid: node.gid });
-        let mode = match (&node.kind, self.options.chmod) {
+        let mode = match (&node.kind, &self.options.chmod) {
             (NodeKind::Symlink { .. }, _) => 0o777,
-            (_, Some(mode)) => mode & 0o7777,
+            (kind, Some(chmod)) => chmod.apply(node.mode, *kind == NodeKind::Dir),
             (_, None) => node.mode & 0o7777,
         };
         let (kind, inode) = kind_of(node, item);

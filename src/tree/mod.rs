@@ -3,6 +3,7 @@
 //! Nothing here does IO but `walk`. A [`Tree`] is anything COPY can select from.
 
 pub mod accounts;
+pub mod chmod;
 pub mod diff;
 pub mod entry;
 pub mod glob;

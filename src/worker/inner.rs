@@ -15,7 +15,7 @@ use super::layers;
 use super::outer::take_control;
 use super::protocol::{self, KILL, Reply, Request, STOP, Start};
 use crate::sandbox::handler::{self, Asked, Asker};
-use crate::sandbox::{Failure, RunRequest, sys};
+use crate::sandbox::{Failure, RunRequest, seccomp, sys};
 
 pub(super) const ROLE: &str = "inner";
 
@@ -26,6 +26,7 @@ pub(super) fn main() -> ! {
     // Handlers and orphans of handlers are reaped by the kernel.
     sys::ignore_children();
     sys::leave_session_keyring();
+    seccomp::prepare();
     rustix::process::umask(Mode::empty());
     if protocol::send_start(&control, &Start::Ready { user_namespace }).is_err() {
         sys::exit_now(1);
@@ -81,7 +82,8 @@ fn run(socket: &UnixStream, request: &RunRequest, fds: Vec<OwnedFd>) -> Result<(
 
 fn unpack(dest: &Path, fds: Vec<OwnedFd>) -> Result<(Reply, Vec<u8>), Failure> {
     let blob = fds.into_iter().next().ok_or_else(|| Failure::Other("unpacking needs a descriptor".to_owned()))?;
-    Ok((Reply::Unpacked, layers::unpack(blob.into(), dest)?))
+    let (index, diff_id) = layers::unpack(blob.into(), dest)?;
+    Ok((Reply::Unpacked(diff_id), index))
 }
 
 /// Deletes trees. What is not there any more needs no deleting.

@@ -7,11 +7,12 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use shale_cache::DiffId;
 
 use crate::layer::LayerError;
 use crate::layer::compress::{Decoder, Encoder, PackNumbers, PackWriter};
 use crate::layer::contents::{Contents, Directory, Gathered, SameTar, SourceRef};
-use crate::layer::read::read_layer;
+use crate::layer::read::read_digested;
 use crate::layer::unpack::{Unpacker, write_dir};
 use crate::layer::write::{Options, write_tar};
 use crate::sandbox::{Deed, Failure};
@@ -79,11 +80,12 @@ impl std::convert::From<LayerError> for Failure {
     }
 }
 
-/// Unpacks a blob into a fresh directory; returns the index.
-pub(super) fn unpack(blob: File, dest: &Path) -> Result<Vec<u8>, Failure> {
+/// Unpacks a blob into a fresh directory; returns the index and the digest of the tar.
+pub(super) fn unpack(blob: File, dest: &Path) -> Result<(Vec<u8>, DiffId), Failure> {
     let root = open_dir(dest).deed_on("open", dest)?;
     let tar = Decoder::new(blob).deed("read the layer")?;
-    Ok(read_layer(tar, &mut Unpacker::new(root))?.as_bytes().to_vec())
+    let (index, diff_id) = read_digested(tar, &mut Unpacker::new(root))?;
+    Ok((index.as_bytes().to_vec(), diff_id))
 }
 
 /// Writes a layer in the form that is asked for; `fds` as [`To`] and [`From`] say.

@@ -26,7 +26,7 @@ use std::sync::Mutex;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::geteuid;
-use shale_cache::MapId;
+use shale_cache::{DiffId, MapId};
 
 use crate::layer::compress::PackNumbers;
 use crate::sandbox::ids::{IdMaps, IdsError};
@@ -161,11 +161,12 @@ impl Worker {
         relay::run(&socket, pipes, output, cancel).map_err(explained)
     }
 
-    /// Unpacks a blob into a fresh directory of the store's `tmp/`; returns the encoded index.
-    pub fn unpack(&self, blob: &File, dest: &Path) -> Result<Vec<u8>, SandboxError> {
+    /// Unpacks a blob into a fresh directory of the store's `tmp/`; returns the encoded index and the
+    /// digest of the tar.
+    pub fn unpack(&self, blob: &File, dest: &Path) -> Result<(Vec<u8>, DiffId), SandboxError> {
         let socket = self.ask(&Request::Unpack(dest.to_owned()), &[blob.as_fd()])?;
         match next_reply(&socket)? {
-            (Reply::Unpacked, index) => Ok(index),
+            (Reply::Unpacked(diff_id), index) => Ok((index, diff_id)),
             (other, _) => Err(unexpected(other)),
         }
     }

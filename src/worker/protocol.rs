@@ -14,6 +14,7 @@ use rustix::net::{
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use shale_cache::DiffId;
 
 use super::layers::{self, WriteLayer};
 use crate::layer::compress::PackNumbers;
@@ -62,8 +63,8 @@ pub(super) enum Reply {
         /// Modification times that the command can have made lie between these, both included: (seconds, nanoseconds).
         window: [(i64, u32); 2],
     },
-    /// Unpacked; the bytes behind are the index.
-    Unpacked,
+    /// Unpacked, with the digest of the tar; the bytes behind are the index.
+    Unpacked(DiffId),
     /// Written; digests and size of a packed form.
     Written(Option<PackNumbers>),
     /// What was read, in the order that was asked for.

@@ -111,10 +111,6 @@ fn drain(source: &mut Source, output: &mut dyn FnMut(Stream, &[u8])) {
             Ok(0) => source.fd = None,
             Ok(len) => {
                 output(source.stream, &buffer[..len]);
-                // A full pipe may be filled again at once; the other stream has its turn first.
-                if len < buffer.len() {
-                    continue;
-                }
             }
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => return,

@@ -1,5 +1,9 @@
 //! A store, a worker and a root with busybox.
 
+#![allow(dead_code, reason = "every test file uses its own part of it")]
+#![allow(clippy::unwrap_used, reason = "a test that fails by a panic has done its work")]
+#![allow(clippy::print_stderr, reason = "skips are for whoever runs the tests")]
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -39,7 +43,7 @@ impl Bench {
                 Some(bench)
             }
             Err(SandboxError::Refused(refusal)) => {
-                println!("SKIPPED sandbox: {refusal}");
+                eprintln!("SKIP: sandbox: {refusal}");
                 None
             }
             Err(error) => panic!("{error}"),
@@ -59,7 +63,7 @@ impl Bench {
         assert!(tar.arg("-C").arg(at("filled")).arg(".").status().unwrap().success());
         fs::create_dir_all(self.base()).unwrap();
         let index = self.worker.unpack(&fs::File::open(at("base.tar")).unwrap(), &self.base()).unwrap();
-        fs::write(at("base/index"), index).unwrap();
+        fs::write(at("base/index"), index.0).unwrap();
     }
 
     /// A request for `argv` on the base.
@@ -169,7 +173,7 @@ pub(crate) fn again_as_an_ordinary_user() {
     let status =
         Command::new("unshare").args(["-m", "--propagation", "private", "sh", "-c", script, "sh"]).arg(home.path()).status().unwrap();
     if status.code() == Some(77) {
-        println!("SKIPPED as_an_ordinary_user: the account files cannot be bound over");
+        eprintln!("SKIP: sandbox as an ordinary user: the account files cannot be bound over");
         return;
     }
     assert!(status.success(), "the tests fail for an ordinary user");

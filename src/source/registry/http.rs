@@ -22,7 +22,7 @@ const USER_AGENT: &str = concat!("shale/", env!("CARGO_PKG_VERSION"));
 
 /// A request to send.
 #[derive(Clone, Debug)]
-pub(super) struct Request {
+pub(in crate::source) struct Request {
     pub(super) method: Method,
     pub(super) url: String,
     /// `Authorization`; sent to the host of `url` and to no other.
@@ -30,20 +30,22 @@ pub(super) struct Request {
     pub(super) accept: Vec<&'static str>,
     /// Offset of the first byte that is wanted.
     pub(super) from_byte: u64,
+    /// Headers that make the answer depend on what is known already.
+    pub(in crate::source) conditions: Vec<(&'static str, String)>,
     /// A form to post.
     pub(super) form: Option<String>,
 }
 
 impl Request {
-    pub(super) fn get(url: String) -> Self {
-        Self { method: Method::GET, url, authorization: None, accept: Vec::new(), from_byte: 0, form: None }
+    pub(in crate::source) fn get(url: String) -> Self {
+        Self { method: Method::GET, url, authorization: None, accept: Vec::new(), from_byte: 0, conditions: Vec::new(), form: None }
     }
 }
 
 /// An answer whose body is still to be read.
 #[derive(Debug)]
-pub(super) struct Response {
-    pub(super) status: u16,
+pub(in crate::source) struct Response {
+    pub(in crate::source) status: u16,
     pub(super) headers: HeaderMap,
     /// The URL asked first, without its query: queries of storage hosts are secrets.
     pub(super) url: String,
@@ -53,7 +55,7 @@ pub(super) struct Response {
 
 /// Connections to all hosts.
 #[derive(Debug, Default)]
-pub(super) struct Transport {
+pub(in crate::source) struct Transport {
     config: RegistryConfig,
     system_roots: SystemRoots,
     agents: Mutex<HashMap<(bool, String), Agent>>,
@@ -61,7 +63,7 @@ pub(super) struct Transport {
 }
 
 impl Transport {
-    pub(super) fn new(config: RegistryConfig) -> Self {
+    pub(in crate::source) fn new(config: RegistryConfig) -> Self {
         Self { config, ..Self::default() }
     }
 
@@ -120,7 +122,7 @@ impl Transport {
     }
 
     /// Sends a request and follows redirects. A status is no failure here, except one that asks to come back.
-    pub(super) fn send(&self, request: &Request) -> Result<Response, Fault> {
+    pub(in crate::source) fn send(&self, request: &Request) -> Result<Response, Fault> {
         let first = parse(&request.url)?;
         let shown = without_query(&request.url).to_owned();
         let mut url = first.clone();
@@ -168,6 +170,9 @@ impl Transport {
         if request.from_byte > 0 {
             builder = builder.header(http::header::RANGE, format!("bytes={}-", request.from_byte));
         }
+        for (name, value) in &request.conditions {
+            builder = builder.header(*name, value);
+        }
         let invalid = |_| Fault::Fatal(unreachable(host, "not a usable address"));
         let sent = match &request.form {
             Some(form) => {
@@ -182,12 +187,12 @@ impl Transport {
 
 impl Response {
     /// A header as text.
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub(in crate::source) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|v| v.to_str().ok())
     }
 
     /// The body as a stream.
-    pub(super) fn into_reader(self) -> impl Read {
+    pub(in crate::source) fn into_reader(self) -> impl Read {
         self.body.into_reader()
     }
 
@@ -236,7 +241,7 @@ impl Response {
     }
 
     /// The error for a status that nobody expected.
-    pub(super) fn into_error(self) -> RegistryError {
+    pub(in crate::source) fn into_error(self) -> RegistryError {
         let (method, url, status) = (self.method.to_string(), self.url.clone(), self.status);
         RegistryError::Status { method, url, status, detail: self.detail() }
     }
@@ -248,7 +253,7 @@ impl Response {
 }
 
 /// A body that broke off.
-pub(super) fn broken(url: &str, error: &io::Error) -> Fault {
+pub(in crate::source) fn broken(url: &str, error: &io::Error) -> Fault {
     let error = RegistryError::Interrupted { url: url.into(), detail: error.to_string(), attempts: 1 };
     Fault::Retry { error, after: None, connecting: false }
 }
@@ -267,9 +272,13 @@ fn retry_after(text: &str) -> Option<Duration> {
     if let Ok(seconds) = text.trim().parse() {
         return Some(Duration::from_secs(seconds));
     }
+    Some((http_date(text)? - time::OffsetDateTime::now_utc()).try_into().unwrap_or(Duration::ZERO))
+}
+
+/// A date as servers write it.
+pub(in crate::source) fn http_date(text: &str) -> Option<time::OffsetDateTime> {
     let format = time::macros::format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
-    let date = time::PrimitiveDateTime::parse(text.trim(), format).ok()?.assume_utc();
-    Some((date - time::OffsetDateTime::now_utc()).try_into().unwrap_or(Duration::ZERO))
+    Some(time::PrimitiveDateTime::parse(text.trim(), format).ok()?.assume_utc())
 }
 
 fn unreachable(host: &str, detail: impl ToString) -> RegistryError {
@@ -328,7 +337,7 @@ fn origin(url: &Uri) -> (Option<&str>, Option<&str>, Option<u16>) {
     (url.scheme_str(), url.host(), port)
 }
 
-pub(super) fn without_query(url: &str) -> &str {
+pub(in crate::source) fn without_query(url: &str) -> &str {
     url.split(['?', '#']).next().unwrap_or(url)
 }
 

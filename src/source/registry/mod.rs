@@ -12,9 +12,9 @@ mod config;
 mod connect;
 mod credentials;
 mod error;
-mod http;
+pub(in crate::source) mod http;
 mod pull;
-mod retry;
+pub(in crate::source) mod retry;
 mod tls;
 
 pub use config::{Progress, RegistryConfig, RetryPolicy};

@@ -13,7 +13,7 @@ const CONNECT_ATTEMPTS: u32 = 3;
 
 /// A failed try.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(in crate::source) enum Fault {
     /// It may go better next time.
     Retry {
         /// What to say when it never does.
@@ -83,7 +83,7 @@ impl<'a> Attempts<'a> {
 }
 
 /// Runs a deed until it succeeds, fails for good or the patience ends.
-pub(super) fn with_retry<T>(
+pub(in crate::source) fn with_retry<T>(
     policy: RetryPolicy,
     what: &str,
     progress: &dyn Progress,
