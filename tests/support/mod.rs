@@ -6,6 +6,7 @@
 #![allow(clippy::print_stderr, reason = "skips are for whoever runs the tests")]
 
 pub mod image;
+pub mod processes;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
