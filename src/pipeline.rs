@@ -67,6 +67,7 @@ pub fn build(request: &BuildRequest, services: Services<'_>) -> Result<BuildRepo
     let options = plan_options(request);
     let mut bases = Bases::new(request, services);
     let plan = bases.plan(&dockerfile, &inputs, &options)?;
+    output::check(request, &plan)?;
     warn(&inputs, &dockerfile, &plan, &options, services)?;
     let progress = bases::Pulling::quiet(services);
     let forms = Forms::new(services.store, services.images, bases.images(), &progress);

@@ -33,6 +33,24 @@ pub struct Written {
     pub manifest: Option<(String, u64)>,
 }
 
+/// Refuses what no output can be, before anything runs for it.
+pub(super) fn check(request: &BuildRequest, plan: &Plan) -> Result<(), BuildError> {
+    for output in &request.outputs {
+        let kind = match output.kind {
+            OutputKind::Local => "local",
+            OutputKind::Tar => "tar",
+            OutputKind::Store | OutputKind::Oci | OutputKind::Docker | OutputKind::CacheOnly => continue,
+        };
+        return Err(BuildError::Unsupported { what: format!("output type={kind}") });
+    }
+    let only_cache = request.outputs.iter().all(|output| output.kind == OutputKind::CacheOnly);
+    match plan.images.len() {
+        1 => Ok(()),
+        _ if only_cache => Ok(()),
+        _ => Err(BuildError::Unsupported { what: "an image for several platforms".into() }),
+    }
+}
+
 /// Which vertices make layers of an exported image.
 pub(super) fn exported(plan: &Plan) -> Vec<bool> {
     let mut exported = vec![false; plan.graph.vertices.len()];
@@ -73,9 +91,7 @@ pub(super) fn write(
     if request.outputs.iter().all(|output| output.kind == OutputKind::CacheOnly) {
         return Ok(report);
     }
-    let [planned] = plan.images.as_slice() else {
-        return Err(BuildError::Unsupported { what: "an image for several platforms".into() });
-    };
+    let [planned] = plan.images.as_slice() else { unreachable!("refused before anything ran") };
     let finish = Finish { services, plan, planned, bases, forms, solved };
     let names = names(request)?;
     report.names = names.iter().map(ToString::to_string).collect();
@@ -88,10 +104,6 @@ pub(super) fn write(
             manifest: Some((exported.media_type.clone(), exported.manifest_size_bytes)),
         });
         kept.get_or_insert(image);
-    }
-    if let Some(other) = request.outputs.iter().find(|output| matches!(output.kind, OutputKind::Local | OutputKind::Tar)) {
-        let kind = if other.kind == OutputKind::Local { "local" } else { "tar" };
-        return Err(BuildError::Unsupported { what: format!("output type={kind}") });
     }
     let id = finish.task("exporting to image", |task| finish.keep(kept, &names, task))?;
     if report.written.is_empty() {

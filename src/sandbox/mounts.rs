@@ -130,7 +130,7 @@ impl Root {
         self.attach_plainly(&tmpfs, "dev")?;
         let dev = openat(&tmpfs, ".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).deed("open /dev")?;
         for (name, major, minor) in NODES {
-            Self::node(&dev, name, makedev(*major, *minor))?;
+            node(&dev, name, makedev(*major, *minor))?;
         }
         for (name, target) in LINKS {
             symlinkat(*target, &dev, *name).deed_on("make the link in /dev", name)?;
@@ -151,19 +151,6 @@ impl Root {
             attach(mount.as_fd(), target.as_fd(), name)?;
         }
         Ok(())
-    }
-
-    /// A device node: made, or where that is forbidden (a user namespace) the machine's own bound on an empty file.
-    fn node(dev: &OwnedFd, name: &str, device: Dev) -> Result<(), Failure> {
-        match mknodat(dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), device) {
-            Err(Errno::PERM) => {}
-            other => return other.deed_on("make the device", name),
-        }
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        openat(dev, name, flags, Mode::from_raw_mode(0o666)).deed_on("make the file in /dev", name)?;
-        let mount = clone(CWD, &format!("/dev/{name}"), false).deed_on("copy the mount of /dev/", name)?;
-        let target = openat(dev, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).deed_on("open in /dev", name)?;
-        attach(mount.as_fd(), target.as_fd(), name)
     }
 
     fn sys(&mut self) -> Result<(), Failure> {
@@ -238,6 +225,19 @@ impl Root {
         }
         Ok(())
     }
+}
+
+/// A device node: made, or where that is forbidden (a user namespace) the machine's own bound on an empty file.
+fn node(dev: &OwnedFd, name: &str, device: Dev) -> Result<(), Failure> {
+    match mknodat(dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), device) {
+        Err(Errno::PERM) => {}
+        other => return other.deed_on("make the device", name),
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    openat(dev, name, flags, Mode::from_raw_mode(0o666)).deed_on("make the file in /dev", name)?;
+    let mount = clone(CWD, &format!("/dev/{name}"), false).deed_on("copy the mount of /dev/", name)?;
+    let target = openat(dev, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).deed_on("open in /dev", name)?;
+    attach(mount.as_fd(), target.as_fd(), name)
 }
 
 /// A new instance of a file system, mounted nowhere yet. The error names the deed.
