@@ -219,7 +219,10 @@ fn hashing_copying_and_exporting_stop_as_well() {
         // Hashing two GB is a matter of seconds, packing them of more.
         big.set_len(2 << 30).expect("a hole");
         for (base, what) in [("scratch", "packing a COPY"), ("busybox", "unpacking a COPY")] {
-            lab.context("ctx", &[("Dockerfile", &format!("FROM {base}\nCOPY big /\n{}", if base == "scratch" { "" } else { "RUN true\n" }))]);
+            lab.context(
+                "ctx",
+                &[("Dockerfile", &format!("FROM {base}\nCOPY big /\n{}", if base == "scratch" { "" } else { "RUN true\n" }))],
+            );
             let mut build = Running::start(plain(lab, &["-o", "type=oci,dest=out.tar", "ctx"]));
             build.wait_for("cache miss");
             stopped_after(lab, build, Duration::from_millis(300), what);
