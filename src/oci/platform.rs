@@ -31,6 +31,12 @@ impl Platform {
         Self { os: "linux".into(), architecture, variant }
     }
 
+    /// Whether a processor of `self` runs programs of `other` without emulation.
+    pub fn can_run(&self, other: &Self) -> bool {
+        let runs = |own: &str, theirs: &str| own == theirs || (own == "amd64" && theirs == "386");
+        self.os == other.os && runs(&self.architecture, &other.architecture)
+    }
+
     /// Whether an image for `self` can be used where `wanted` is asked for.
     pub fn satisfies(&self, wanted: &Self) -> bool {
         self.os == wanted.os

@@ -17,11 +17,12 @@ use crate::export::{Destination, ExportImage, Exported, Format, MediaTypes, expo
 use crate::image::ImageError;
 use crate::image::assemble::{NewLayer, assemble};
 use crate::layer::compress::Encoder;
+use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
-use crate::plan::graph::{Plan, PlannedImage};
-use crate::solve::Solved;
+use crate::plan::graph::{Op, Plan, PlannedImage};
 use crate::solve::event::{Event, TaskId};
 use crate::solve::snapshot::LayerRef;
+use crate::solve::{Solved, reachable};
 use crate::worker::Packing;
 
 /// One archive that was written, or the store's image.
@@ -42,6 +43,12 @@ pub(super) fn check(request: &BuildRequest, plan: &Plan) -> Result<(), BuildErro
             OutputKind::Store | OutputKind::Oci | OutputKind::Docker | OutputKind::CacheOnly => continue,
         };
         return Err(BuildError::Unsupported { what: format!("output type={kind}") });
+    }
+    let needed = reachable(&plan.graph, &plan.images.iter().map(|image| image.root).collect::<Vec<_>>());
+    let native = Platform::native();
+    let mut runs = plan.graph.vertices.iter().zip(needed).filter(|(vertex, needed)| *needed && matches!(vertex.op, Op::Run(_)));
+    if let Some((foreign, _)) = runs.find(|(vertex, _)| !native.can_run(&vertex.platform)) {
+        return Err(BuildError::Unsupported { what: format!("RUN for {} on {native}", foreign.platform) });
     }
     let only_cache = request.outputs.iter().all(|output| output.kind == OutputKind::CacheOnly);
     match plan.images.len() {
