@@ -5,8 +5,6 @@ mod sandbox_common;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use std::time::Instant;
-
 use sandbox_common::{Bench, Guise, ORDINARY, program};
 use shale::plan::graph::NetworkMode;
 use shale::sandbox::{Cancel, SandboxError};
