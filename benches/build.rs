@@ -2,9 +2,6 @@
 //!
 //! Each row spawns the binary as a user does. Ratios between rows of one run mean something; seconds on a shared machine do not.
 
-#![expect(clippy::unwrap_used, reason = "a bench that cannot set itself up has nothing to say")]
-#![expect(clippy::print_stderr, reason = "a bench says what it could not run")]
-
 #[path = "../tests/support/mod.rs"]
 mod support;
 

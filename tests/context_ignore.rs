@@ -1,5 +1,8 @@
 //! The ignore rules against our tables (`testdata/ignore`), moby's, and the definition of pruning.
 
+#![expect(clippy::unwrap_used, reason = "a test that fails by a panic has done its work")]
+#![expect(clippy::print_stderr, reason = "skips are for whoever runs the test")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +15,7 @@ fn shared_table(name: &str) -> Option<Value> {
     let root = std::env::var_os("SHALE_SHARED").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
     let path = root.join("conformance/cases/tables").join(name);
     let Ok(text) = fs::read_to_string(&path) else {
-        eprintln!("skipped: no conformance table {name}");
+        eprintln!("SKIP: conformance table {name}: no shared folder with the cases (SHALE_SHARED)");
         return None;
     };
     Some(serde_json::from_str(&text).unwrap())

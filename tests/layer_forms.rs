@@ -346,7 +346,7 @@ fn what_no_layer_may_say_is_refused() {
 fn attributes_of_the_storage_are_dropped() {
     let record = |key: &str, value: &str| {
         let rest = key.len() + value.len() + 3;
-        let len = (rest + 1..).find(|len| len.to_string().len() + rest == *len).expect("a length");
+        let len = (rest + 1..rest + 9).find(|len| len.to_string().len() + rest == *len).expect("a length");
         format!("{len} {key}={value}\n")
     };
     let records: String = [

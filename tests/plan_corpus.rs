@@ -3,8 +3,6 @@
 //! The suites are other projects' data and not part of this repository: `SHALE_SHARED` names the folder that holds `conformance/`
 //! and `bases/`, else `../shared` is tried. Without it the test says so and passes.
 
-#![expect(clippy::print_stderr, reason = "counts and skips are for whoever runs the test")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
@@ -49,7 +47,7 @@ enum Outcome {
 #[test]
 fn configs_and_history_are_those_of_buildkit() {
     let Some(corpus) = Corpus::open() else {
-        eprintln!("SKIPPED plan_corpus: no conformance suites beside the repository (set SHALE_SHARED)");
+        eprintln!("SKIP: plan_corpus: no conformance suites beside the repository (set SHALE_SHARED)");
         return;
     };
     let (mut equal, mut unsupported, mut wrong) = (0, BTreeMap::<String, usize>::new(), Vec::new());
@@ -79,7 +77,7 @@ fn configs_and_history_are_those_of_buildkit() {
 #[test]
 fn what_buildkit_refuses_before_building_is_refused() {
     let Some(corpus) = Corpus::open() else {
-        eprintln!("SKIPPED plan_corpus: no conformance suites beside the repository (set SHALE_SHARED)");
+        eprintln!("SKIP: plan_corpus: no conformance suites beside the repository (set SHALE_SHARED)");
         return;
     };
     let mut wrong = Vec::new();
@@ -119,7 +117,7 @@ fn what_buildkit_refuses_before_building_is_refused() {
 #[test]
 fn every_file_is_planned_or_refused() {
     let Some(corpus) = Corpus::open() else {
-        eprintln!("SKIPPED plan_corpus: no conformance suites beside the repository (set SHALE_SHARED)");
+        eprintln!("SKIP: plan_corpus: no conformance suites beside the repository (set SHALE_SHARED)");
         return;
     };
     let (mut planned, mut refused) = (0, 0);
@@ -162,7 +160,7 @@ const RULES: [&str; 4] = ["UndefinedArgInFrom", "UndefinedVar", "InvalidDefaultA
 #[test]
 fn warnings_are_those_of_buildkit() {
     let Some(corpus) = Corpus::open() else {
-        eprintln!("SKIPPED plan_corpus: no conformance suites beside the repository (set SHALE_SHARED)");
+        eprintln!("SKIP: plan_corpus: no conformance suites beside the repository (set SHALE_SHARED)");
         return;
     };
     let (mut wrong, mut compared) = (Vec::new(), 0);

@@ -1,5 +1,7 @@
 //! What a RUN leaves behind as a layer, and the layer on disk.
 
+#![expect(clippy::unwrap_used, reason = "a test that fails by a panic has done its work")]
+
 mod sandbox_common;
 
 use std::collections::BTreeMap;

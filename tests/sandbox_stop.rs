@@ -1,5 +1,7 @@
 //! Ending steps: by wish, and by the death of any process around them.
 
+#![expect(clippy::unwrap_used, reason = "a test that fails by a panic has done its work")]
+
 mod sandbox_common;
 
 use std::fs;
@@ -101,6 +103,14 @@ fn a_second_wish_waits_for_nothing() {
     assert_eq!(ran.exit, Exit::Cancelled);
     assert!(ran.stdout.contains("stubborn"), "{ran:?}");
     assert!(took > Duration::from_millis(600) && took < Duration::from_secs(3), "{took:?}");
+}
+
+#[test]
+fn a_command_that_floods_its_output_can_be_stopped() {
+    let Some(bench) = Bench::new() else { return };
+    let (ran, took) = interrupted(&bench, "yes", Cancel::cancel);
+    assert_eq!(ran.unwrap().exit, Exit::Cancelled);
+    assert!(took < Duration::from_secs(2), "{took:?}");
 }
 
 #[test]

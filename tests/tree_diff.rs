@@ -36,7 +36,9 @@ fn entries() -> impl Strategy<Value = Vec<Entry>> {
             }
         }
         let mut builder = IndexBuilder::new();
-        chosen.into_values().for_each(|entry| builder.push(entry));
+        for entry in chosen.into_values() {
+            builder.push(entry);
+        }
         builder.build().iter().collect()
     })
 }
@@ -80,7 +82,7 @@ fn fixed(entries: &[Entry], fixes: &[Fix]) -> Vec<Entry> {
                 assert!(disk.remove(path).is_some(), "what is removed is there");
             }
             Fix::Whiteout(path) => {
-                assert!(disk.insert(path.clone(), Entry::whiteout(path.clone())).is_none(), "a whiteout replaces nothing")
+                assert!(disk.insert(path.clone(), Entry::whiteout(path.clone())).is_none(), "a whiteout replaces nothing");
             }
             Fix::DropXattr(path, name) => {
                 assert_eq!(name, b"user.overlay.opaque");

@@ -182,11 +182,8 @@ pub(super) fn below(
 fn land(view: &View, op: &CopyOp, files: &select::Selection) -> Result<Graft, StepError> {
     let owner = op.chown.as_deref().map(|spec| Accounts::of(view).owner(spec));
     let options = graft::Options { destination: op.destination.clone(), owner, chmod: op.chmod.clone(), created: now() };
-    let mut landed = match op.link {
-        // A linked layer knows nothing of what is below it: as if it were copied onto nothing.
-        true => graft(&View::new(Vec::new()), files, &options)?,
-        false => graft(view, files, &options)?,
-    };
+    // A linked layer knows nothing of what is below it: as if it were copied onto nothing.
+    let mut landed = if op.link { graft(&View::new(Vec::new()), files, &options)? } else { graft(view, files, &options)? };
     if let Some(owner) = owner {
         // Names in --chown were looked up in the parent's files: the answer is one more fact.
         landed.facts.extend(format!("owner {}:{}\n", owner.uid, owner.gid).into_bytes());
@@ -301,7 +298,7 @@ fn places(
                         places.sources.extend(wanted.into_iter().map(|(path, e)| (path, SourceRef::Root { root, path: e.path })));
                     }
                     None => {
-                        places.sources.extend(spool.extract(executor.forms.blob(layer)?, executor.forms.index(layer)?.as_ref(), wanted)?)
+                        places.sources.extend(spool.extract(executor.forms.blob(layer)?, executor.forms.index(layer)?.as_ref(), wanted)?);
                     }
                 }
             }

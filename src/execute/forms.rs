@@ -62,6 +62,14 @@ impl<'a> Forms<'a> {
         if paths.is_empty() { Ok(()) } else { Ok(self.worker()?.remove(paths)?) }
     }
 
+    /// Deletes what is in the store's way and only a worker can delete, if there is one: the trees of a build that was faster, say.
+    pub fn tidy(&self) {
+        if lock(&self.worker).is_some() {
+            // What stays is in nobody's way, and the next build tries again.
+            drop(self.store.reap().map_err(StepError::from).and_then(|left| self.remove(&left)));
+        }
+    }
+
     /// The id of a layer's index. For a layer of a base that was never looked into this reads its blob once.
     pub fn layer_id(&self, layer: &LayerRef) -> Result<LayerId, StepError> {
         match layer {
@@ -204,25 +212,22 @@ impl<'a> Forms<'a> {
     /// A base's blob; one that only the store's own steps made is packed first.
     fn base_blob(&self, image: BaseId, number: usize) -> Result<File, StepError> {
         let packed = self.base_packed(image, number, Packing { encoder: Encoder::None, clamp_secs: None })?;
-        self.store.blobs().open(&packed.blob)?.ok_or_else(|| StepError::LostBlob { digest: packed.blob })
+        self.store.blobs().open(&packed.blob)?.ok_or(StepError::LostBlob { digest: packed.blob })
     }
 
     fn base_packed(&self, image: BaseId, number: usize, packing: Packing) -> Result<Packed, StepError> {
         let resolved = &self.bases[image.0];
         let layer = &resolved.layers[number];
-        match (&layer.blob, &layer.layer) {
-            (None, Some(own)) => {
-                let packed = self.own_packed(own, packing)?;
-                if packed.diff_id != layer.diff_id {
-                    // It was exported with other times: they are part of the image.
-                    return Err(StepError::LostBlob { digest: layer.diff_id.0.clone() });
-                }
-                Ok(packed)
+        if let (None, Some(own)) = (&layer.blob, &layer.layer) {
+            let packed = self.own_packed(own, packing)?;
+            if packed.diff_id != layer.diff_id {
+                // It was exported with other times: they are part of the image.
+                return Err(StepError::LostBlob { digest: layer.diff_id.0.clone() });
             }
-            _ => {
-                let blob = self.images.ensure_blob(resolved, number, self.progress)?;
-                Ok(Packed { blob: blob.digest, size_bytes: blob.size_bytes, diff_id: layer.diff_id.clone(), media_type: blob.media_type })
-            }
+            Ok(packed)
+        } else {
+            let blob = self.images.ensure_blob(resolved, number, self.progress)?;
+            Ok(Packed { blob: blob.digest, size_bytes: blob.size_bytes, diff_id: layer.diff_id.clone(), media_type: blob.media_type })
         }
     }
 

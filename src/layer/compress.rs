@@ -20,8 +20,8 @@ pub const CHUNK_BYTES: usize = 128 << 10;
 const DICTIONARY_BYTES: usize = 32 << 10;
 /// The most that a stored deflate block holds.
 const STORED_BLOCK_BYTES: usize = 0xffff;
-/// Level of gzip where nobody asks for another.
-pub const DEFAULT_GZIP_LEVEL: u32 = 6;
+/// Level of gzip where nobody asks for another: with zlib-rs level 6 takes 2.6 times the time of 5 for 2 % less (`benches/pack.rs`).
+pub const DEFAULT_GZIP_LEVEL: u32 = 5;
 /// Level of zstd where nobody asks for another.
 pub const DEFAULT_ZSTD_LEVEL: i32 = 3;
 

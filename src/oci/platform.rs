@@ -50,6 +50,12 @@ impl Platform {
         Self { os: "linux".into(), architecture, variant }
     }
 
+    /// Whether a processor of `self` runs programs of `other` without emulation.
+    pub fn can_run(&self, other: &Self) -> bool {
+        let runs = |own: &str, theirs: &str| own == theirs || (own == "amd64" && theirs == "386");
+        self.os == other.os && runs(&self.architecture, &other.architecture)
+    }
+
     /// Whether an image for `self` can be used where `wanted` is asked for.
     pub fn satisfies(&self, wanted: &Self) -> bool {
         self.os == wanted.os
@@ -131,9 +137,8 @@ fn normalise_arch(arch: &str, variant: &str) -> (String, String) {
         ("aarch64" | "arm64", "8" | "v8" | "v8.0" | "") => ("arm64", ""),
         ("aarch64", v) => ("arm64", v),
         ("armhf", _) | ("arm", "" | "7") => ("arm", "v7"),
-        ("armel", _) => ("arm", "v6"),
+        ("armel", _) | ("arm", "6") => ("arm", "v6"),
         ("arm", "5") => ("arm", "v5"),
-        ("arm", "6") => ("arm", "v6"),
         ("arm", "8") => ("arm", "v8"),
         ("loongarch64", v) => ("loong64", v),
         ("powerpc64le" | "powerpc64", v) => ("ppc64le", v),

@@ -2,6 +2,7 @@
 //!
 //! A fork of the worker, so single-threaded, in the worker's namespaces and with its privileges.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -128,7 +129,7 @@ fn hosts(request: &RunRequest) -> String {
         text.push('\n');
     }
     for (name, address) in &request.add_hosts {
-        text.push_str(&format!("{address}\t{name}\n"));
+        writeln!(text, "{address}\t{name}").expect("a String takes everything");
     }
     text
 }

@@ -92,6 +92,7 @@ impl IdMaps {
     }
 
     /// Every id that we have, under the number that it has for us.
+    #[must_use]
     pub fn identity(&self) -> Self {
         let same = |extents: &[Extent]| extents.iter().map(|e| Extent { outside: e.inside, ..*e }).collect();
         Self { uids: same(&self.uids), gids: same(&self.gids) }
@@ -235,8 +236,8 @@ mod tests {
         assert_eq!(whole.map_id(&whole).0, "true");
         assert!(mapped(100_000).map_id(&whole).0.starts_with("map-"));
         assert_ne!(mapped(100_000).map_id(&whole), mapped(200_000).map_id(&whole));
-        assert_ne!(mapped(100_000).map_id(&whole), mapped(100_000).map_id(&mapped(5)));
-        assert!(mapped(5).has_many() && !IdMaps { uids: with_ranges(7, &[]), gids: vec![ALL] }.has_many());
+        assert_ne!(mapped(100_000).map_id(&whole), mapped(100_000).map_id(&mapped(300_000)));
+        assert!(mapped(300_000).has_many() && !IdMaps { uids: with_ranges(7, &[]), gids: vec![ALL] }.has_many());
     }
 
     #[test]

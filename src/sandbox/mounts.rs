@@ -141,7 +141,7 @@ impl Root {
         self.attach_plainly(&tmpfs, "dev")?;
         let dev = openat(&tmpfs, ".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).deed("open /dev")?;
         for (name, major, minor) in NODES {
-            self.node(&dev, name, makedev(*major, *minor))?;
+            node(&dev, name, makedev(*major, *minor))?;
         }
         for (name, target) in LINKS {
             symlinkat(*target, &dev, *name).deed_on("make the link in /dev", name)?;
@@ -165,19 +165,6 @@ impl Root {
             attach_at(mount.as_fd(), target.as_fd(), name)?;
         }
         Ok(())
-    }
-
-    /// A device node: made, or where that is forbidden (a user namespace) the machine's own bound on an empty file.
-    fn node(&self, dev: &OwnedFd, name: &str, device: Dev) -> Result<(), Failure> {
-        match mknodat(dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), device) {
-            Err(Errno::PERM) => {}
-            other => return other.deed_on("make the device", name),
-        }
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        openat(dev, name, flags, Mode::from_raw_mode(0o666)).deed_on("make the file in /dev", name)?;
-        let mount = clone(CWD, &format!("/dev/{name}"), false).deed_on("copy the mount of /dev/", name)?;
-        let target = openat(dev, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).deed_on("open in /dev", name)?;
-        attach_at(mount.as_fd(), target.as_fd(), name)
     }
 
     fn sys(&mut self) -> Result<(), Failure> {
@@ -212,14 +199,13 @@ impl Root {
         let mount = clone(CWD, source, false).deed_on("copy the mount of", &file.source)?;
         let attributes = RDONLY | NOSUID | NODEV | if file.executable { 0 } else { NOEXEC };
         sys::set_mount_attributes(mount.as_fd(), attributes, false).deed_on("make read-only", &file.source)?;
-        let target = match targets::find(self.fd.as_fd(), &file.target)? {
-            Some(fd) => fd,
-            None => {
-                let (fd, made) = targets::make(self.fd.as_fd(), &file.target, Shape::File, None)?;
-                // What was made in the tmpfs on /dev ends with it.
-                self.made.extend(made.into_iter().filter(|path| !path.starts_with("dev")));
-                fd
-            }
+        let target = if let Some(fd) = targets::find(self.fd.as_fd(), &file.target)? {
+            fd
+        } else {
+            let (fd, made) = targets::make(self.fd.as_fd(), &file.target, Shape::File, None)?;
+            // What was made in the tmpfs on /dev ends with it.
+            self.made.extend(made.into_iter().filter(|path| !path.starts_with("dev")));
+            fd
         };
         attach_at(mount.as_fd(), target.as_fd(), &file.target)
     }
@@ -253,6 +239,19 @@ impl Root {
         }
         Ok(())
     }
+}
+
+/// A device node: made, or where that is forbidden (a user namespace) the machine's own bound on an empty file.
+fn node(dev: &OwnedFd, name: &str, device: Dev) -> Result<(), Failure> {
+    match mknodat(dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), device) {
+        Err(Errno::PERM) => {}
+        other => return other.deed_on("make the device", name),
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    openat(dev, name, flags, Mode::from_raw_mode(0o666)).deed_on("make the file in /dev", name)?;
+    let mount = clone(CWD, &format!("/dev/{name}"), false).deed_on("copy the mount of /dev/", name)?;
+    let target = openat(dev, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).deed_on("open in /dev", name)?;
+    attach_at(mount.as_fd(), target.as_fd(), name)
 }
 
 /// A new instance of a file system, mounted nowhere yet. The error names the deed.

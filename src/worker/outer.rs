@@ -19,10 +19,7 @@ pub(super) const ROLE: &str = "outer";
 
 /// Does not return.
 pub(super) fn main() -> ! {
-    let control = match take_control() {
-        Ok(control) => control,
-        Err(_) => sys::exit_now(1),
-    };
+    let Ok(control) = take_control() else { sys::exit_now(1) };
     match start(&control) {
         Ok(code) => sys::exit_now(code),
         Err(failure) => {

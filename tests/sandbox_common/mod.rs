@@ -1,5 +1,6 @@
 //! A store, a worker and a root with busybox.
 #![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(clippy::print_stderr, clippy::unwrap_used, reason = "named skips; a test ends by a panic")]
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -40,7 +41,7 @@ impl Bench {
                 Some(bench)
             }
             Err(SandboxError::Refused(refusal)) => {
-                println!("SKIPPED sandbox: {refusal}");
+                eprintln!("SKIP: sandbox: {refusal}");
                 None
             }
             Err(error) => panic!("{error}"),
@@ -204,7 +205,7 @@ pub(crate) fn again(name: &str, guise: Guise<'_>) {
     let status =
         Command::new("unshare").args(["-m", "--propagation", "private", "sh", "-c", &script, "sh"]).arg(home.path()).status().unwrap();
     if status.code() == Some(77) {
-        println!("SKIPPED {name}: this machine does not let a test prepare it");
+        eprintln!("SKIP: sandbox: {name}: this machine does not let a test prepare it");
         return;
     }
     assert!(status.success(), "{name}: the tests fail");

@@ -2,9 +2,11 @@
 //!
 //! Each scenario runs as every user that this machine can play: as root also as uid 2000 with a subordinate range, whose accounts
 //! are bound copies in a private mount namespace, so that the machine stays as it was.
-#![allow(dead_code, reason = "every test file uses its own part of it")]
+#![allow(dead_code, unreachable_pub, reason = "every test file uses its own part of it")]
+#![allow(clippy::print_stderr, reason = "skips are for whoever runs the tests")]
 
 pub mod image;
+pub mod processes;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -210,7 +212,9 @@ impl Lab {
     pub fn load_busybox(&self) {
         self.write("busybox/rootfs.tar", busybox_rootfs());
         self.write("busybox/Dockerfile", "FROM scratch\nADD rootfs.tar /\nCMD [\"/bin/sh\"]\n");
-        let said = self.run(&["build", "-q", "-t", "busybox", "busybox"]);
+        // The base's own times are part of every image upon it.
+        let mut build = self.shale(&["build", "-q", "-t", "busybox", "busybox"]);
+        let said = Said::of(build.env("SOURCE_DATE_EPOCH", "1700000000").output().expect("shale starts"));
         assert!(said.ok(), "{:?}: no busybox base:\n{}", self.who, said.stderr);
     }
 }
@@ -279,6 +283,7 @@ pub struct Built {
 
 /// A root file system of the static busybox with an applet link for each command, as a tar.
 pub fn busybox_rootfs() -> Vec<u8> {
+    use tar::EntryType::{Directory, Regular, Symlink};
     let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|p| Path::new(p).exists());
     let busybox = busybox.expect("busybox-static is installed (apt-get install busybox-static)");
     let applets = Command::new(busybox).arg("--list").output().expect("busybox runs").stdout;
@@ -289,13 +294,13 @@ pub fn busybox_rootfs() -> Vec<u8> {
         header.set_mode(mode);
         header.set_size(data.len() as u64);
         header.set_mtime(1_700_000_000);
-        (header.set_uid(0), header.set_gid(0));
+        header.set_uid(0);
+        header.set_gid(0);
         if !link.is_empty() {
             header.set_link_name(link).expect("short");
         }
         tar.append_data(&mut header, path, data).expect("memory");
     };
-    use tar::EntryType::{Directory, Regular, Symlink};
     for dir in ["bin/", "etc/", "root/", "tmp/", "home/"] {
         add(dir, Directory, if dir == "tmp/" { 0o1777 } else { 0o755 }, b"", "");
     }

@@ -1,0 +1,277 @@
+//! Builds that end before they are done: killed at any moment, or asked to stop.
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use support::image::Image;
+use support::processes::{send, wait_at_most};
+use support::{Lab, Who, as_everybody};
+
+const EPOCH: &str = "1700000000";
+const KILLS: u32 = 50;
+/// What "at once" may take on a machine that has other things to do.
+const SOON: Duration = Duration::from_secs(3);
+
+const THREE_STAGES: &str = "FROM busybox AS one\nCOPY a /a\nRUN cat /a >/one && mkdir -p /d/e && echo x >/d/e/f && chown 5:6 /d/e/f\n\
+    FROM busybox AS two\nWORKDIR /w\nCOPY b /b\nRUN cat /b >two && chmod 700 . && sleep 0.05\n\
+    FROM busybox\nCOPY --from=one /one /d /\nCOPY --from=two /w /w\nRUN cat /one /w/two >/all && rm -r /e\n";
+
+fn three_stages(lab: &Lab) {
+    lab.load_busybox();
+    lab.context("ctx", &[("Dockerfile", THREE_STAGES), ("a", &"a\n".repeat(50_000)), ("b", &"b\n".repeat(100_000))]);
+}
+
+/// A reproducible build of `ctx` into an archive of that name.
+fn build(lab: &Lab, archive: &str) -> Command {
+    let output = format!("type=oci,dest={archive},rewrite-timestamp=true");
+    let mut command = lab.shale(&["build", "--progress", "plain", "-o", &output, "ctx"]);
+    command.env("SOURCE_DATE_EPOCH", EPOCH).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+fn digest(lab: &Lab, archive: &str) -> String {
+    Image::read(&lab.work(archive)).digest
+}
+
+/// Copies a store with everything that belongs to mapped ids.
+fn copy_store(from: &std::path::Path, to: &std::path::Path) {
+    drop(fs::remove_dir_all(to));
+    let status = Command::new("cp").arg("-a").args([from, to]).status().expect("cp starts");
+    assert!(status.success());
+}
+
+fn survives_kills(lab: &Lab) {
+    lab.own_binary();
+    three_stages(lab);
+    let (store, prepared) = (lab.store(), lab.path("home/prepared"));
+    copy_store(&store, &prepared);
+    let mut length = Duration::ZERO;
+    for _ in 0..2 {
+        copy_store(&prepared, &store);
+        let start = Instant::now();
+        let both = ["one.tar", "two.tar"].map(|archive| build(lab, archive).spawn().expect("shale starts"));
+        for mut child in both {
+            assert!(wait_at_most(&mut child, Duration::from_secs(30), "the undisturbed build").success());
+        }
+        length = start.elapsed();
+    }
+    let expected = digest(lab, "one.tar");
+    assert_eq!(digest(lab, "two.tar"), expected);
+    lab.assert_tidy("undisturbed");
+    for kill in 0..KILLS {
+        let when = format!("kill {kill} of {KILLS} in {length:?}");
+        copy_store(&prepared, &store);
+        for archive in ["one.tar", "two.tar", "next.tar"] {
+            drop(fs::remove_file(lab.work(archive)));
+        }
+        let mut one = build(lab, "one.tar").spawn().expect("shale starts");
+        let mut two = build(lab, "two.tar").spawn().expect("shale starts");
+        std::thread::sleep(length * (kill * 2 + 1) / (KILLS * 2));
+        drop(one.kill());
+        // Sometimes both, sometimes one of two that may just share a step.
+        if kill % 3 == 0 {
+            drop(two.kill());
+        }
+        let (_, second) = (one.wait(), wait_at_most(&mut two, Duration::from_secs(30), &when));
+        assert!(kill % 3 == 0 || second.success(), "{when}: the other build failed");
+        lab.assert_no_process(&when);
+        for archive in ["one.tar", "two.tar"].iter().filter(|archive| lab.work(archive).exists()) {
+            assert_eq!(digest(lab, archive), expected, "{when}: {archive}");
+        }
+        let next = build(lab, "next.tar").stderr(Stdio::piped()).output().expect("shale starts");
+        assert!(next.status.success(), "{when}: {}", String::from_utf8_lossy(&next.stderr));
+        assert_eq!(digest(lab, "next.tar"), expected, "{:?}: {when}", lab.who());
+        lab.assert_tidy(&when);
+        lab.assert_no_mount(&when);
+    }
+}
+
+#[test]
+fn after_a_kill_at_any_moment_nothing_lives_and_the_next_build_is_the_same() {
+    as_everybody(survives_kills);
+}
+
+/// A build that runs, and what it has said so far.
+struct Running {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+    said: String,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().expect("shale starts");
+        let stderr = BufReader::new(child.stderr.take().expect("piped"));
+        Self { child, stderr, said: String::new() }
+    }
+
+    /// Reads until the build has said something.
+    fn wait_for(&mut self, text: &str) {
+        let from = self.said.len();
+        while !self.said[from..].contains(text) {
+            let read = self.stderr.read_line(&mut self.said).expect("text");
+            assert_ne!(read, 0, "the build ended before it said {text:?}:\n{}", self.said);
+        }
+    }
+
+    /// Waits for the end; returns the exit code and everything that was said.
+    fn end(mut self, limit: Duration, what: &str) -> (i32, String) {
+        let status = wait_at_most(&mut self.child, limit, what);
+        self.stderr.read_to_string(&mut self.said).expect("text");
+        (status.code().expect("it ends by itself"), self.said)
+    }
+
+    /// Sends a signal and expects the end at once, with the signal's code and one error.
+    fn stop(self, signal: Signal, what: &str) -> String {
+        send(&self.child, signal);
+        let (code, said) = self.end(SOON, what);
+        assert_eq!(code, 128 + signal.as_raw(), "{what}: {said}");
+        let errors: Vec<&str> = said.lines().filter(|line| line.starts_with("ERROR:")).collect();
+        assert_eq!(errors.len(), 1, "{what}: {said}");
+        assert!(errors[0].contains("canceled"), "{what}: {said}");
+        said
+    }
+}
+
+fn nothing_is_left(lab: &Lab, what: &str) {
+    lab.assert_no_process(what);
+    lab.assert_tidy(what);
+    lab.assert_no_mount(what);
+}
+
+fn plain(lab: &Lab, args: &[&str]) -> Command {
+    let mut all = vec!["build", "--progress", "plain"];
+    all.extend(args);
+    lab.shale(&all)
+}
+
+#[test]
+fn a_signal_ends_steps_at_once_and_nothing_stays() {
+    as_everybody(|lab| {
+        lab.own_binary();
+        lab.load_busybox();
+        let sleep = "echo \"now $((40+2))\"; mkdir /left; chown 7:7 /left; sleep 1000";
+        let one = format!("FROM busybox\nRUN {sleep}\n");
+        let two = format!("FROM busybox AS a\nRUN {sleep}\nFROM busybox AS b\nRUN true; {sleep}\nFROM a\nCOPY --from=b /left /l\n");
+        for (text, steps) in [(&one, 1), (&two, 2)] {
+            for signal in [Signal::INT, Signal::TERM] {
+                lab.context("ctx", &[("Dockerfile", text)]);
+                let mut build = Running::start(plain(lab, &["ctx"]));
+                for _ in 0..steps {
+                    build.wait_for("now 42");
+                }
+                let what = format!("{:?}: {signal:?} with {steps} steps", lab.who());
+                build.stop(signal, &what);
+                nothing_is_left(lab, &what);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_step_that_handles_the_signal_may_tidy_up_but_not_after_a_second_one() {
+    as_everybody(|lab| {
+        lab.own_binary();
+        lab.load_busybox();
+        let polite = "trap 'echo tidied $((40+2)); exit 0' TERM; echo now $((40+2)); while true; do sleep 0.1; done";
+        let stubborn = "trap 'echo tidied $((40+2))' TERM; echo now $((40+2)); while true; do sleep 0.1; done";
+        lab.context("ctx", &[("Dockerfile", &format!("FROM busybox\nRUN {polite}\n"))]);
+        let mut build = Running::start(plain(lab, &["ctx"]));
+        build.wait_for("now 42");
+        let said = build.stop(Signal::TERM, "polite");
+        assert!(said.contains("tidied 42"), "{said}");
+        nothing_is_left(lab, "polite");
+        // One that ends at once does not take the other's grace.
+        let polite = "trap 'sleep 0.5; echo tidied $((40+2)); exit 0' TERM; echo now $((40+2)); while true; do sleep 0.1; done";
+        let two = format!("FROM busybox AS a\nRUN {polite}\nFROM busybox AS b\nRUN echo now $((40+2)); sleep 1000\nFROM a\nCOPY --from=b / /b\n");
+        lab.context("ctx", &[("Dockerfile", &two)]);
+        let mut build = Running::start(plain(lab, &["ctx"]));
+        build.wait_for("now 42");
+        build.wait_for("now 42");
+        let said = build.stop(Signal::TERM, "one of two polite");
+        assert!(said.contains("tidied 42"), "{said}");
+        nothing_is_left(lab, "one of two polite");
+        lab.context("ctx", &[("Dockerfile", &format!("FROM busybox\nRUN {stubborn}\n"))]);
+        let mut build = Running::start(plain(lab, &["ctx"]));
+        build.wait_for("now 42");
+        send(&build.child, Signal::INT);
+        build.wait_for("tidied 42");
+        assert!(build.child.try_wait().expect("wait").is_none(), "the grace period is not over");
+        build.stop(Signal::INT, "stubborn");
+        nothing_is_left(lab, "stubborn");
+    });
+}
+
+/// A build without a base, which needs no worker, is stopped while `doing` is said or after a while.
+fn stopped_after(lab: &Lab, build: Running, pause: Duration, what: &str) {
+    std::thread::sleep(pause);
+    build.stop(Signal::INT, what);
+    nothing_is_left(lab, what);
+}
+
+#[test]
+fn hashing_copying_and_exporting_stop_as_well() {
+    as_everybody(|lab| {
+        lab.own_binary();
+        lab.load_busybox();
+        // Holes take no space, and nobody reads a terabyte in time.
+        lab.context("ctx", &[("Dockerfile", "FROM scratch\nCOPY big /\n")]);
+        let big = fs::File::options().write(true).open(lab.write("ctx/big", "")).expect("open");
+        big.set_len(1 << 40).expect("a hole");
+        let mut build = Running::start(plain(lab, &["ctx"]));
+        build.wait_for("] COPY");
+        stopped_after(lab, build, Duration::from_millis(300), "hashing");
+        // Hashing two GB is a matter of seconds, packing them of more.
+        big.set_len(2 << 30).expect("a hole");
+        for (base, what) in [("scratch", "packing a COPY"), ("busybox", "unpacking a COPY")] {
+            lab.context(
+                "ctx",
+                &[("Dockerfile", &format!("FROM {base}\nCOPY big /\n{}", if base == "scratch" { "" } else { "RUN true\n" }))],
+            );
+            let mut build = Running::start(plain(lab, &["-o", "type=oci,dest=out.tar", "ctx"]));
+            build.wait_for("cache miss");
+            stopped_after(lab, build, Duration::from_millis(300), what);
+            assert!(!lab.work("out.tar").exists());
+        }
+    });
+}
+
+#[test]
+fn an_export_that_is_stopped_leaves_no_part_of_it() {
+    as_everybody(|lab| {
+        lab.own_binary();
+        lab.load_busybox();
+        lab.context("ctx", &[("Dockerfile", "FROM busybox\nRUN dd if=/dev/zero of=/big bs=1M count=600\n")]);
+        let mut build = Running::start(plain(lab, &["-o", "type=oci,dest=out/o.tar", "ctx"]));
+        lab.write("out/other", "");
+        build.wait_for("exporting layers");
+        stopped_after(lab, build, Duration::from_millis(100), "packing for an export");
+        let names: Vec<_> = fs::read_dir(lab.work("out")).expect("there").map(|e| e.expect("an entry").file_name()).collect();
+        assert_eq!(names, ["other"]);
+        // Nobody reads the other end.
+        lab.context("ctx", &[("Dockerfile", "FROM scratch\nCOPY f /\n"), ("f", &"x".repeat(1 << 20))]);
+        let mut command = plain(lab, &["-o", "type=oci,dest=-,compression=uncompressed", "ctx"]);
+        command.stdout(Stdio::piped());
+        let mut build = Running::start(command);
+        build.wait_for("exporting layers");
+        stopped_after(lab, build, Duration::from_millis(300), "a full pipe");
+    });
+}
+
+#[test]
+fn waiting_for_a_registry_ends_with_a_signal() {
+    let lab = Lab::new(Who::Caller);
+    lab.own_binary();
+    // It takes connections and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = silent.local_addr().expect("bound").port();
+    lab.context("ctx", &[("Dockerfile", &format!("FROM 127.0.0.1:{port}/x\n"))]);
+    let mut build = Running::start(plain(&lab, &["ctx"]));
+    build.wait_for("load metadata");
+    stopped_after(&lab, build, Duration::from_millis(200), "a silent registry");
+}
