@@ -284,10 +284,8 @@ impl StageLowering<'_, '_, '_> {
     }
 
     fn mount_target(&self, written: &str) -> Result<String, PlanErrorKind> {
-        let target = match written.starts_with('/') {
-            true => paths::clean(written),
-            false => paths::clean(&format!("{}/{written}", self.state.config.config.working_dir)),
-        };
+        let workdir = if written.starts_with('/') { "" } else { &self.state.config.config.working_dir };
+        let target = paths::clean(&format!("{workdir}/{written}"));
         if target == "/" { Err(PlanErrorKind::BadMount(format!("invalid mount target {}", quote(&target)))) } else { Ok(target) }
     }
 }
