@@ -134,6 +134,7 @@ fn solve(
         store: services.store,
         forms,
         contexts: &inputs.contexts,
+        lent: request.lent.clone(),
         downloads: Downloads::new(request.registry.clone()),
         graph: &plan.graph,
         packing: output::first_packing(request, plan),

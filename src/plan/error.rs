@@ -157,6 +157,9 @@ pub enum PlanErrorKind {
     /// `ADD --checksum` of something local.
     #[error("checksum requires HTTP(S) or Git sources")]
     ChecksumOfLocal,
+    /// `RUN --mount` that cannot be.
+    #[error("{0}")]
+    BadMount(String),
     /// `RUN []`
     #[error("failed to marshal LLB definition: arguments are required")]
     EmptyRun,

@@ -85,6 +85,7 @@ impl Bench {
             shm_size_bytes: None,
             ulimits: Vec::new(),
             files: Vec::new(),
+            mounts: Vec::new(),
         }
     }
 
