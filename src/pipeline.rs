@@ -5,7 +5,10 @@ mod error;
 mod inputs;
 mod output;
 
-use shale_cache::{DiffId, OciDigest, Store};
+use std::cell::Cell;
+use std::time::Instant;
+
+use shale_cache::{DiffId, Lease, OciDigest, Patience, Store, Waiting};
 
 use crate::cli::request::BuildRequest;
 use crate::dockerfile::lint::{self, CheckOptions};
@@ -60,7 +63,7 @@ pub struct BuildReport {
 
 /// Builds what the request asks for.
 pub fn build(request: &BuildRequest, services: Services<'_>) -> Result<BuildReport, BuildError> {
-    let _lease = services.store.lease()?;
+    let _lease = lease(services)?;
     let left_by_the_dead = services.store.reap()?;
     let inputs = Inputs::open(request, services)?;
     let dockerfile = parsed(&inputs)?;
@@ -71,13 +74,34 @@ pub fn build(request: &BuildRequest, services: Services<'_>) -> Result<BuildRepo
     warn(&inputs, &dockerfile, &plan, &options, services)?;
     let progress = bases::Pulling::quiet(services);
     let forms = Forms::new(services.store, services.images, bases.images(), &progress);
-    forms.remove(&left_by_the_dead).map_err(|error| BuildError::Step { at: None, name: String::new(), cause: error })?;
+    // A machine that has come to forbid namespaces must still build what needs none: then it stays for another time.
+    drop(forms.remove(&left_by_the_dead));
     let solved = solve(request, &inputs, &plan, &bases, &forms, services);
     for context in inputs.contexts.iter() {
         // The next build only loses time without it, and a store that cannot be written has said so already.
         drop(context.save_stat_cache());
     }
-    output::write(request, services, &plan, &bases, &forms, &solved?)
+    let written = solved.and_then(|solved| output::write(request, services, &plan, &bases, &forms, &solved));
+    forms.tidy();
+    written
+}
+
+/// The right to use what the store has until the build ends. Whoever prunes the store meanwhile is waited for.
+fn lease(services: Services<'_>) -> Result<Lease, BuildError> {
+    let reporter = services.reporter;
+    let waiting = Cell::new(None);
+    let mut on_wait = |wait: &Waiting| {
+        let task = reporter.new_task();
+        waiting.set(Some((task, Instant::now())));
+        let who = wait.holder_pid.map_or_else(|| "another process".into(), |pid| format!("process {pid}"));
+        reporter.report(Event::Started { task, name: format!("[internal] wait for {who}, which prunes the store") });
+    };
+    let mut patience = Patience { on_wait: &mut on_wait, keep_waiting: &|| !services.cancel.is_cancelled() };
+    let lease = services.store.lease_with(&mut patience);
+    if let Some((task, since)) = waiting.get() {
+        reporter.report(Event::Done { task, elapsed: since.elapsed() });
+    }
+    Ok(lease?)
 }
 
 /// Every error of the file at once.

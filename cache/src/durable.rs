@@ -2,7 +2,7 @@
 //!
 //! Nothing is fsynced when it is written, so after an unclean stop a name can be there while its bytes are not. Therefore every
 //! entry carries a [`Stamp`]: the boot in which it was written and the time since that boot, taken *after* everything that the
-//! entry points to was written. A build that committed something calls [`sync`](Durability::sync) at its end: it takes the time T,
+//! entry points to was written. A build that committed something runs a [`SyncJob`] at its end: it takes the time T,
 //! calls `syncfs` once, and then writes the mark `durable/<epoch>` = T.
 //!
 //! * An entry of the running boot holds: the page cache gives back what was written.
@@ -20,10 +20,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+
 use crate::entry;
 use crate::error::StoreError;
-use crate::lock::FileLock;
-use crate::store::Inner;
 
 /// The inode of the time namespace that the kernel starts with; it is a constant of the kernel's ABI.
 const INITIAL_TIME_NAMESPACE: &str = "time:[4026531834]";
@@ -87,35 +88,45 @@ impl Durability {
         if stamp.at_nanos <= mark { Trust::Synced } else { Trust::None }
     }
 
-    /// Writes everything to the disk, if this process committed something, and then the mark. Tells whether it did.
-    pub(crate) fn sync(&self, store: &Inner) -> Result<bool, StoreError> {
-        if !self.is_dirty.swap(false, Ordering::AcqRel) {
-            return Ok(false);
-        }
-        let at_nanos = now_nanos();
-        let done = self.sync_until(store, at_nanos);
-        if done.is_err() {
-            self.is_dirty.store(true, Ordering::Release);
-        }
-        done.map(|()| true)
+    /// What is to be done about the commits of this process, if there were any since the last call.
+    pub(crate) fn take_job(&self, root: &Path) -> Option<SyncJob> {
+        let is_dirty = self.is_dirty.swap(false, Ordering::AcqRel);
+        is_dirty.then(|| SyncJob { root: root.to_owned(), epoch: self.epoch.clone(), at_nanos: now_nanos() })
     }
+}
 
-    fn sync_until(&self, store: &Inner, at_nanos: u64) -> Result<(), StoreError> {
-        let root = store.root();
-        let dir = File::open(root).map_err(|error| StoreError::io("open", root, error))?;
-        rustix::fs::syncfs(&dir).map_err(|error| StoreError::io("sync", root, error))?;
+/// The writing back of what was committed. Any process of this boot may run it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncJob {
+    root: PathBuf,
+    epoch: String,
+    /// The commits lie before this.
+    at_nanos: u64,
+}
 
-        // Two builds can end together: the later time must stay.
-        let path = mark_path(root, &self.epoch);
-        let lock = FileLock::take_quietly(&store.lock_path("durable"))?;
-        if read_mark(&path).is_none_or(|mark| mark < at_nanos) {
-            let bytes = entry::encode(entry::MARK, &Stamp { epoch: self.epoch.clone(), at_nanos }, b"{}");
-            // The one file that is synced by itself: a mark that replaced a good one must not be lost with it.
-            store.replace_file(&path, |file| file.write_all(&bytes).and_then(|()| file.sync_data()))?;
+impl SyncJob {
+    /// Writes everything to the disk and then the mark, unless somebody has done so since the commits. Leaves nothing but the mark,
+    /// neither in `tmp/` nor in `locks/`, and makes nothing where there is no store any more.
+    pub fn run(&self) -> Result<(), StoreError> {
+        let (path, fresh) = (mark_path(&self.root, &self.epoch), mark_path(&self.root, &format!("{}.new", self.epoch)));
+        let (root, marks) = (open(&self.root)?, self.root.join("durable"));
+        // Many builds can end together: one after the other, and the first syncs for all that wait.
+        let lock = open(&marks)?;
+        rustix::fs::flock(&lock, FlockOperation::LockExclusive).map_err(|error| StoreError::io("lock", &marks, error))?;
+        if read_mark(&path).is_some_and(|mark| mark >= self.at_nanos) {
+            return Ok(());
         }
-        drop(lock);
-        Ok(())
+        let at_nanos = now_nanos().max(self.at_nanos);
+        rustix::fs::syncfs(&root).map_err(|error| StoreError::io("sync", &self.root, error))?;
+        let bytes = entry::encode(entry::MARK, &Stamp { epoch: self.epoch.clone(), at_nanos }, b"{}");
+        // The one file that is synced by itself: a mark that replaced a good one must not be lost with it.
+        let written = File::create(&fresh).and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_data()));
+        written.and_then(|()| std::fs::rename(&fresh, &path)).map_err(|error| StoreError::io("write", &path, error))
     }
+}
+
+fn open(dir: &Path) -> Result<File, StoreError> {
+    File::open(dir).map_err(|error| StoreError::io("open", dir, error))
 }
 
 fn mark_path(root: &Path, epoch: &str) -> PathBuf {
@@ -250,7 +261,7 @@ mod tests {
         store.sync_after_commit().expect("synced");
         let path = mark_path(store.root(), FIRST);
         let mark = read_mark(&path).expect("a mark");
-        store.inner.durability.sync_until(&store.inner, 1).expect("synced");
+        SyncJob { root: root.path().to_owned(), epoch: FIRST.to_owned(), at_nanos: 1 }.run().expect("synced");
         assert_eq!(read_mark(&path), Some(mark));
         let len = fs::metadata(&path).expect("a mark").len();
         fs::File::options().write(true).open(&path).and_then(|file| file.set_len(len - 1)).expect("cut");

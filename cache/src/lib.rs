@@ -68,6 +68,7 @@ mod testing;
 
 pub use blob::{BlobWriter, Blobs};
 pub use digest::{CacheKey, ChainId, ContentId, DiffId, DigestError, LayerId, ListId, OciDigest};
+pub use durable::SyncJob;
 pub use error::StoreError;
 pub use gc::{Gc, PruneReport};
 pub use image::{BlobRef, ImageLayer, ImageRecord, Images};

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use rustix::fs::{Access, FlockOperation};
 
 use crate::blob::Blobs;
-use crate::durable::{Durability, current_epoch};
+use crate::durable::{Durability, SyncJob, current_epoch};
 use crate::entry::is_absent;
 use crate::error::StoreError;
 use crate::gc::Gc;
@@ -128,10 +128,15 @@ impl Store {
         self.inner.move_to_trash(path)
     }
 
-    /// Makes what was committed survive a power loss. To be called at the end of every build, a failed one too, after
-    /// everything that the user waits for. Does nothing, and returns `false`, if this process committed nothing since.
+    /// Makes what was committed survive a power loss. Does nothing, and returns `false`, if this process committed nothing since.
     pub fn sync_after_commit(&self) -> Result<bool, StoreError> {
-        self.inner.durability.sync(&self.inner)
+        self.take_sync_job().map_or(Ok(false), |job| job.run().map(|()| true))
+    }
+
+    /// What makes the commits of this process survive a power loss: to be run at the end of every build, a failed one too, after
+    /// everything that the user waits for, by this process or another one. `None` if nothing was committed since the last call.
+    pub fn take_sync_job(&self) -> Option<SyncJob> {
+        self.inner.durability.take_job(self.inner.root())
     }
 
     /// How much space each part takes.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 use shale_cache::Store;
@@ -11,6 +12,7 @@ use super::args::BuildArgs;
 use super::console::{print, say, warn};
 use super::diagnostic::{self, Diagnostic};
 use super::environment::Environment;
+use super::output::Destination;
 use super::progress::{Display, Screen};
 use super::request::{self, BuildRequest, NamedContext, ProgressMode};
 use super::signals::Watch;
@@ -22,9 +24,13 @@ use crate::sandbox::{Cancel, SandboxError};
 use crate::source::context::Missing;
 use crate::source::registry::Client;
 use crate::span::Span;
+use crate::worker::{Abandoned, sync_detached};
 
 /// The line `#0` of plain progress.
 const OPENING: &str = "building with \"default\" instance using shale";
+
+/// How a build ends that a signal has stopped.
+const CANCELED: &str = "ERROR: failed to build: failed to solve: Canceled: context canceled\n";
 
 /// Runs `shale build`.
 pub fn run(args: &BuildArgs, environment: &Environment) -> Result<(), Failure> {
@@ -41,30 +47,47 @@ pub fn run(args: &BuildArgs, environment: &Environment) -> Result<(), Failure> {
     let store = Store::open(&request.store_root).map_err(|error| image::store_failure(&error))?;
     let images = ImageService::new(store.clone(), Client::new(request.registry.clone())).with_named_contexts(named_images(&request));
     let cancel = Cancel::new().map_err(|error| Diagnostic::of(&error))?;
-    let asked = cancel.clone();
-    let watch = Watch::start(move || asked.cancel()).map_err(|error| Diagnostic::of(&error))?;
+    let watch = Watch::start(cancel.clone(), give_up(&store, &request)).map_err(|error| Diagnostic::of(&error))?;
     let display = Display::start(request.progress, request.colour, OPENING, Screen::stderr());
     let services = Services { store: &store, images: &images, reporter: &display, cancel: &cancel };
     let built = pipeline::build(&request, services);
+    watch.is_over();
     let summary = display.finish();
-    store.sync_after_commit().map_err(|error| image::store_failure(&error))?;
+    if let Some(job) = store.take_sync_job() {
+        sync_detached(&job);
+    }
     if request.progress != ProgressMode::Quiet {
         say(&diagnostic::warnings(&summary.warnings));
     }
     match built {
         Ok(report) => finish(&request, &report),
-        Err(BuildError::Cancelled) => match watch.caught() {
-            Some(signal) => {
-                say("ERROR: failed to build: failed to solve: Canceled: context canceled\n");
-                Err(Failure::Signal(signal))
-            }
-            None => Err(Diagnostic::build(BuildError::Cancelled.to_string()).into()),
-        },
         Err(error) => {
+            // Whatever it failed with then, this is why.
+            if let Some(signal) = watch.caught() {
+                say(CANCELED);
+                return Err(Failure::Signal(signal));
+            }
             summary.failed.iter().filter(|step| step.name.contains("] RUN ")).for_each(|step| say(&diagnostic::failed_step(step)));
             tell(&error);
             Err(Failure::Told)
         }
+    }
+}
+
+/// Ends the process without waiting for anything that the build does.
+fn give_up(store: &Store, request: &BuildRequest) -> impl Fn(i32) + Send + 'static {
+    let store = store.clone();
+    let path = |output: &super::output::Output| match &output.destination {
+        Destination::Path(path) => Some(path.clone()),
+        Destination::None | Destination::Stdout => None,
+    };
+    let outputs: Vec<PathBuf> = request.outputs.iter().filter_map(path).collect();
+    move |signal| {
+        say(CANCELED);
+        let (store_root, outputs, sync) = (store.root().to_owned(), outputs.clone(), store.take_sync_job());
+        let code = Failure::Signal(signal).exit_code();
+        let error = Abandoned { store_root, outputs, code, sync }.tidy_up();
+        warn(&format!("the build goes on: {error}"));
     }
 }
 

@@ -62,6 +62,14 @@ impl<'a> Forms<'a> {
         if paths.is_empty() { Ok(()) } else { Ok(self.worker()?.remove(paths)?) }
     }
 
+    /// Deletes what is in the store's way and only a worker can delete, if there is one: the trees of a build that was faster, say.
+    pub fn tidy(&self) {
+        if lock(&self.worker).is_some() {
+            // What stays is in nobody's way, and the next build tries again.
+            drop(self.store.reap().map_err(StepError::from).and_then(|left| self.remove(&left)));
+        }
+    }
+
     /// The id of a layer's index. For a layer of a base that was never looked into this reads its blob once.
     pub fn layer_id(&self, layer: &LayerRef) -> Result<LayerId, StepError> {
         match layer {

@@ -103,7 +103,8 @@ impl Executor for BuildExecutor<'_> {
     }
 
     fn cancel(&self) {
-        self.cancel.cancel();
+        // Not a second wish of the user's: what is being stopped keeps its grace.
+        self.cancel.ask();
     }
 
     fn is_cancelled(&self) -> bool {

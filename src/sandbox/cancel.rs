@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -14,6 +14,8 @@ pub struct Cancel(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     level: AtomicU8,
+    /// Steps that may still be tidying up.
+    steps: AtomicUsize,
     /// Readable from the first call on; never read, so that every waiter sees it.
     asked: OwnedFd,
     /// Readable from the second call on.
@@ -24,7 +26,7 @@ impl Cancel {
     /// A flag that is down.
     pub fn new() -> io::Result<Self> {
         let fd = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        Ok(Self(Arc::new(Inner { level: AtomicU8::new(0), asked: fd()?, insisted: fd()? })))
+        Ok(Self(Arc::new(Inner { level: AtomicU8::new(0), steps: AtomicUsize::new(0), asked: fd()?, insisted: fd()? })))
     }
 
     /// Asks to stop; a second call lets no one finish what it does on being asked.
@@ -37,6 +39,24 @@ impl Cancel {
         };
         // An eventfd that was written once takes a second write; nothing to do if it does not.
         let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
+    }
+
+    /// Asks to stop, if nobody has: for those who do not know of each other.
+    pub fn ask(&self) {
+        if self.0.level.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            let _ = rustix::io::write(&self.0.asked, &1u64.to_ne_bytes());
+        }
+    }
+
+    /// Counts a command that runs, and may take its time to end, until the result is dropped.
+    pub fn step(&self) -> RunningStep {
+        self.0.steps.fetch_add(1, Ordering::SeqCst);
+        RunningStep(self.clone())
+    }
+
+    /// How many commands run.
+    pub fn running_steps(&self) -> usize {
+        self.0.steps.load(Ordering::SeqCst)
     }
 
     /// Whether it was asked for.
@@ -57,6 +77,16 @@ impl Cancel {
     /// Readable when it was asked for twice.
     pub fn insisted_fd(&self) -> BorrowedFd<'_> {
         self.0.insisted.as_fd()
+    }
+}
+
+/// A command that runs.
+#[derive(Debug)]
+pub struct RunningStep(Cancel);
+
+impl Drop for RunningStep {
+    fn drop(&mut self) {
+        self.0.0.steps.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -81,5 +111,17 @@ mod tests {
         cancel.cancel();
         cancel.cancel();
         assert!(other.is_insisted() && readable(other.insisted_fd()));
+    }
+
+    #[test]
+    fn asking_twice_does_not_insist() {
+        let cancel = Cancel::new().unwrap();
+        cancel.ask();
+        cancel.ask();
+        assert!(cancel.is_cancelled() && readable(cancel.as_fd()) && !cancel.is_insisted());
+        let step = cancel.step();
+        assert_eq!(cancel.running_steps(), 1);
+        drop(step);
+        assert_eq!(cancel.running_steps(), 0);
     }
 }

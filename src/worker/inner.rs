@@ -15,7 +15,7 @@ use super::layers;
 use super::outer::take_control;
 use super::protocol::{self, KILL, Reply, Request, STOP, Start};
 use crate::sandbox::handler::{self, Asked, Asker};
-use crate::sandbox::{Failure, RunRequest, seccomp, sys};
+use crate::sandbox::{Exit, Failure, RunRequest, seccomp, sys};
 
 pub(super) const ROLE: &str = "inner";
 
@@ -73,9 +73,14 @@ fn run(socket: &UnixStream, request: &RunRequest, fds: Vec<OwnedFd>) -> Result<(
     let Ok([stdout, stderr]) = <[OwnedFd; 2]>::try_from(fds) else {
         return Err(Failure::Other("a RUN needs two descriptors".to_owned()));
     };
-    let mut ended = |exit| drop(protocol::write_frame(socket, &Reply::Exited(exit), &[]));
+    let mut exit = None;
+    let mut ended = |code| {
+        exit = Some(code);
+        drop(protocol::write_frame(socket, &Reply::Exited(code), &[]));
+    };
     let left = handler::run(request, stdout, stderr, &mut Wishes(socket), &mut ended)?;
-    let index = capture(&left.upper, &request.lowers)?;
+    // What a failed command left is thrown away, so it need not be read.
+    let index = if exit == Some(Exit::Code(0)) { capture(&left.upper, &request.lowers)? } else { Vec::new() };
     let window = [left.window.0, left.window.1].map(|t| (t.secs, t.nanos));
     Ok((Reply::Captured { upper: left.upper, window }, index))
 }

@@ -7,6 +7,7 @@
 //! Nothing survives anything: the end of the main process closes the control socket, on which the inner one ends, and with it
 //! everything in its pid namespace; the end of the outer one kills the inner one.
 
+mod after;
 mod capture;
 mod inner;
 mod layers;
@@ -36,6 +37,7 @@ use crate::solve::event::Stream;
 use crate::tree::entry::Mtime;
 use protocol::{Reply, Request, Start};
 
+pub use after::{Abandoned, sync_detached};
 pub use layers::{From, Packing, To, WriteLayer, gathered, pack};
 
 pub use probe::{probe, probe_with};
@@ -57,6 +59,8 @@ pub fn hook() {
         Some(outer::ROLE) => outer::main(),
         Some(inner::ROLE) => inner::main(),
         Some(probe::ROLE) => probe::main(),
+        Some(after::SYNC) => after::sync_main(),
+        Some(after::TIDY) => after::tidy_main(),
         _ => crate::sandbox::sys::exit_now(64),
     }
 }
@@ -73,9 +77,9 @@ pub struct WorkerConfig {
 pub struct RunDone {
     /// How the command ended.
     pub exit: Exit,
-    /// The encoded index of `upper`.
+    /// The encoded index of `upper`; empty unless the command ended with 0.
     pub index: Vec<u8>,
-    /// The directory with the changes, equal to its index.
+    /// The directory with the changes; equal to its index, if there is one.
     pub upper: PathBuf,
     /// Modification times that the command made lie between these, both included.
     pub window: (Mtime, Mtime),

@@ -53,6 +53,7 @@ pub(super) fn run(
     let Pipes { stdout: (stdout, stdout_theirs), stderr: (stderr, stderr_theirs) } = pipes;
     drop((stdout_theirs, stderr_theirs));
     let mut sources = [(Stream::Stdout, stdout), (Stream::Stderr, stderr)].map(|(stream, fd)| Source { stream, fd: Some(fd) });
+    let running = cancel.step();
     let mut buffer = vec![0; READ_BYTES];
     wait_and_relay(socket, &mut sources, &mut buffer, output, cancel)?;
     let ended = next_reply(socket);
@@ -69,6 +70,7 @@ pub(super) fn run(
         (Reply::Exited(exit), _) => exit,
         (other, _) => return Err(unexpected(other)),
     };
+    drop(running);
     match next_reply(socket)? {
         (Reply::Captured { upper, window }, index) => {
             let [from, to] = window.map(|(secs, nanos)| Mtime { secs, nanos });
