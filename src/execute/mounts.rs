@@ -273,13 +273,12 @@ fn to_owner(owner: FileOwner) -> MountOwner {
 
 /// Writes what a new cache begins with.
 fn fill(executor: &BuildExecutor<'_>, step: &Step<'_>, from: &CopySource, taken: Option<Taken>, directory: &Path) -> Result<(), StepError> {
-    let (op, selection) = match taken.and_then(|taken| taken.files) {
-        Some(known) => known,
-        None => {
-            let op = as_copy(from, "/");
-            let selection = copy::select(executor, step, &op)?;
-            (op, selection)
-        }
+    let (op, selection) = if let Some(known) = taken.and_then(|taken| taken.files) {
+        known
+    } else {
+        let op = as_copy(from, "/");
+        let selection = copy::select(executor, step, &op)?;
+        (op, selection)
     };
     let layer = copy::gather(executor, step, &CopyOp { destination: "/".into(), ..op }, &selection)?;
     let id = executor.put_index(&layer.index)?;

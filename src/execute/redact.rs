@@ -37,15 +37,12 @@ impl Redactor {
                 self.held = rest.to_vec();
                 break;
             }
-            match self.values.iter().find(|value| rest.starts_with(value)) {
-                Some(value) => {
-                    shown.extend(MASK);
-                    rest = &rest[value.len()..];
-                }
-                None => {
-                    shown.push(rest[0]);
-                    rest = &rest[1..];
-                }
+            if let Some(value) = self.values.iter().find(|value| rest.starts_with(value)) {
+                shown.extend(MASK);
+                rest = &rest[value.len()..];
+            } else {
+                shown.push(rest[0]);
+                rest = &rest[1..];
             }
         }
         shown
@@ -57,16 +54,13 @@ impl Redactor {
         while !self.held.is_empty() {
             // What was held for a longer value may be a shorter one.
             let held = std::mem::take(&mut self.held);
-            match self.values.iter().find(|value| held.starts_with(value)) {
-                Some(value) => {
-                    shown.extend(MASK);
-                    let rest = held[value.len()..].to_vec();
-                    shown.extend(self.pass(&rest));
-                }
-                None => {
-                    shown.push(held[0]);
-                    shown.extend(self.pass(&held[1..]));
-                }
+            if let Some(value) = self.values.iter().find(|value| held.starts_with(value)) {
+                shown.extend(MASK);
+                let rest = held[value.len()..].to_vec();
+                shown.extend(self.pass(&rest));
+            } else {
+                shown.push(held[0]);
+                shown.extend(self.pass(&held[1..]));
             }
         }
         shown

@@ -284,9 +284,10 @@ impl StageLowering<'_, '_, '_> {
     }
 
     fn mount_target(&self, written: &str) -> Result<String, PlanErrorKind> {
-        let target = match written.starts_with('/') {
-            true => paths::clean(written),
-            false => paths::clean(&format!("{}/{written}", self.state.config.config.working_dir)),
+        let target = if written.starts_with('/') {
+            paths::clean(written)
+        } else {
+            paths::clean(&format!("{}/{written}", self.state.config.config.working_dir))
         };
         if target == "/" { Err(PlanErrorKind::BadMount(format!("invalid mount target {}", quote(&target)))) } else { Ok(target) }
     }
