@@ -32,8 +32,10 @@ pub enum DockerfileFrom {
 /// A Dockerfile's text and what came with it.
 #[derive(Clone, Debug)]
 pub struct LoadedDockerfile {
-    /// The text under the name that errors print.
+    /// The text under the name that errors print: as in BuildKit, without directories.
     pub source: SourceFile,
+    /// Where it was found, to tell it from others of its name.
+    pub path: String,
     /// The 1-based line of the first bytes that are no UTF-8. They were replaced by U+FFFD, which deserves a warning.
     pub not_utf8_line: Option<usize>,
     /// Name and text of `<Dockerfile>.dockerignore`, if it exists.
@@ -42,7 +44,7 @@ pub struct LoadedDockerfile {
 
 pub(super) fn load(context: &BuildContext, from: DockerfileFrom) -> Result<LoadedDockerfile, ContextError> {
     match from {
-        DockerfileFrom::Text(bytes) => Ok(loaded("-", &bytes, None)),
+        DockerfileFrom::Text(bytes) => Ok(loaded("-", "-", &bytes, None)),
         DockerfileFrom::Default => load_by_name(&Reader::Inside(context), Path::new(DEFAULT_NAME)),
         DockerfileFrom::Path(path) => match &context.place {
             Place::Archive(_) => load_by_name(&Reader::Inside(context), &path),
@@ -101,13 +103,13 @@ fn load_by_name(reader: &Reader<'_>, path: &Path) -> Result<LoadedDockerfile, Co
         Err(error) if is_absent(&error) => None,
         Err(source) => return Err(ContextError::IgnoreFile { name: name(&beside), source }),
     };
-    Ok(loaded(&path.to_string_lossy(), &bytes, ignore))
+    Ok(loaded(&name(&path), &path.to_string_lossy(), &bytes, ignore))
 }
 
-fn loaded(name: &str, bytes: &[u8], ignore: Option<(String, Vec<u8>)>) -> LoadedDockerfile {
+fn loaded(name: &str, path: &str, bytes: &[u8], ignore: Option<(String, Vec<u8>)>) -> LoadedDockerfile {
     let text = String::from_utf8_lossy(bytes);
     let not_utf8_line = std::str::from_utf8(bytes).err().map(|e| bytes[..e.valid_up_to()].split(|b| *b == b'\n').count());
-    LoadedDockerfile { source: SourceFile::new(name, text), not_utf8_line, ignore }
+    LoadedDockerfile { source: SourceFile::new(name, text), path: path.to_owned(), not_utf8_line, ignore }
 }
 
 /// The text of an ignore file at a context's root, `None` if there is none.
