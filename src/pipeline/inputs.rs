@@ -11,7 +11,7 @@ use crate::cli::request::{BuildRequest, ContextSource, DockerfileSource, NamedCo
 use crate::image::NamedImage;
 use crate::plan::NamedContext as PlanContext;
 use crate::solve::event::Event;
-use crate::source::context::{self, BuildContext, DockerfileFrom, archive};
+use crate::source::context::{self, BuildContext, DockerfileFrom, LoadedDockerfile, archive};
 use crate::source::contexts::Contexts;
 use crate::span::SourceFile;
 
@@ -50,7 +50,7 @@ impl Inputs {
         let mut inputs = match &request.context {
             ContextSource::Dir(dir) => {
                 let opened = context::open(dir, dockerfile_from(&request.dockerfile)?, Some(&caches))?;
-                Self::with(opened.dockerfile.source, Some(opened.context), None)
+                Self::with(opened.dockerfile.utf8()?.source, Some(opened.context), None)
             }
             ContextSource::Stdin => Self::from_stdin(request, services)?,
         };
@@ -76,12 +76,12 @@ impl Inputs {
         if is_archive {
             let tmp = services.store.tmp()?;
             let context = BuildContext::from_tar(all, tmp.path())?;
-            let loaded = context.load_dockerfile(dockerfile_from(&request.dockerfile)?)?;
+            let loaded = context.load_dockerfile(dockerfile_from(&request.dockerfile)?)?.utf8()?;
             return Ok(Self::with(loaded.source, Some(context), Some(tmp)));
         }
         let mut text = Vec::new();
         all.read_to_end(&mut text).map_err(stdin_error)?;
-        Ok(Self::with(SourceFile::new("Dockerfile", String::from_utf8_lossy(&text)), None, None))
+        Ok(Self::with(LoadedDockerfile::alone("Dockerfile", &text).utf8()?.source, None, None))
     }
 
     /// Names the context, for records of the same step.
