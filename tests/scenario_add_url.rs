@@ -62,7 +62,8 @@ fn a_file_is_fetched_once_and_fetched_again_when_it_changed() {
     as_everybody(|lab: &Lab| {
         let server = Server::start(b"one\n");
         let url = format!("{}/dir/tool.sh?v=1", server.base);
-        let dockerfile = format!("FROM scratch\nADD {url} local /bin/\nADD --chmod=u+x --chown=5:6 {url} /x\nADD {}/ /named/\n", server.base);
+        let dockerfile =
+            format!("FROM scratch\nADD {url} local /bin/\nADD --chmod=u+x --chown=5:6 {url} /x\nADD {}/ /named/\n", server.base);
         lab.context("ctx", &[("Dockerfile", &dockerfile), ("local", "here\n")]);
         let first = lab.build("ctx", &[]);
         assert_eq!(file(&first, "bin/tool.sh"), (0o600, (0, 0), 1_700_000_000, b"one\n".as_slice()));

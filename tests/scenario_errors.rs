@@ -12,7 +12,8 @@ use support::{Lab, Said, Who, as_everybody, is_root, skip};
 /// Asserts the exit code, that there is one error, and that all of `words` are said.
 fn fails(said: &Said, code: i32, words: &[&str], what: &str) {
     assert_eq!(said.code, code, "{what}: {}", said.stderr);
-    let errors = said.stderr.lines().filter(|line| line.starts_with("ERROR:") || line.starts_with("unknown ") || line.starts_with("'shale"));
+    let errors =
+        said.stderr.lines().filter(|line| line.starts_with("ERROR:") || line.starts_with("unknown ") || line.starts_with("'shale"));
     assert_eq!(errors.count(), 1, "{what}: {}", said.stderr);
     for word in words {
         assert!(said.stderr.contains(word), "{what}: {word:?} is not said: {}", said.stderr);
@@ -130,12 +131,15 @@ fn a_damaged_archive_is_refused_and_changes_nothing() {
         let archive = fs::read(lab.build("ctx", &[]).archive).expect("there");
         assert!(lab.run(&["rmi", "-f", lab.run(&["images", "-q"]).stdout.trim()]).ok());
         let before = state(lab).1;
-        for (what, bytes) in [("half", archive[..archive.len() / 2].to_vec()), ("changed", {
-            let mut bytes = archive.clone();
-            let at = bytes.windows(9).position(|w| w == b"mediaType").expect("a manifest");
-            bytes[at] = b'M';
-            bytes
-        })] {
+        for (what, bytes) in [
+            ("half", archive[..archive.len() / 2].to_vec()),
+            ("changed", {
+                let mut bytes = archive.clone();
+                let at = bytes.windows(9).position(|w| w == b"mediaType").expect("a manifest");
+                bytes[at] = b'M';
+                bytes
+            }),
+        ] {
             lab.write("bad.tar", bytes);
             fails(&lab.run(&["load", "-i", "bad.tar"]), 1, &["bad.tar"], what);
             assert_eq!(state(lab).1, before, "{what}");

@@ -127,11 +127,17 @@ const BUILT: &[&str] = &["steps", "lists", "by-content", "contexts", "mounts", "
 fn pruning_after_rmi_leaves_nothing_of_the_build() {
     as_everybody(|lab| {
         lab.load_busybox();
-        lab.context("base", &[("Dockerfile", "FROM scratch\nCOPY f /\n"), ("f", "f\n")]);
-        let prune = || {
-            let said = lab.run(&["builder", "prune", "--all", "--force"]);
-            assert!(said.ok() && said.stderr.is_empty(), "{:?}: {}", lab.who(), said.stderr);
+        let ok = |args: &[&str]| {
+            let said = lab.run(args);
+            assert!(said.ok() && said.stderr.is_empty(), "{:?}: {args:?}: {}", lab.who(), said.stderr);
         };
+        let prune = || ok(&["builder", "prune", "--all", "--force"]);
+        // A base that was loaded, as most are.
+        ok(&["save", "-o", "busybox.tar", "busybox"]);
+        ok(&["rmi", "busybox"]);
+        prune();
+        assert_eq!(lab.run(&["images", "-q"]).stdout, "");
+        ok(&["load", "-i", "busybox.tar"]);
         prune();
         let before = paths(lab, KEPT);
         lab.context(
@@ -146,11 +152,19 @@ fn pruning_after_rmi_leaves_nothing_of_the_build() {
         prune();
         assert_eq!(paths(lab, KEPT), before, "{:?}", lab.who());
         assert_eq!(paths(lab, BUILT), Vec::<String>::new(), "{:?}", lab.who());
-        // What stays is good for another build.
+        // What stays is good for another build, and that for another one.
         let again = lab.build("ctx", &["-t", "app"]);
         assert_eq!(again.said.cached(), Vec::<String>::new());
         prune();
-        assert!(lab.run(&["save", "-o", "app.tar", "app"]).ok(), "an image that has a name stays whole");
+        ok(&["save", "-o", "app.tar", "app"]);
+        lab.context("more", &[("Dockerfile", "FROM app\nRUN cat /c/x >/more\n")]);
+        assert_eq!(lab.build("more", &["-t", "more"]).image.text("more"), "x\n");
+        // Kept in the store alone it has no blob of its own: one form of each layer stays.
+        ok(&["build", "-q", "-t", "kept", "more"].map(|arg| arg));
+        ok(&["rmi", "-f", "more", "app"]);
+        prune();
+        lab.context("last", &[("Dockerfile", "FROM kept\nRUN cat /more /more >/twice\n")]);
+        assert_eq!(lab.build("last", &[]).image.text("twice"), "x\nx\n");
     });
 }
 
