@@ -270,6 +270,8 @@ fn places(
                 let source = match (item.inline, spool.member(m, i)) {
                     (Some(n), _) => SourceRef::Inline(op.inline[n].content.clone().into_bytes()),
                     (None, Some(member)) => member,
+                    // Nothing to read, and a socket of the context cannot be.
+                    (None, None) if matches!(item.node.kind, NodeKind::File { size: 0, .. }) => SourceRef::Inline(Vec::new()),
                     (None, None) => SourceRef::Root { root: 0, path: item.source.clone() },
                 };
                 places.sources.push((entry.path.clone(), source));

@@ -32,17 +32,34 @@ pub enum DockerfileFrom {
 /// A Dockerfile's text and what came with it.
 #[derive(Clone, Debug)]
 pub struct LoadedDockerfile {
-    /// The text under the name that errors print.
+    /// The text under the name that errors print: as in BuildKit, without directories.
     pub source: SourceFile,
-    /// The 1-based line of the first bytes that are no UTF-8. They were replaced by U+FFFD, which deserves a warning.
+    /// Where it was found, to tell it from others of its name.
+    pub path: String,
+    /// The first line that is no UTF-8 and no comment, from 1 on. What is none was replaced by U+FFFD.
     pub not_utf8_line: Option<usize>,
     /// Name and text of `<Dockerfile>.dockerignore`, if it exists.
     pub ignore: Option<(String, Vec<u8>)>,
 }
 
+impl LoadedDockerfile {
+    /// A Dockerfile alone, as it came on standard input.
+    pub fn alone(name: &str, bytes: &[u8]) -> Self {
+        loaded(name, "-", bytes, None)
+    }
+
+    /// Refuses a text in another encoding: a command with replaced characters would be another command.
+    pub fn utf8(self) -> Result<Self, ContextError> {
+        match self.not_utf8_line {
+            Some(line) => Err(ContextError::NotUtf8 { name: self.source.name().to_owned(), line }),
+            None => Ok(self),
+        }
+    }
+}
+
 pub(super) fn load(context: &BuildContext, from: DockerfileFrom) -> Result<LoadedDockerfile, ContextError> {
     match from {
-        DockerfileFrom::Text(bytes) => Ok(loaded("-", &bytes, None)),
+        DockerfileFrom::Text(bytes) => Ok(loaded("-", "-", &bytes, None)),
         DockerfileFrom::Default => load_by_name(&Reader::Inside(context), Path::new(DEFAULT_NAME)),
         DockerfileFrom::Path(path) => match &context.place {
             Place::Archive(_) => load_by_name(&Reader::Inside(context), &path),
@@ -101,13 +118,14 @@ fn load_by_name(reader: &Reader<'_>, path: &Path) -> Result<LoadedDockerfile, Co
         Err(error) if is_absent(&error) => None,
         Err(source) => return Err(ContextError::IgnoreFile { name: name(&beside), source }),
     };
-    Ok(loaded(&path.to_string_lossy(), &bytes, ignore))
+    Ok(loaded(&name(&path), &path.to_string_lossy(), &bytes, ignore))
 }
 
-fn loaded(name: &str, bytes: &[u8], ignore: Option<(String, Vec<u8>)>) -> LoadedDockerfile {
+fn loaded(name: &str, path: &str, bytes: &[u8], ignore: Option<(String, Vec<u8>)>) -> LoadedDockerfile {
     let text = String::from_utf8_lossy(bytes);
-    let not_utf8_line = std::str::from_utf8(bytes).err().map(|e| bytes[..e.valid_up_to()].split(|b| *b == b'\n').count());
-    LoadedDockerfile { source: SourceFile::new(name, text), not_utf8_line, ignore }
+    let is_bad = |line: &[u8]| !line.trim_ascii_start().starts_with(b"#") && std::str::from_utf8(line).is_err();
+    let not_utf8_line = bytes.split(|b| *b == b'\n').position(is_bad).map(|number| number + 1);
+    LoadedDockerfile { source: SourceFile::new(name, text), path: path.to_owned(), not_utf8_line, ignore }
 }
 
 /// The text of an ignore file at a context's root, `None` if there is none.
