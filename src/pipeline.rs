@@ -6,6 +6,7 @@ mod inputs;
 mod output;
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use shale_cache::{DiffId, Lease, OciDigest, Patience, Store, Waiting};
@@ -17,12 +18,13 @@ use crate::execute::forms::Forms;
 use crate::execute::log::StepLogs;
 use crate::execute::{BuildExecutor, StepError};
 use crate::image::ImageService;
-use crate::plan::graph::{Plan, Warning};
+use crate::plan::graph::{CopySource, Op, Plan, Warning};
 use crate::plan::{NoCache, PlanOptions};
 use crate::sandbox::Cancel;
 use crate::solve::event::{Event, Reporter};
 use crate::solve::schedule::Solver;
 use crate::solve::{Site, SolveError, Solved, Tally};
+use crate::source::context::BuildContext;
 use crate::source::http::Downloads;
 use bases::Bases;
 pub use error::BuildError;
@@ -70,6 +72,7 @@ pub fn build(request: &BuildRequest, services: Services<'_>) -> Result<BuildRepo
     let options = plan_options(request);
     let mut bases = Bases::new(request, services);
     let plan = bases.plan(&dockerfile, &inputs, &options)?;
+    output::check(request, &plan)?;
     warn(&inputs, &dockerfile, &plan, &options, services)?;
     let progress = bases::Pulling::quiet(services);
     let forms = Forms::new(services.store, services.images, bases.images(), &progress);
@@ -137,12 +140,34 @@ fn warn(inputs: &Inputs, dockerfile: &Dockerfile, plan: &Plan, options: &PlanOpt
     let check = check.map_err(|error| BuildError::Check { text: error.to_string() })?;
     let mut warnings: Vec<Warning> = lint::lint_stages(dockerfile, &check, &|stage| plan.stages.contains(&stage));
     warnings.extend(plan.warnings.iter().cloned());
+    warnings.extend(copies_of_ignored(inputs, dockerfile, plan, &check));
     warnings.sort_by_key(|warning| warning.span.map(|span| span.start));
     if warnings.is_empty() {
         return Ok(());
     }
+    let rules: BTreeSet<&'static str> = warnings.iter().map(|warning| warning.rule).collect();
     services.reporter.report(Event::Warnings { source: inputs.source.clone(), warnings });
-    if check.error { Err(BuildError::Lint) } else { Ok(()) }
+    if check.error { Err(BuildError::Lint(rules.into_iter().collect())) } else { Ok(()) }
+}
+
+/// COPY and ADD of what the ignore file leaves out: only the context knows its rules.
+fn copies_of_ignored(inputs: &Inputs, dockerfile: &Dockerfile, plan: &Plan, check: &CheckOptions) -> Vec<Warning> {
+    let Some(ignore) = inputs.contexts.get(None).and_then(BuildContext::ignore) else { return Vec::new() };
+    let mut warnings = Vec::new();
+    for vertex in &plan.graph.vertices {
+        let (Op::Copy(copy), Some((_, span))) = (&vertex.op, &vertex.source) else { continue };
+        let instructions = dockerfile.stages.iter().flat_map(|stage| &stage.instructions);
+        let comments = instructions.filter(|i| i.span == *span).flat_map(|i| i.comments.clone()).collect::<Vec<_>>();
+        if copy.source != CopySource::Context(None) || !check.with_comments(&comments).allows("CopyIgnoredFile") {
+            continue;
+        }
+        let deed = if copy.instruction == "ADD" { "Add" } else { "Copy" };
+        for source in copy.sources.iter().filter(|source| ignore.is_ignored(source.as_bytes())) {
+            let text = format!("Attempting to {deed} file {source:?} that is excluded by .dockerignore");
+            warnings.push(Warning { rule: "CopyIgnoredFile", text, span: Some(*span) });
+        }
+    }
+    warnings
 }
 
 fn solve(
@@ -157,6 +182,7 @@ fn solve(
         store: services.store,
         forms,
         contexts: &inputs.contexts,
+        lent: request.lent.clone(),
         downloads: Downloads::new(request.registry.clone()),
         graph: &plan.graph,
         packing: output::first_packing(request, plan),
@@ -167,7 +193,7 @@ fn solve(
     };
     let diff_ids: Vec<Vec<DiffId>> =
         bases.images().iter().map(|image| image.layers.iter().map(|layer| layer.diff_id.clone()).collect()).collect();
-    let site = Site { context: inputs.identity(), dockerfile: inputs.source.name().to_owned() };
+    let site = Site { context: inputs.identity(), dockerfile: inputs.dockerfile.clone() };
     let solver = Solver { graph: &plan.graph, store: services.store, bases: &diff_ids, executor: &executor, site };
     let roots: Vec<_> = plan.images.iter().map(|image| image.root).collect();
     solver.solve(&roots, services.reporter).map_err(|error| match error {

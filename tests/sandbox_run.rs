@@ -5,8 +5,6 @@ mod sandbox_common;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use std::time::Instant;
-
 use sandbox_common::{Bench, Guise, ORDINARY, program};
 use shale::plan::graph::NetworkMode;
 use shale::sandbox::{Cancel, SandboxError};
@@ -283,29 +281,4 @@ fn as_an_ordinary_user() {
 fn as_root_without_mount_rights() {
     let become_it = "setpriv --bounding-set -sys_admin";
     sandbox_common::again("as_root_without_mount_rights", Guise { become_it, ..ORDINARY });
-}
-
-/// Not a test of anything: `cargo test --test sandbox_run overhead -- --ignored --nocapture` says what a step costs.
-#[test]
-#[ignore = "a measurement"]
-fn overhead() {
-    let start = Instant::now();
-    let Some(bench) = Bench::new() else { return };
-    println!("start of a worker with a base unpacked: {:?}", start.elapsed());
-    let start = Instant::now();
-    let second = sandbox_common::start(bench.dir.path()).unwrap();
-    println!("start of a worker: {:?}", start.elapsed());
-    drop(second);
-    for script in ["echo x >/tmp/x", "true", "echo x >/tmp/x", "true"] {
-        let mut times: Vec<_> = (0..200)
-            .map(|_| {
-                let request = bench.sh_request(script);
-                let start = Instant::now();
-                bench.run(request);
-                start.elapsed()
-            })
-            .collect();
-        times.sort_unstable();
-        println!("sh -c {script:?}: fastest {:?}, median {:?}, 95% {:?}", times[0], times[100], times[190]);
-    }
 }

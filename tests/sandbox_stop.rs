@@ -106,6 +106,14 @@ fn a_second_wish_waits_for_nothing() {
 }
 
 #[test]
+fn a_command_that_floods_its_output_can_be_stopped() {
+    let Some(bench) = Bench::new() else { return };
+    let (ran, took) = interrupted(&bench, "yes", Cancel::cancel);
+    assert_eq!(ran.unwrap().exit, Exit::Cancelled);
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+#[test]
 fn a_wish_from_before_the_start_counts() {
     let Some(bench) = Bench::new() else { return };
     let cancel = Cancel::new().unwrap();

@@ -110,7 +110,11 @@ fn an_archive_by_url_is_unpacked_only_if_asked() {
     as_everybody(|lab: &Lab| {
         let mut tar = tar::Builder::new(Vec::new());
         let mut header = tar::Header::new_ustar();
-        (header.set_mode(0o640), header.set_size(3), header.set_mtime(7), header.set_uid(0), header.set_gid(0));
+        header.set_mode(0o640);
+        header.set_size(3);
+        header.set_mtime(7);
+        header.set_uid(0);
+        header.set_gid(0);
         tar.append_data(&mut header, "dir/in", &b"in\n"[..]).expect("memory");
         let server = Server::start(&tar.into_inner().expect("memory"));
         let base = &server.base;

@@ -145,9 +145,15 @@ pub struct BuildArgs {
     /// Print nothing but the image id.
     #[arg(short = 'q', long, value_parser = parse_bool, action = ArgAction::Set)]
     pub quiet: bool,
+    /// Lend a secret to RUN steps that mount it (`id=NAME,src=FILE`, `id=NAME,env=VARIABLE`).
+    #[arg(long = "secret", value_name = "ID=…")]
+    pub secrets: Vec<String>,
     /// Size of /dev/shm in RUN steps.
     #[arg(long, value_name = "BYTES", value_parser = super::values::parse_bytes)]
     pub shm_size: Option<u64>,
+    /// Lend an SSH agent to RUN steps that mount it (`default`, `id=SOCKET`).
+    #[arg(long = "ssh", value_name = "ID[=SOCKET]")]
+    pub agents: Vec<String>,
     /// Name of the image (`name:tag`).
     #[arg(short = 't', long = "tag", value_name = "NAME")]
     pub tags: Vec<String>,

@@ -73,11 +73,9 @@ static TABLE: &[OtherFlag] = &[
     row("print", None, Takes::Value, Verdict::Refused),
     row("push", None, Takes::Switch, Verdict::Refused),
     row("root", None, Takes::Value, Verdict::Refused),
-    row("secret", None, Takes::Value, Verdict::Refused),
     row("security-opt", None, Takes::Value, Verdict::Refused),
     row("server-config", None, Takes::Value, Verdict::Refused),
     row("squash", None, Takes::Switch, Verdict::Refused),
-    row("ssh", None, Takes::Value, Verdict::Refused),
     row("stream", None, Takes::Switch, Verdict::Refused),
 ];
 
@@ -263,7 +261,7 @@ mod tests {
     #[test]
     fn what_would_change_the_result_is_refused_by_name() {
         for (args, name) in [
-            (&["--secret", "id=x"][..], "--secret"),
+            (&["--allow", "x"][..], "--allow"),
             (&["--push"], "--push"),
             (&["--push=true"], "--push"),
             (&["--provenance=mode=max"], "--provenance"),

@@ -6,6 +6,7 @@
 pub mod args;
 pub mod environment;
 pub mod flags;
+mod lent;
 pub mod output;
 pub mod request;
 pub mod values;

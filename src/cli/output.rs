@@ -368,7 +368,7 @@ mod tests {
     #[test]
     fn times_are_cut_only_when_that_is_asked_for() {
         let packing = |text: &str, epoch| parse(text).unwrap().layers.packing(epoch);
-        assert_eq!(packing("type=oci,dest=x", Some(5)), Packing { encoder: Encoder::Gzip { level: 6 }, clamp_secs: None });
+        assert_eq!(packing("type=oci,dest=x", Some(5)), Packing { encoder: Encoder::Gzip { level: 5 }, clamp_secs: None });
         assert_eq!(packing("type=oci,dest=x,rewrite-timestamp=true", Some(5)).clamp_secs, Some(5));
         assert_eq!(packing("type=oci,dest=x,rewrite-timestamp=true", None).clamp_secs, None);
         assert_eq!(packing("type=oci,dest=x,compression=zstd,compression-level=9", None).encoder, Encoder::Zstd { level: 9 });

@@ -8,9 +8,11 @@ use crate::oci::platform::{Platform, PlatformError};
 use crate::oci::reference::{Reference, ReferenceError};
 use crate::plan::graph::NetworkMode;
 use crate::source::registry::RegistryConfig;
+use crate::source::secret::Lent;
 
 use super::args::BuildArgs;
 use super::environment::Environment;
+use super::lent;
 use super::output::{Output, OutputError, unique};
 use super::values::{Ulimit, parse_add_host};
 
@@ -53,6 +55,8 @@ pub struct BuildRequest {
     pub network: NetworkMode,
     /// `--add-host` as (name, address), sorted.
     pub add_hosts: Vec<(String, String)>,
+    /// `--secret`, `--ssh`
+    pub lent: Lent,
     /// `--shm-size` in bytes.
     pub shm_size_bytes: Option<u64>,
     /// `--ulimit` as (name, soft, hard), sorted; the last of a name counts.
@@ -177,6 +181,9 @@ pub enum RequestError {
         /// Its value.
         text: String,
     },
+    /// `--secret` or `--ssh` that cannot be read.
+    #[error("{0}")]
+    Lent(String),
     /// A named context that cannot be read.
     #[error("invalid build context {text:?}: {reason}")]
     NamedContext {
@@ -225,6 +232,7 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<(BuildRequ
         pull: args.pull,
         network: network(args.network.as_deref())?,
         add_hosts,
+        lent: lent::lent(&args.secrets, &args.agents, environment)?,
         shm_size_bytes: args.shm_size.filter(|bytes| *bytes > 0),
         ulimits: ulimits(&args.ulimits),
         source_date_epoch,

@@ -15,7 +15,7 @@ pub mod syntax;
 pub mod word;
 
 mod instruction;
-mod suggest;
+pub(crate) mod suggest;
 
 pub use self::ast::Dockerfile;
 pub use self::error::ParseError;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use shale_cache::ListId;
+use shale_cache::{LayerId, ListId};
 
 use super::spool::Spool;
 use super::{BuildExecutor, StepError};
@@ -24,6 +24,7 @@ use crate::source::registry::Progress;
 use crate::tree::accounts::Accounts;
 use crate::tree::entry::{Entry, Mtime};
 use crate::tree::graft::{self, Graft, graft};
+use crate::tree::index::Index;
 use crate::tree::select::{self, Match, Matcher, SelectError, Selected};
 use crate::tree::view::View;
 use crate::tree::{Node, NodeKind, Tree};
@@ -63,7 +64,18 @@ pub(super) struct Places {
     mapped: bool,
 }
 
+impl Places {
+    fn source(&self) -> From {
+        From::Gathered { roots: self.roots.clone(), spools: self.spools.clone(), sources: self.sources.clone() }
+    }
+}
+
 impl Selection {
+    /// What the first source is.
+    pub(super) fn top(&self) -> Option<&NodeKind> {
+        Some(&self.files.matches.first()?.items.first()?.node.kind)
+    }
+
     /// Fetches a file and takes it as a match of its own: mode 0600, the time that the server says.
     fn fetch(&mut self, executor: &BuildExecutor<'_>, step: &Step<'_>, url: &UrlSource) -> Result<(), StepError> {
         let checksum = url.checksum.as_deref().and_then(|text| text.parse().ok());
@@ -186,7 +198,7 @@ pub(super) fn write(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp, 
             let again = select(executor, step, op)?;
             let files = executor.store.lists().put(&again.canonical(op))?;
             let made = write_once(executor, step, op, again)?;
-            Ok(Made { inputs: Some(Inputs { files: Some(files) }), ..made })
+            Ok(Made { inputs: Some(Inputs { files: Some(files), ..Inputs::default() }), ..made })
         }
         done => done,
     }
@@ -258,6 +270,8 @@ fn places(
                 let source = match (item.inline, spool.member(m, i)) {
                     (Some(n), _) => SourceRef::Inline(op.inline[n].content.clone().into_bytes()),
                     (None, Some(member)) => member,
+                    // Nothing to read, and a socket of the context cannot be.
+                    (None, None) if matches!(item.node.kind, NodeKind::File { size: 0, .. }) => SourceRef::Inline(Vec::new()),
                     (None, None) => SourceRef::Root { root: 0, path: item.source.clone() },
                 };
                 places.sources.push((entry.path.clone(), source));
@@ -301,41 +315,81 @@ fn context_path(context: &BuildContext) -> Result<PathBuf, StepError> {
     std::fs::read_link(&link).map_err(StepError::io("resolve", link))
 }
 
-/// Commits a grafted layer: its index, and unpacked if a RUN comes to lie upon it, else packed.
-pub(super) fn write_layer(executor: &BuildExecutor<'_>, step: &Step<'_>, landed: &Graft, places: Places) -> Result<Made, StepError> {
-    let Places { roots, spools, sources, mapped } = places;
-    if landed.items.is_empty() {
-        return executor.empty_layer();
+/// A layer that is known and not written yet.
+#[derive(Debug)]
+pub(super) struct Gathering {
+    pub(super) index: Index,
+    places: Places,
+    /// Holds files that the places name.
+    _spool: Spool,
+}
+
+impl Gathering {
+    /// Where the contents are, for a writer.
+    pub(super) fn source(&self) -> From {
+        self.places.source()
     }
+}
+
+/// A selection as a layer on nothing.
+pub(super) fn gather(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp, selection: &Selection) -> Result<Gathering, StepError> {
+    let mut spool = Spool::new(executor.store.tmp()?);
+    let landed = land(&View::new(Vec::new()), op, &selection.files)?;
+    let places = places(executor, step, op, &selection.files, &landed, &mut spool)?;
+    Ok(Gathering { index: index(executor, &landed, &places)?, places, _spool: spool })
+}
+
+/// The unpacked form of a layer, written unless the store has it.
+pub(super) fn unpacked(executor: &BuildExecutor<'_>, layer: &Gathering) -> Result<PathBuf, StepError> {
+    let id = executor.put_index(&layer.index)?;
+    let layers = executor.store.layers();
+    let map = executor.forms.worker()?.map_id();
+    if layers.has_fs(&id, &map)? { Ok(layers.fs_path(&id, &map)) } else { write_unpacked(executor, &id, &layer.places) }
+}
+
+fn write_unpacked(executor: &BuildExecutor<'_>, layer: &LayerId, places: &Places) -> Result<PathBuf, StepError> {
+    let worker = executor.forms.worker()?;
+    let index = executor.store.layers().index_path(layer);
+    executor.forms.with_fresh_dir(|dest| {
+        let request = WriteLayer { index: index.clone(), from: places.source(), to: To::Directory(dest.to_owned()) };
+        worker.write(request, None, None)?;
+        Ok(executor.store.layers().commit_fs(layer, &worker.map_id(), dest)?)
+    })
+}
+
+/// The index of a grafted layer, with the contents that it carries.
+fn index(executor: &BuildExecutor<'_>, landed: &Graft, places: &Places) -> Result<Index, StepError> {
+    let Places { roots, spools, sources, mapped } = places;
     let inline: Vec<Vec<u8>> = landed.inline_files().map(|item| item.entry.path.clone()).collect();
-    let index = if mapped && !inline.is_empty() {
-        let from = From::Gathered { roots: roots.clone(), spools: spools.clone(), sources: wanted(&sources, &inline) };
+    Ok(if *mapped && !inline.is_empty() {
+        let from = From::Gathered { roots: roots.clone(), spools: spools.clone(), sources: wanted(sources, &inline) };
         let read = executor.forms.worker()?.read(from, &inline)?;
         landed.index(&inline.into_iter().zip(read).collect::<Vec<_>>())
     } else {
-        landed.index(&read_here(&roots, &spools, wanted(&sources, &inline), landed)?)
-    };
+        landed.index(&read_here(roots, spools, wanted(sources, &inline), landed)?)
+    })
+}
+
+/// Commits a grafted layer: its index, and unpacked if a RUN comes to lie upon it, else packed.
+pub(super) fn write_layer(executor: &BuildExecutor<'_>, step: &Step<'_>, landed: &Graft, places: Places) -> Result<Made, StepError> {
+    if landed.items.is_empty() {
+        return executor.empty_layer();
+    }
+    let index = index(executor, landed, &places)?;
     let made = executor.made(&index, index.content_id_without_mtimes())?;
-    let index_path = executor.store.layers().index_path(&made.layer);
-    let from = || From::Gathered { roots: roots.clone(), spools: spools.clone(), sources: sources.clone() };
     if executor.is_run_upon(step.id) {
-        let worker = executor.forms.worker()?;
-        let map = worker.map_id();
-        executor.forms.with_fresh_dir(|dest| {
-            let request = WriteLayer { index: index_path.clone(), from: from(), to: To::Directory(dest.to_owned()) };
-            worker.write(request, None, None)?;
-            Ok(executor.store.layers().commit_fs(&made.layer, &map, dest)?)
-        })?;
+        write_unpacked(executor, &made.layer, &places)?;
         return Ok(made);
     }
+    let index_path = executor.store.layers().index_path(&made.layer);
     let packing = executor.packing_of(step.id);
     let writer = executor.store.blobs().writer()?;
     let out = writer.file().try_clone().map_err(StepError::io("write", "a blob of the store"))?;
-    let numbers = if mapped {
-        let request = WriteLayer { index: index_path.clone(), from: from(), to: To::Packed(packing) };
+    let numbers = if places.mapped {
+        let request = WriteLayer { index: index_path, from: places.source(), to: To::Packed(packing) };
         executor.forms.worker()?.write(request, Some(&out), None)?.expect("a packed form has numbers")
     } else {
-        let mut contents = gathered(&roots, &spools, sources.clone()).map_err(SandboxError::from)?;
+        let mut contents = gathered(&places.roots, &places.spools, places.sources).map_err(SandboxError::from)?;
         pack(&index, &mut contents, packing, out)?
     };
     writer.commit_as(&numbers.blob, numbers.size_bytes)?;

@@ -10,6 +10,7 @@ use crate::layer::LayerError;
 use crate::sandbox::SandboxError;
 use crate::source::context::ContextError;
 use crate::source::http::HttpError;
+use crate::source::secret::SecretError;
 use crate::tree::accounts::AccountError;
 use crate::tree::graft::GraftError;
 use crate::tree::index::IndexError;
@@ -45,6 +46,27 @@ pub enum StepError {
     /// A user or group.
     #[error(transparent)]
     Account(#[from] AccountError),
+    /// A mount asks for a secret that nobody gave.
+    #[error("secret {id}: not found")]
+    NoSecret {
+        /// Which.
+        id: String,
+    },
+    /// A secret that is to be a variable.
+    #[error("the secret {id} is not text, which a variable must be")]
+    SecretNotText {
+        /// Which.
+        id: String,
+    },
+    /// A mount asks for an agent that nobody gave.
+    #[error("no SSH key {id:?} forwarded from the client")]
+    NoAgent {
+        /// Which.
+        id: String,
+    },
+    /// A secret that cannot be read.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// A source of ADD that is fetched.
     #[error(transparent)]
     Http(#[from] HttpError),

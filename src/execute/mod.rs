@@ -1,9 +1,12 @@
 //! What a miss does: COPY and ADD select and graft, RUN runs, WORKDIR makes a directory. Layers change their form on demand.
 
+mod agent;
 mod copy;
 mod error;
 pub mod forms;
 pub mod log;
+mod mounts;
+mod redact;
 mod run;
 mod spool;
 mod workdir;
@@ -17,6 +20,7 @@ use crate::solve::key::Inputs;
 use crate::solve::{Executor, Made, Step};
 use crate::source::contexts::Contexts;
 use crate::source::http::Downloads;
+use crate::source::secret::Lent;
 use crate::tree::index::Index;
 use crate::worker::Packing;
 pub use error::StepError;
@@ -32,6 +36,8 @@ pub struct BuildExecutor<'a> {
     pub contexts: &'a Contexts,
     /// Where sources of ADD that are URLs come from.
     pub downloads: Downloads,
+    /// Secrets and agents.
+    pub lent: Lent,
     /// The graph, to see what a layer is needed for.
     pub graph: &'a Graph,
     /// How layers of the vertices that are exported are packed at once; the others are not compressed.
@@ -52,28 +58,47 @@ impl std::fmt::Debug for BuildExecutor<'_> {
     }
 }
 
+/// What a step reads, looked at before its key is known.
+#[derive(Debug)]
+pub enum Selection {
+    /// Nothing but its parent.
+    Nothing,
+    /// COPY and ADD.
+    Copy(copy::Selection),
+    /// RUN, through its mounts.
+    Run(mounts::Sources),
+}
+
 impl Executor for BuildExecutor<'_> {
-    type Selection = Option<copy::Selection>;
+    type Selection = Selection;
     type Error = StepError;
 
     fn select(&self, step: &Step<'_>) -> Result<(Inputs, Self::Selection), StepError> {
-        let Op::Copy(op) = &step.vertex.op else { return Ok((Inputs::default(), None)) };
-        let selection = copy::select(self, step, op)?;
-        let files = self.store.lists().put(&selection.canonical(op))?;
-        Ok((Inputs { files: Some(files) }, Some(selection)))
+        match &step.vertex.op {
+            Op::Copy(op) => {
+                let selection = copy::select(self, step, op)?;
+                let files = self.store.lists().put(&selection.canonical(op))?;
+                Ok((Inputs { files: Some(files), ..Inputs::default() }, Selection::Copy(selection)))
+            }
+            Op::Run(op) => {
+                let sources = mounts::select(self, step, op)?;
+                Ok((Inputs { mounts: sources.inputs(), ..Inputs::default() }, Selection::Run(sources)))
+            }
+            _ => Ok((Inputs::default(), Selection::Nothing)),
+        }
     }
 
     fn below(&self, step: &Step<'_>, selection: &Self::Selection) -> Result<Option<ListId>, StepError> {
-        let (Op::Copy(op), Some(selection)) = (&step.vertex.op, selection) else { return Ok(None) };
+        let (Op::Copy(op), Selection::Copy(selection)) = (&step.vertex.op, selection) else { return Ok(None) };
         copy::below(self, step, op, selection)
     }
 
     fn execute(&self, step: &Step<'_>, selection: Self::Selection) -> Result<Made, StepError> {
         match (&step.vertex.op, selection) {
-            (Op::Run(op), _) => run::run(self, step, op),
-            (Op::Copy(op), Some(selection)) => copy::write(self, step, op, selection),
+            (Op::Run(op), Selection::Run(sources)) => run::run(self, step, op, sources),
+            (Op::Copy(op), Selection::Copy(selection)) => copy::write(self, step, op, selection),
             (Op::Workdir(op), _) => workdir::make(self, step, op),
-            _ => unreachable!("scratch and images are no steps, and COPY is selected first"),
+            _ => unreachable!("scratch and images are no steps, and COPY and RUN are selected first"),
         }
     }
 
@@ -93,12 +118,11 @@ impl BuildExecutor<'_> {
         let mut upon = vec![false; self.graph.vertices.len()];
         upon[id.0] = true;
         for (number, vertex) in self.graph.vertices.iter().enumerate().skip(id.0 + 1) {
-            if vertex.parent.is_some_and(|parent| upon[parent.0]) {
-                if matches!(vertex.op, Op::Run(_)) {
-                    return true;
-                }
-                upon[number] = true;
+            // By its parent or by a mount.
+            if matches!(vertex.op, Op::Run(_)) && vertex.inputs().iter().any(|input| upon[input.0]) {
+                return true;
             }
+            upon[number] = vertex.parent.is_some_and(|parent| upon[parent.0]);
         }
         false
     }

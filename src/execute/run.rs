@@ -3,38 +3,54 @@
 use std::fs;
 use std::path::PathBuf;
 
-use super::{BuildExecutor, StepError};
+use super::redact::Redactor;
+use super::{BuildExecutor, StepError, mounts};
 use crate::oci::config::DEFAULT_PATH;
 use crate::plan::graph::RunOp;
 use crate::sandbox::{Exit, RunRequest, Ulimit};
-use crate::solve::event::Event;
+use crate::solve::event::{Event, Stream};
 use crate::solve::{Made, Step};
 use crate::tree::accounts::{Accounts, ProcessUser};
 use crate::tree::index::Index;
+use crate::worker::LowerLayer;
 
 /// What `/etc/hosts` holds in a step, as in BuildKit.
 const HOSTS: &str = "127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n";
 
 /// Runs the command of a RUN.
-pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp) -> Result<Made, StepError> {
+pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sources: mounts::Sources) -> Result<Made, StepError> {
     let worker = executor.forms.worker()?;
     let lowers = executor.forms.lowers(&step.parent)?;
     let view = executor.forms.view(&step.parent)?;
     let user = Accounts::of(&view).process(&op.user)?;
     let tmp = executor.store.tmp()?;
-    let request = request(op, lowers, user, tmp.path().to_owned());
+    let mut ready = mounts::prepare(executor, step, op, sources, tmp.path())?;
+    let request = request(op, lowers, user, tmp.path().to_owned(), &mut ready);
+    let mut redactors = [(Stream::Stdout, Redactor::new(&ready.secrets)), (Stream::Stderr, Redactor::new(&ready.secrets))];
     let mut log = executor.logs.of_step(step.id.0);
     let mut log_error = None;
+    let mut show = |stream, bytes: Vec<u8>| {
+        if bytes.is_empty() {
+            return;
+        }
+        if let Err(error) = log.write(&bytes) {
+            log_error.get_or_insert(error);
+        }
+        executor.reporter.report(Event::Output { task: step.task, stream, bytes });
+    };
     let done = worker.run(
         request,
         &mut |stream, bytes| {
-            if let Err(error) = log.write(bytes) {
-                log_error.get_or_insert(error);
-            }
-            executor.reporter.report(Event::Output { task: step.task, stream, bytes: bytes.to_vec() });
+            let redactor = redactors.iter_mut().find(|(of, _)| *of == stream);
+            show(stream, redactor.map_or_else(Vec::new, |(_, redactor)| redactor.pass(bytes)));
         },
         &executor.cancel,
     );
+    for (stream, redactor) in &mut redactors {
+        show(*stream, redactor.end());
+    }
+    // Locks of caches go before the rest is tidied up.
+    drop(ready);
     let made = done.map_err(StepError::from).and_then(|done| match done.exit {
         Exit::Code(0) => {
             let index = Index::from_bytes(done.index)?;
@@ -54,12 +70,17 @@ pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp) -> 
     }
 }
 
-fn request(op: &RunOp, lowers: Vec<crate::worker::LowerLayer>, user: ProcessUser, tmp: PathBuf) -> RunRequest {
+fn request(op: &RunOp, lowers: Vec<LowerLayer>, user: ProcessUser, tmp: PathBuf, ready: &mut mounts::Ready) -> RunRequest {
+    let mut env = environment(op, &user.home);
+    for (name, value) in &ready.env {
+        env.retain(|set| set.split_once('=').is_none_or(|(set, _)| set != name));
+        env.push(format!("{name}={value}"));
+    }
     RunRequest {
         lowers,
         tmp,
         argv: op.argv.clone(),
-        env: environment(op, &user.home),
+        env,
         cwd: op.workdir.clone(),
         uid: user.uid,
         gid: user.gid,
@@ -72,6 +93,7 @@ fn request(op: &RunOp, lowers: Vec<crate::worker::LowerLayer>, user: ProcessUser
         add_hosts: op.add_hosts.clone(),
         shm_size_bytes: op.shm_size_bytes,
         ulimits: op.ulimits.iter().map(|(name, soft, hard)| Ulimit { name: name.clone(), soft: *soft, hard: *hard }).collect(),
+        mounts: std::mem::take(&mut ready.mounts),
         files: op.heredoc_files.iter().map(|file| (file.name.clone(), file.content.clone().into_bytes(), 0o755)).collect(),
     }
 }

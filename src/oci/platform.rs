@@ -18,10 +18,29 @@ pub struct Platform {
 
 /// A platform that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?}: unknown operating system or architecture: invalid argument")]
-pub struct PlatformError {
-    /// What was given.
-    pub text: String,
+pub enum PlatformError {
+    /// A part between slashes.
+    #[error(
+        "{component:?} is an invalid component of {text:?}: platform specifier component must match \"^[A-Za-z0-9_.-]+$\": invalid argument"
+    )]
+    Component {
+        /// The part.
+        component: String,
+        /// What was given.
+        text: String,
+    },
+    /// One word that is neither.
+    #[error("{text:?}: unknown operating system or architecture: invalid argument")]
+    Unknown {
+        /// What was given.
+        text: String,
+    },
+    /// More parts than a platform has.
+    #[error("{text:?}: cannot parse platform specifier: invalid argument")]
+    Parts {
+        /// What was given.
+        text: String,
+    },
 }
 
 impl Platform {
@@ -29,6 +48,12 @@ impl Platform {
     pub fn native() -> Self {
         let (architecture, variant) = normalise_arch(std::env::consts::ARCH, "");
         Self { os: "linux".into(), architecture, variant }
+    }
+
+    /// Whether a processor of `self` runs programs of `other` without emulation.
+    pub fn can_run(&self, other: &Self) -> bool {
+        let runs = |own: &str, theirs: &str| own == theirs || (own == "amd64" && theirs == "386");
+        self.os == other.os && runs(&self.architecture, &other.architecture)
     }
 
     /// Whether an image for `self` can be used where `wanted` is asked for.
@@ -53,19 +78,20 @@ impl FromStr for Platform {
     type Err = PlatformError;
 
     fn from_str(text: &str) -> Result<Self, PlatformError> {
-        let error = || PlatformError { text: text.into() };
+        let is_part = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
+        if let Some(component) = text.split('/').find(|part| !is_part(part)) {
+            return Err(PlatformError::Component { component: component.into(), text: text.into() });
+        }
         let lower = text.to_ascii_lowercase();
         let parts: Vec<&str> = lower.split('/').collect();
-        if parts.iter().any(|p| p.is_empty() || !p.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b))) {
-            return Err(error());
-        }
         let (os, arch, variant) = match parts[..] {
             ["local"] => return Ok(Self::native()),
             [one] if is_os(one) => (normalise_os(one), std::env::consts::ARCH, ""),
             [one] if is_arch(one) => ("linux".into(), one, ""),
             [os, arch] => (normalise_os(os), arch, ""),
             [os, arch, variant] => (normalise_os(os), arch, variant),
-            _ => return Err(error()),
+            [_] => return Err(PlatformError::Unknown { text: text.into() }),
+            _ => return Err(PlatformError::Parts { text: text.into() }),
         };
         let (architecture, variant) = normalise_arch(arch, variant);
         Ok(Self { os, architecture, variant })

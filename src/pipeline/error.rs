@@ -45,8 +45,8 @@ pub enum BuildError {
         text: String,
     },
     /// `# check=error=true`, and there were warnings.
-    #[error("lint violation found for rules")]
-    Lint,
+    #[error("lint violation found for rules: {}", .0.join(", "))]
+    Lint(Vec<&'static str>),
     /// A base image cannot be had.
     #[error("{name}: {cause}")]
     Image {

@@ -20,6 +20,8 @@ use crate::span::SourceFile;
 pub(super) struct Inputs {
     /// The Dockerfile.
     pub(super) source: SourceFile,
+    /// Where it was found.
+    pub(super) dockerfile: String,
     /// Local directories.
     pub(super) contexts: Contexts,
     /// Holds an archive that came on standard input.
@@ -50,7 +52,7 @@ impl Inputs {
         let mut inputs = match &request.context {
             ContextSource::Dir(dir) => {
                 let opened = context::open(dir, dockerfile_from(&request.dockerfile)?, Some(&caches))?;
-                Self::with(opened.dockerfile.utf8()?.source, Some(opened.context), None)
+                Self::with(opened.dockerfile.utf8()?, Some(opened.context), None)
             }
             ContextSource::Stdin => Self::from_stdin(request, services)?,
         };
@@ -62,8 +64,9 @@ impl Inputs {
         Ok(inputs)
     }
 
-    fn with(source: SourceFile, main: Option<BuildContext>, spooled: Option<TmpDir>) -> Self {
-        Self { source, contexts: Contexts { main, named: BTreeMap::new() }, _spooled: spooled }
+    fn with(loaded: LoadedDockerfile, main: Option<BuildContext>, spooled: Option<TmpDir>) -> Self {
+        let LoadedDockerfile { source, path: dockerfile, .. } = loaded;
+        Self { source, dockerfile, contexts: Contexts { main, named: BTreeMap::new() }, _spooled: spooled }
     }
 
     /// Standard input is an archive or a Dockerfile alone: its first bytes tell.
@@ -77,11 +80,11 @@ impl Inputs {
             let tmp = services.store.tmp()?;
             let context = BuildContext::from_tar(all, tmp.path())?;
             let loaded = context.load_dockerfile(dockerfile_from(&request.dockerfile)?)?.utf8()?;
-            return Ok(Self::with(loaded.source, Some(context), Some(tmp)));
+            return Ok(Self::with(loaded, Some(context), Some(tmp)));
         }
         let mut text = Vec::new();
         all.read_to_end(&mut text).map_err(stdin_error)?;
-        Ok(Self::with(LoadedDockerfile::alone("Dockerfile", &text).utf8()?.source, None, None))
+        Ok(Self::with(LoadedDockerfile::alone("Dockerfile", &text).utf8()?, None, None))
     }
 
     /// Names the context, for records of the same step.

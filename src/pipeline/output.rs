@@ -17,11 +17,12 @@ use crate::export::{Destination, ExportImage, Exported, Format, MediaTypes, expo
 use crate::image::ImageError;
 use crate::image::assemble::{NewLayer, assemble};
 use crate::layer::compress::Encoder;
+use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
-use crate::plan::graph::{Plan, PlannedImage};
-use crate::solve::Solved;
+use crate::plan::graph::{Op, Plan, PlannedImage};
 use crate::solve::event::{Event, TaskId};
 use crate::solve::snapshot::LayerRef;
+use crate::solve::{Solved, reachable};
 use crate::worker::Packing;
 
 /// One archive that was written, or the store's image.
@@ -31,6 +32,30 @@ pub struct Written {
     pub digest: OciDigest,
     /// The manifest's media type and size, where there is one.
     pub manifest: Option<(String, u64)>,
+}
+
+/// Refuses what no output can be, before anything runs for it.
+pub(super) fn check(request: &BuildRequest, plan: &Plan) -> Result<(), BuildError> {
+    for output in &request.outputs {
+        let kind = match output.kind {
+            OutputKind::Local => "local",
+            OutputKind::Tar => "tar",
+            OutputKind::Store | OutputKind::Oci | OutputKind::Docker | OutputKind::CacheOnly => continue,
+        };
+        return Err(BuildError::Unsupported { what: format!("output type={kind}") });
+    }
+    let needed = reachable(&plan.graph, &plan.images.iter().map(|image| image.root).collect::<Vec<_>>());
+    let native = Platform::native();
+    let mut runs = plan.graph.vertices.iter().zip(needed).filter(|(vertex, needed)| *needed && matches!(vertex.op, Op::Run(_)));
+    if let Some((foreign, _)) = runs.find(|(vertex, _)| !native.can_run(&vertex.platform)) {
+        return Err(BuildError::Unsupported { what: format!("RUN for {} on {native}", foreign.platform) });
+    }
+    let only_cache = request.outputs.iter().all(|output| output.kind == OutputKind::CacheOnly);
+    match plan.images.len() {
+        1 => Ok(()),
+        _ if only_cache => Ok(()),
+        _ => Err(BuildError::Unsupported { what: "an image for several platforms".into() }),
+    }
 }
 
 /// Which vertices make layers of an exported image.
@@ -73,9 +98,7 @@ pub(super) fn write(
     if request.outputs.iter().all(|output| output.kind == OutputKind::CacheOnly) {
         return Ok(report);
     }
-    let [planned] = plan.images.as_slice() else {
-        return Err(BuildError::Unsupported { what: "an image for several platforms".into() });
-    };
+    let [planned] = plan.images.as_slice() else { unreachable!("refused before anything ran") };
     let finish = Finish { services, plan, planned, bases, forms, solved };
     let names = names(request)?;
     report.names = names.iter().map(ToString::to_string).collect();
@@ -88,10 +111,6 @@ pub(super) fn write(
             manifest: Some((exported.media_type.clone(), exported.manifest_size_bytes)),
         });
         kept.get_or_insert(image);
-    }
-    if let Some(other) = request.outputs.iter().find(|output| matches!(output.kind, OutputKind::Local | OutputKind::Tar)) {
-        let kind = if other.kind == OutputKind::Local { "local" } else { "tar" };
-        return Err(BuildError::Unsupported { what: format!("output type={kind}") });
     }
     let id = finish.task("exporting to image", |task| finish.keep(kept, &names, task))?;
     if report.written.is_empty() {

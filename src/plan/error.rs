@@ -157,6 +157,9 @@ pub enum PlanErrorKind {
     /// `ADD --checksum` of something local.
     #[error("checksum requires HTTP(S) or Git sources")]
     ChecksumOfLocal,
+    /// `RUN --mount` that cannot be.
+    #[error("{0}")]
+    BadMount(String),
     /// `RUN []`
     #[error("failed to marshal LLB definition: arguments are required")]
     EmptyRun,
@@ -180,6 +183,9 @@ pub enum PlanErrorKind {
     /// `SOURCE_DATE_EPOCH` that is no number of seconds.
     #[error("invalid SOURCE_DATE_EPOCH: {0}")]
     BadEpoch(String),
+    /// `SOURCE_DATE_EPOCH` that names a stage which does more than fetch.
+    #[error("SOURCE_DATE_EPOCH stage does not meet source-only requirements: unsupported {0} instruction")]
+    EpochStage(String),
     /// A file without a FROM.
     #[error("dockerfile contains no stages to build")]
     NoStages,

@@ -101,9 +101,9 @@ impl Vertex {
                     inputs.push(v);
                 }
             }
-            Op::Run(run) => inputs.extend(run.mounts.iter().filter_map(|m| match m {
-                RunMount::Bind { source: CopySource::Vertex(v), .. } => Some(*v),
-                RunMount::Bind { .. } => None,
+            Op::Run(run) => inputs.extend(run.mounts.iter().filter_map(|mount| match mount.source() {
+                Some(CopySource::Vertex(v)) => Some(*v),
+                _ => None,
             })),
             _ => {}
         }
@@ -167,7 +167,7 @@ pub struct RunOp {
     pub ulimits: Vec<(String, u64, u64)>,
     /// Hostname in the sandbox.
     pub hostname: String,
-    /// `--mount`s; empty until they are executed (issue of the whole language).
+    /// `--mount`s, parents before what lies in them.
     pub mounts: Vec<RunMount>,
     /// Scripts of heredocs that become files of mode 0755, under their absolute path: a RUN whose body is a heredoc with a shebang.
     pub heredoc_files: Vec<InlineFile>,
@@ -187,6 +187,96 @@ pub enum RunMount {
         /// `rw`: writes are thrown away.
         writable: bool,
     },
+    /// `type=tmpfs`
+    Tmpfs {
+        /// Absolute path in the step.
+        target: String,
+        /// `size`
+        size_bytes: Option<u64>,
+    },
+    /// `type=cache`
+    Cache {
+        /// Which cache, with its namespace.
+        id: String,
+        /// What a new cache begins with.
+        from: Option<CopySource>,
+        /// Path in the cache.
+        path: String,
+        /// Absolute path in the step.
+        target: String,
+        /// `sharing`
+        sharing: MountSharing,
+        /// Mode and owner of a new cache, if given: another owner is another cache.
+        owner: Option<FileOwner>,
+        /// Not `ro`.
+        writable: bool,
+    },
+    /// `type=secret`
+    Secret {
+        /// Which.
+        id: String,
+        /// Absolute path in the step, if it is a file there.
+        target: Option<String>,
+        /// The variable that has its value, if any.
+        env: Option<String>,
+        /// Whether the step fails without it.
+        required: bool,
+        /// Mode and owner of the file.
+        owner: FileOwner,
+    },
+    /// `type=ssh`
+    Ssh {
+        /// Which agent.
+        id: String,
+        /// Absolute path of the socket in the step.
+        target: String,
+        /// Whether the step fails without it.
+        required: bool,
+        /// Mode and owner of the socket.
+        owner: FileOwner,
+    },
+}
+
+impl RunMount {
+    /// Where it is in the step; a secret that is only a variable is nowhere.
+    pub fn target(&self) -> Option<&str> {
+        match self {
+            Self::Bind { target, .. } | Self::Tmpfs { target, .. } | Self::Cache { target, .. } | Self::Ssh { target, .. } => Some(target),
+            Self::Secret { target, .. } => target.as_deref(),
+        }
+    }
+
+    /// What files it begins with.
+    pub fn source(&self) -> Option<&CopySource> {
+        match self {
+            Self::Bind { source, .. } => Some(source),
+            Self::Cache { from, .. } => from.as_ref(),
+            Self::Tmpfs { .. } | Self::Secret { .. } | Self::Ssh { .. } => None,
+        }
+    }
+}
+
+/// How many steps write to a cache at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MountSharing {
+    /// As many as like.
+    #[default]
+    Shared,
+    /// Each its own: a step that finds it in use gets another one.
+    Private,
+    /// One; others wait.
+    Locked,
+}
+
+/// Mode and owner of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileOwner {
+    /// Permission bits.
+    pub mode: u32,
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
 }
 
 /// A file that the Dockerfile itself holds.

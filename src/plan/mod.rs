@@ -12,6 +12,7 @@ pub mod stage;
 
 mod copy;
 mod lint;
+mod mount;
 mod names;
 mod paths;
 mod ports;

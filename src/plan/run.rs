@@ -29,6 +29,7 @@ impl StageLowering<'_, '_, '_> {
         if process.argv.is_empty() {
             return Err(PlanError::at(step.span, PlanErrorKind::EmptyRun));
         }
+        let mounts = self.mounts(step, &run.mounts)?;
         let network = self.network(run.network.as_ref().map(|n| n.node.as_str()));
         let options = self.options();
         let mut add_hosts = options.add_hosts.clone();
@@ -48,7 +49,7 @@ impl StageLowering<'_, '_, '_> {
             shm_size_bytes: options.shm_size_bytes,
             ulimits,
             hostname: options.hostname().into(),
-            mounts: Vec::new(),
+            mounts,
             heredoc_files: process.files,
             argv: process.argv,
         };
@@ -59,9 +60,6 @@ impl StageLowering<'_, '_, '_> {
     }
 
     fn refuse_run_flags(&mut self, step: &Step<'_>, run: &Run) {
-        for mount in run.mounts.iter().take(1) {
-            self.refuse_unsupported(step, mount.span, Feature::RunMount, "RUN");
-        }
         if let Some(security) = &run.security
             && security.node != "sandbox"
         {

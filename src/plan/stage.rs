@@ -471,6 +471,19 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
         })
     }
 
+    /// What `from` of a mount reads.
+    pub(crate) fn mount_source(&mut self, from: &str, target: &str) -> Result<CopySource, PlanErrorKind> {
+        Ok(match self.table.stage_or_outside(from)? {
+            Source::Stage(index) => match self.done.get(&index) {
+                Some(stage) => CopySource::Vertex(stage.root),
+                None => return Err(PlanErrorKind::MountFromLater { from: from.into(), target: target.into() }),
+            },
+            Source::Scratch => CopySource::Vertex(self.scratch_vertex()),
+            Source::Image(key, _) => CopySource::Vertex(self.image_vertex(&key, false)),
+            Source::Context(name) => CopySource::Context(Some(name)),
+        })
+    }
+
     fn shown_label(&self) -> String {
         if self.table.lone { String::new() } else { self.table.label(self.index) }
     }

@@ -375,6 +375,12 @@ fn resolve_epoch(
     if let Ok(seconds) = text.parse() {
         return Ok(Some(seconds));
     }
+    let stage = dockerfile.stages.iter().find(|stage| lower_name(stage).is_some_and(|name| name == text.to_lowercase()));
+    let fault = stage.and_then(|stage| stage.instructions.iter().find(|i| !matches!(i.kind, InstructionKind::Add(_))));
+    if let Some(instruction) = fault {
+        let name = instruction.original.split_whitespace().next().unwrap_or_default().to_uppercase();
+        return Err(PlanError::of_option(PlanErrorKind::EpochStage(name)));
+    }
     let named = dockerfile.stages.iter().filter_map(lower_name).any(|n| n == text.to_lowercase());
     let kind = if text == "context" || named || options.contexts.contains_key(&text) {
         PlanErrorKind::Unsupported { feature: Feature::EpochFromSource, instruction: EPOCH_ARG }

@@ -3,8 +3,6 @@
 /// A part of the language that is switched on by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feature {
-    /// `RUN --mount`
-    RunMount,
     /// `RUN --security`
     RunSecurity,
     /// `RUN --device`
@@ -38,7 +36,6 @@ impl Feature {
     /// As it is written after the instruction.
     pub fn name(self) -> &'static str {
         match self {
-            Self::RunMount => "--mount",
             Self::RunSecurity => "--security",
             Self::RunDevice => "--device",
             Self::Link => "--link",
@@ -54,7 +51,6 @@ impl Feature {
     /// What can be done without it.
     pub(crate) fn hint(self) -> &'static str {
         match self {
-            Self::RunMount => "COPY the files that the command reads, and keep caches inside the step",
             Self::RunSecurity | Self::RunDevice => "remove the flag: the step then runs with the default sandbox",
             Self::Link => "remove --link: a COPY layer survives a changed base without it",
             Self::Parents => "write one COPY for each directory, with its full destination",

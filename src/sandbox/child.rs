@@ -15,8 +15,8 @@ use rustix::process::{Resource, Rlimit, Signal, chdir, fchdir, pivot_root, setrl
 use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
 use serde::{Deserialize, Serialize};
 
-use super::mounts::{BoundFile, DEFAULT_SHM_BYTES, Root};
-use super::spec::RunRequest;
+use super::mounts::{BoundFile, Root};
+use super::spec::{RunRequest, StepMount};
 use super::targets::{self, Shape};
 use super::{Deed, Failure, exec, overlay, seccomp, sys};
 use crate::plan::graph::NetworkMode;
@@ -35,6 +35,8 @@ pub(super) struct Prepared {
     /// An empty directory for the root to be attached at.
     pub(super) root: PathBuf,
     pub(super) files: Vec<BoundFile>,
+    /// What the step asks for, each with a directory for whoever mounts it.
+    pub(super) mounts: Vec<(StepMount, PathBuf)>,
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
 }
@@ -119,8 +121,7 @@ fn standard_streams(prepared: &Prepared) -> Result<(), Failure> {
 fn enter_root(request: &RunRequest, prepared: &Prepared, status: &mut File) -> Result<(), Failure> {
     overlay::mount_at(&prepared.lowers, &prepared.upper, &prepared.work, &prepared.root)?;
     let root = Root::open(&prepared.root)?;
-    let shm_bytes = request.shm_size_bytes.unwrap_or(DEFAULT_SHM_BYTES);
-    let (root, made) = root.furnish(shm_bytes, &prepared.files)?;
+    let (root, made) = root.furnish(request.shm_size_bytes, &prepared.files, &prepared.mounts)?;
     if !made.is_empty() {
         say(status, &Word::Made(made)).deed("report mount points")?;
     }

@@ -2,6 +2,7 @@
 //!
 //! A fork of the worker, so single-threaded, in the worker's namespaces and with its privileges.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,9 +15,9 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, WaitOptions, waitid, waitpid};
 
 use super::child::{self, Prepared, Word};
 use super::mounts::BoundFile;
-use super::spec::{Exit, RunRequest};
+use super::spec::{Exit, RunRequest, StepMount};
 use super::targets::{self, Shape};
-use super::{Deed, Failure, mounts, overlay, seccomp, stop, sys};
+use super::{Deed, Failure, attach, mounts, overlay, seccomp, stop, sys};
 use crate::tree::entry::Mtime;
 
 /// What a step left behind.
@@ -103,10 +104,23 @@ fn prepare(request: &RunRequest, stdout: OwnedFd, stderr: OwnedFd) -> Result<(Pr
     bind("/etc/resolv.conf", request.resolv_conf.as_bytes(), targets::FILE_MODE)?;
     let last = bind("/etc/hosts", hosts(request).as_bytes(), targets::FILE_MODE)?;
     let before = mtime_of(&last)?;
+    let mounts = prepare_mounts(request, &stub)?;
     // The root is attached over a directory that nothing inside needs by its path any more.
     let root = upper.clone();
     let lowers = request.lowers.iter().rev().map(|l| l.fs.clone()).chain([stub]).collect();
-    Ok((Prepared { lowers, upper, work, root, files, stdout, stderr }, before))
+    Ok((Prepared { lowers, upper, work, root, files, mounts, stdout, stderr }, before))
+}
+
+/// Makes a place for each mount of the step: in the stub layer for its target, and a directory to work in.
+fn prepare_mounts(request: &RunRequest, stub: &Path) -> Result<Vec<(StepMount, PathBuf)>, Failure> {
+    let mut places = Vec::new();
+    for (number, mount) in request.mounts.iter().enumerate() {
+        targets::make_stub(stub, &mount.target, if mount.is_file { Shape::File } else { Shape::Dir })?;
+        let workspace = request.tmp.join(format!("mount-{number}"));
+        attach::prepare(mount, &workspace)?;
+        places.push((mount.clone(), workspace));
+    }
+    Ok(places)
 }
 
 fn hosts(request: &RunRequest) -> String {
@@ -115,7 +129,7 @@ fn hosts(request: &RunRequest) -> String {
         text.push('\n');
     }
     for (name, address) in &request.add_hosts {
-        text.extend([address.as_str(), "\t", name, "\n"]);
+        writeln!(text, "{address}\t{name}").expect("a String takes everything");
     }
     text
 }

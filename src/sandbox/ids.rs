@@ -236,8 +236,8 @@ mod tests {
         assert_eq!(whole.map_id(&whole).0, "true");
         assert!(mapped(100_000).map_id(&whole).0.starts_with("map-"));
         assert_ne!(mapped(100_000).map_id(&whole), mapped(200_000).map_id(&whole));
-        assert_ne!(mapped(100_000).map_id(&whole), mapped(100_000).map_id(&mapped(5)));
-        assert!(mapped(5).has_many() && !IdMaps { uids: with_ranges(7, &[]), gids: vec![ALL] }.has_many());
+        assert_ne!(mapped(100_000).map_id(&whole), mapped(100_000).map_id(&mapped(300_000)));
+        assert!(mapped(300_000).has_many() && !IdMaps { uids: with_ranges(7, &[]), gids: vec![ALL] }.has_many());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! `ids` and `ladder` run in the main process; `handler` in a fork of the worker, `child` (with `mounts`, `overlay`, `seccomp`) in
 //! the process that becomes the command. Every failure crosses process boundaries as a [`Failure`].
 
+mod attach;
 pub mod cancel;
 pub(crate) mod child;
 pub(crate) mod exec;
@@ -23,4 +24,4 @@ pub use cancel::Cancel;
 pub(crate) use failure::Deed;
 pub use failure::{Failure, SandboxError};
 pub(crate) use overlay::overlay_failed;
-pub use spec::{Exit, LowerLayer, RunRequest, Ulimit};
+pub use spec::{Exit, LowerLayer, MountOwner, MountSource, RunRequest, StepMount, Ulimit};

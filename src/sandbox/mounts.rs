@@ -12,13 +12,15 @@ use rustix::mount::{
     move_mount, open_tree,
 };
 
+use super::attach;
+use super::spec::StepMount;
 use super::targets::{self, Shape};
 use super::{Deed, Failure, sys};
 
-const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
-const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
-const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
-const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
+pub(super) const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+pub(super) const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
+pub(super) const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
+pub(super) const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
 
 /// Files and directories of the kernel that say too much about the machine.
 const MASKED: &[&str] = &[
@@ -50,7 +52,7 @@ const LINKS: &[(&str, &str)] = &[
 ];
 /// Group `tty` in most images, as terminals expect it.
 const TTY_GROUP: &str = "gid=5";
-pub(super) const DEFAULT_SHM_BYTES: u64 = 64 << 20;
+const DEFAULT_SHM_BYTES: u64 = 64 << 20;
 
 /// A file of ours to be seen in the step, read-only.
 #[derive(Debug)]
@@ -79,7 +81,12 @@ impl Root {
     }
 
     /// Mounts everything. Returns the mount points that had to be made in the upper directory.
-    pub(super) fn furnish(mut self, shm_bytes: u64, files: &[BoundFile]) -> Result<(OwnedFd, Vec<PathBuf>), Failure> {
+    pub(super) fn furnish(
+        mut self,
+        shm_bytes: Option<u64>,
+        files: &[BoundFile],
+        mounts: &[(StepMount, PathBuf)],
+    ) -> Result<(OwnedFd, Vec<PathBuf>), Failure> {
         self.proc()?;
         self.dev(shm_bytes)?;
         self.sys()?;
@@ -87,6 +94,10 @@ impl Root {
             self.bind_file(file)?;
         }
         self.hide()?;
+        for (mount, workspace) in mounts {
+            let made = attach::attach(self.fd.as_fd(), mount, workspace)?;
+            self.made.extend(made);
+        }
         Ok((self.fd, self.made))
     }
 
@@ -110,7 +121,7 @@ impl Root {
             }
             other => other.deed_on("open in the step's root", path)?,
         };
-        attach(mount.as_fd(), target.as_fd(), path)
+        attach_at(mount.as_fd(), target.as_fd(), path)
     }
 
     fn proc(&mut self) -> Result<(), Failure> {
@@ -125,12 +136,12 @@ impl Root {
         self.attach_plainly(&mount, "proc")
     }
 
-    fn dev(&mut self, shm_bytes: u64) -> Result<(), Failure> {
+    fn dev(&mut self, shm_bytes: Option<u64>) -> Result<(), Failure> {
         let tmpfs = new("tmpfs", &[("mode", "755"), ("size", "65536k")], NOSUID | libc::MOUNT_ATTR_STRICTATIME)?;
         self.attach_plainly(&tmpfs, "dev")?;
         let dev = openat(&tmpfs, ".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).deed("open /dev")?;
         for (name, major, minor) in NODES {
-            Self::node(&dev, name, makedev(*major, *minor))?;
+            node(&dev, name, makedev(*major, *minor))?;
         }
         for (name, target) in LINKS {
             symlinkat(*target, &dev, *name).deed_on("make the link in /dev", name)?;
@@ -142,28 +153,18 @@ impl Root {
             Err((_, Errno::INVAL)) => new("devpts", &pts, NOSUID | NOEXEC)?,
             other => other.map_err(|(deed, e)| Failure::call(deed, Some(Path::new("devpts")), e))?,
         };
-        let shm = new("tmpfs", &[("mode", "1777"), ("size", &shm_bytes.to_string())], noexec)?;
+        // As in BuildKit: who asks for a size gets a mount of other attributes.
+        let attributes = if shm_bytes.is_some() { NOSUID } else { noexec };
+        let size = shm_bytes.unwrap_or(DEFAULT_SHM_BYTES).to_string();
+        let shm = new("tmpfs", &[("mode", "1777"), ("size", &size)], attributes)?;
         let mqueue = new("mqueue", &[], noexec)?;
         for (name, mount) in [("pts", pts), ("shm", shm), ("mqueue", mqueue)] {
             mkdirat(&dev, name, Mode::from_raw_mode(0o755)).deed_on("make the directory in /dev", name)?;
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let target = openat(&dev, name, flags, Mode::empty()).deed_on("open in /dev", name)?;
-            attach(mount.as_fd(), target.as_fd(), name)?;
+            attach_at(mount.as_fd(), target.as_fd(), name)?;
         }
         Ok(())
-    }
-
-    /// A device node: made, or where that is forbidden (a user namespace) the machine's own bound on an empty file.
-    fn node(dev: &OwnedFd, name: &str, device: Dev) -> Result<(), Failure> {
-        match mknodat(dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), device) {
-            Err(Errno::PERM) => {}
-            other => return other.deed_on("make the device", name),
-        }
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        openat(dev, name, flags, Mode::from_raw_mode(0o666)).deed_on("make the file in /dev", name)?;
-        let mount = clone(CWD, &format!("/dev/{name}"), false).deed_on("copy the mount of /dev/", name)?;
-        let target = openat(dev, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).deed_on("open in /dev", name)?;
-        attach(mount.as_fd(), target.as_fd(), name)
     }
 
     fn sys(&mut self) -> Result<(), Failure> {
@@ -190,7 +191,7 @@ impl Root {
                 mount
             }
         };
-        attach(mount.as_fd(), target.as_fd(), "sys/fs/cgroup")
+        attach_at(mount.as_fd(), target.as_fd(), "sys/fs/cgroup")
     }
 
     fn bind_file(&mut self, file: &BoundFile) -> Result<(), Failure> {
@@ -206,7 +207,7 @@ impl Root {
             self.made.extend(made.into_iter().filter(|path| !path.starts_with("dev")));
             fd
         };
-        attach(mount.as_fd(), target.as_fd(), &file.target)
+        attach_at(mount.as_fd(), target.as_fd(), &file.target)
     }
 
     /// Masks and write-protects parts of /proc and /sys.
@@ -228,16 +229,29 @@ impl Root {
             } else {
                 clone(self.fd.as_fd(), "dev/null", false)
             };
-            attach(mask.deed_on("copy the mask of", path)?.as_fd(), target.as_fd(), path)?;
+            attach_at(mask.deed_on("copy the mask of", path)?.as_fd(), target.as_fd(), path)?;
         }
         for path in READ_ONLY {
             let Some(target) = inside(path)? else { continue };
             let copy = clone(target.as_fd(), "", true).deed_on("copy the mount of", path)?;
             sys::set_mount_attributes(copy.as_fd(), RDONLY | NOSUID | NODEV | NOEXEC, true).deed_on("make read-only", path)?;
-            attach(copy.as_fd(), target.as_fd(), path)?;
+            attach_at(copy.as_fd(), target.as_fd(), path)?;
         }
         Ok(())
     }
+}
+
+/// A device node: made, or where that is forbidden (a user namespace) the machine's own bound on an empty file.
+fn node(dev: &OwnedFd, name: &str, device: Dev) -> Result<(), Failure> {
+    match mknodat(dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), device) {
+        Err(Errno::PERM) => {}
+        other => return other.deed_on("make the device", name),
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    openat(dev, name, flags, Mode::from_raw_mode(0o666)).deed_on("make the file in /dev", name)?;
+    let mount = clone(CWD, &format!("/dev/{name}"), false).deed_on("copy the mount of /dev/", name)?;
+    let target = openat(dev, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).deed_on("open in /dev", name)?;
+    attach_at(mount.as_fd(), target.as_fd(), name)
 }
 
 /// A new instance of a file system, mounted nowhere yet. The error names the deed.
@@ -262,19 +276,19 @@ pub(super) fn try_procfs() -> Result<(), Failure> {
     new("proc", &[], NOSUID | NODEV | NOEXEC).map(drop)
 }
 
-fn new(kind: &str, options: &[(&str, &str)], attributes: u64) -> Result<OwnedFd, Failure> {
+pub(super) fn new(kind: &str, options: &[(&str, &str)], attributes: u64) -> Result<OwnedFd, Failure> {
     fresh(kind, options, attributes).map_err(|(deed, error)| Failure::call(deed, Some(Path::new(kind)), error))
 }
 
 /// A copy of the mount at `path`, attached nowhere yet; with all mounts below if `recursive`.
-fn clone(dir: BorrowedFd<'_>, path: &str, recursive: bool) -> rustix::io::Result<OwnedFd> {
+pub(super) fn clone(dir: BorrowedFd<'_>, path: &str, recursive: bool) -> rustix::io::Result<OwnedFd> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
     flags.set(OpenTreeFlags::AT_EMPTY_PATH, path.is_empty());
     open_tree(dir, path, flags)
 }
 
-fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>, name: &str) -> Result<(), Failure> {
+pub(super) fn attach_at(mount: BorrowedFd<'_>, target: BorrowedFd<'_>, name: &str) -> Result<(), Failure> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(mount, "", target, "", flags).deed_on("attach the mount at", name)
 }

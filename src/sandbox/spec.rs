@@ -61,6 +61,85 @@ pub struct RunRequest {
     pub ulimits: Vec<Ulimit>,
     /// Files bound read-only into the root: absolute path, content, mode.
     pub files: Vec<(String, Vec<u8>, u32)>,
+    /// `RUN --mount`s, parents before what lies in them.
+    pub mounts: Vec<StepMount>,
+}
+
+/// A mount that the step asks for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StepMount {
+    /// Absolute path inside the root.
+    pub target: String,
+    /// Whether it is a file, not a directory.
+    pub is_file: bool,
+    /// Whether the step may write to it.
+    pub writable: bool,
+    /// What is mounted.
+    pub source: MountSource,
+}
+
+/// What is mounted.
+#[derive(Clone, Serialize, Deserialize)]
+pub enum MountSource {
+    /// A path in layers. What the step writes there is thrown away.
+    Layers {
+        /// Unpacked layers, bottom first.
+        lowers: Vec<PathBuf>,
+        /// Absolute path with these layers as the root.
+        path: String,
+    },
+    /// A directory of the store that outlives the step.
+    Directory {
+        /// The directory; made if it is not there.
+        directory: PathBuf,
+        /// Absolute path with this directory as the root.
+        path: String,
+        /// Mode and owner of a directory that is made.
+        owner: MountOwner,
+    },
+    /// Memory.
+    Tmpfs {
+        /// Its limit.
+        size_bytes: Option<u64>,
+    },
+    /// A file in memory.
+    Secret {
+        /// Its content.
+        content: Vec<u8>,
+        /// Its mode and owner.
+        owner: MountOwner,
+    },
+    /// A socket that somebody listens on.
+    Socket {
+        /// Where it is, in the directory of the request.
+        path: PathBuf,
+        /// Its mode and owner.
+        owner: MountOwner,
+    },
+}
+
+impl std::fmt::Debug for MountSource {
+    /// A secret's content is not for logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Layers { lowers, path } => write!(f, "Layers({lowers:?}, {path:?})"),
+            Self::Directory { directory, path, .. } => write!(f, "Directory({directory:?}, {path:?})"),
+            Self::Tmpfs { size_bytes } => write!(f, "Tmpfs({size_bytes:?})"),
+            Self::Secret { .. } => f.write_str("Secret(…)"),
+            Self::Socket { path, .. } => write!(f, "Socket({path:?})"),
+        }
+    }
+}
+
+/// Permission bits and ids inside the step.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct MountOwner {
+    /// Permission bits.
+    pub mode: u32,
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
 }
 
 /// How a step ended.

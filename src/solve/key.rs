@@ -4,22 +4,44 @@
 //! | op | parts |
 //! |---|---|
 //! | all | format version and op kind (in the hash's frame), `parent` |
-//! | RUN | `platform`, `command`, `env` (image ENV in order), one `arg NAME` per ARG in scope, `user`, `workdir`, `network`, `hostname`, `add-host`, `ulimit`, `shm-size`, `mount`, `file` |
+//! | RUN | `platform`, `command`, `env` (image ENV in order), one `arg NAME` per ARG in scope, `user`, `workdir`, `network`, `hostname`, `add-host`, `ulimit`, `shm-size`, per mount `mount TARGET` and `files at TARGET`, `heredoc NAME` |
 //! | COPY, ADD | `destination`, `chown`, `chmod`, `unpack`, `files` (the selection's list: never an mtime) |
 //! | WORKDIR | `path`, `user` |
 //!
 //! The second look of COPY and ADD replaces `parent` by `below`: what the parent holds where the step writes.
 //! ADD that unpacks archives keeps `parent`: what it writes is known only after reading the archive.
 
+use std::fmt;
+
 use shale_cache::{ChainId, KeyParts, ListId};
 
-use crate::plan::graph::{CopyOp, InlineFile, NetworkMode, Op, RunOp, Vertex, WorkdirOp};
+use crate::plan::graph::{CopyOp, FileOwner, InlineFile, NetworkMode, Op, RunMount, RunOp, Vertex, WorkdirOp};
 
 /// What a step reads that its text does not say: digests of long parts, put in the store by the caller.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
     /// COPY and ADD: the selection.
     pub files: Option<ListId>,
+    /// RUN: what each mount reads.
+    pub mounts: Vec<Option<MountInput>>,
+}
+
+/// What a mount of a RUN reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MountInput {
+    /// Everything that a stage or image holds.
+    Whole(ChainId),
+    /// These files.
+    Files(ListId),
+}
+
+impl fmt::Display for MountInput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole(chain) => chain.fmt(f),
+            Self::Files(list) => list.fmt(f),
+        }
+    }
 }
 
 /// The parts of the first look: text and ids only.
@@ -28,7 +50,7 @@ pub struct Inputs {
 /// For vertices that are no steps (`Scratch`, `Image`): they have no key.
 pub fn first_look(vertex: &Vertex, parent: &ChainId, inputs: &Inputs) -> KeyParts {
     match &vertex.op {
-        Op::Run(run) => run_parts(vertex, run, parent),
+        Op::Run(run) => run_parts(vertex, run, parent, inputs),
         Op::Copy(copy) => {
             let mut parts = KeyParts::new("copy");
             parts.push_text("parent", parent.to_string());
@@ -48,7 +70,7 @@ pub fn second_look(copy: &CopyOp, inputs: &Inputs, below: ListId) -> KeyParts {
     parts
 }
 
-fn run_parts(vertex: &Vertex, run: &RunOp, parent: &ChainId) -> KeyParts {
+fn run_parts(vertex: &Vertex, run: &RunOp, parent: &ChainId, inputs: &Inputs) -> KeyParts {
     let mut parts = KeyParts::new("run");
     parts.push_text("parent", parent.to_string());
     parts.push_text("platform", vertex.platform.to_string());
@@ -76,8 +98,38 @@ fn run_parts(vertex: &Vertex, run: &RunOp, parent: &ChainId) -> KeyParts {
     if let Some(bytes) = run.shm_size_bytes {
         parts.push_text("shm-size", bytes.to_string());
     }
+    let inputs = inputs.mounts.iter().map(Option::as_ref).chain(std::iter::repeat(None));
+    for (mount, input) in run.mounts.iter().zip(inputs) {
+        mount_parts(&mut parts, mount, input);
+    }
     inline_parts(&mut parts, &run.heredoc_files);
     parts
+}
+
+/// What a mount is, and what it begins with. Of secrets and agents their names only.
+fn mount_parts(parts: &mut KeyParts, mount: &RunMount, input: Option<&MountInput>) {
+    let target = mount.target().unwrap_or_default();
+    let owned = |owner: &FileOwner| format!("{:o} {}:{}", owner.mode, owner.uid, owner.gid);
+    let text = match mount {
+        RunMount::Bind { path, writable, .. } => format!("bind {path:?} writable={writable}"),
+        RunMount::Tmpfs { size_bytes, .. } => format!("tmpfs {size_bytes:?}"),
+        RunMount::Cache { id, path, sharing, owner, writable, .. } => {
+            let owner = owner.as_ref().map(owned);
+            format!("cache {id:?} {path:?} {sharing:?} {owner:?} writable={writable}")
+        }
+        RunMount::Secret { id, env, owner, .. } => format!("secret {id:?} {env:?} {}", owned(owner)),
+        RunMount::Ssh { id, owner, .. } => format!("ssh {id:?} {}", owned(owner)),
+    };
+    parts.push_text(format!("mount {target}"), text);
+    match input {
+        Some(MountInput::Whole(chain)) => {
+            parts.push_text(format!("files at {target}"), chain.to_string());
+        }
+        Some(MountInput::Files(list)) => {
+            parts.push_list(format!("files at {target}"), *list);
+        }
+        None => {}
+    }
 }
 
 fn copy_parts(parts: &mut KeyParts, copy: &CopyOp, inputs: &Inputs) {

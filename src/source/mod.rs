@@ -6,4 +6,5 @@ pub mod contexts;
 pub mod http;
 pub mod ignore;
 pub mod registry;
+pub mod secret;
 pub mod statcache;

@@ -14,6 +14,11 @@ use crate::sandbox::{Cancel, SandboxError};
 use crate::solve::event::Stream;
 use crate::tree::entry::Mtime;
 
+/// Read at once.
+const READ_BYTES: usize = 64 << 10;
+/// The largest pipe that a command can make of its own.
+const MAX_PIPE_BYTES: usize = 4 << 20;
+
 /// A step's output: (our end, its end) each.
 pub(super) struct Pipes {
     pub(super) stdout: (OwnedFd, OwnedFd),
@@ -49,11 +54,17 @@ pub(super) fn run(
     drop((stdout_theirs, stderr_theirs));
     let mut sources = [(Stream::Stdout, stdout), (Stream::Stderr, stderr)].map(|(stream, fd)| Source { stream, fd: Some(fd) });
     let running = cancel.step();
-    wait_and_relay(socket, &mut sources, output, cancel)?;
+    let mut buffer = vec![0; READ_BYTES];
+    wait_and_relay(socket, &mut sources, &mut buffer, output, cancel)?;
     let ended = next_reply(socket);
-    // Nobody writes any more, or nobody whose words still count; what was written is in the pipes.
+    // Nobody writes any more, or nobody whose words still count; what was written is in the pipes. Their size is bounded, so that a
+    // process that got hold of one from outside cannot keep us here.
     for source in &mut sources {
-        drain(source, output);
+        for _ in 0..MAX_PIPE_BYTES / READ_BYTES {
+            if !source.relay(&mut buffer, output) {
+                break;
+            }
+        }
     }
     let exit = match ended? {
         (Reply::Exited(exit), _) => exit,
@@ -73,6 +84,7 @@ pub(super) fn run(
 fn wait_and_relay(
     socket: &UnixStream,
     sources: &mut [Source; 2],
+    buffer: &mut [u8],
     output: &mut dyn FnMut(Stream, &[u8]),
     cancel: &Cancel,
 ) -> Result<(), SandboxError> {
@@ -90,9 +102,10 @@ fn wait_and_relay(
             let ready: Vec<_> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
             (ready[0], ready[1], ready[2..].iter().any(|r| *r))
         };
+        // One piece of each, so that a command that never stops writing holds up neither the other stream nor a wish.
         if source_ready {
             for source in &mut *sources {
-                drain(source, output);
+                source.relay(buffer, output);
             }
         }
         if wish_ready && let Some((wish, _)) = wishes.pop() {
@@ -105,18 +118,20 @@ fn wait_and_relay(
     }
 }
 
-/// Hands on what is in the pipe.
-fn drain(source: &mut Source, output: &mut dyn FnMut(Stream, &[u8])) {
-    let mut buffer = vec![0; 64 << 10];
-    while let Some(fd) = &source.fd {
-        match rustix::io::read(fd, &mut buffer[..]) {
-            Ok(0) => source.fd = None,
-            Ok(len) => {
-                output(source.stream, &buffer[..len]);
+impl Source {
+    /// Hands on a piece of what is in the pipe. `false`: there was nothing.
+    fn relay(&mut self, buffer: &mut [u8], output: &mut dyn FnMut(Stream, &[u8])) -> bool {
+        let Some(fd) = &self.fd else { return false };
+        match rustix::io::retry_on_intr(|| rustix::io::read(fd, &mut *buffer)) {
+            Err(Errno::AGAIN) => false,
+            Ok(0) | Err(_) => {
+                self.fd = None;
+                false
             }
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => return,
-            Err(_) => source.fd = None,
+            Ok(len) => {
+                output(self.stream, &buffer[..len]);
+                true
+            }
         }
     }
 }

@@ -1,8 +1,6 @@
 //! A store, a worker and a root with busybox.
-
-#![allow(dead_code, reason = "every test file uses its own part of it")]
-#![allow(clippy::unwrap_used, reason = "a test that fails by a panic has done its work")]
-#![allow(clippy::print_stderr, reason = "skips are for whoever runs the tests")]
+#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(clippy::print_stderr, clippy::unwrap_used, reason = "named skips; a test ends by a panic")]
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -87,6 +85,7 @@ impl Bench {
             shm_size_bytes: None,
             ulimits: Vec::new(),
             files: Vec::new(),
+            mounts: Vec::new(),
         }
     }
 
@@ -151,9 +150,37 @@ fn fill(root: &Path) {
     assert_eq!(fs::metadata(root).unwrap().mode() & 0o170_000, 0o040_000);
 }
 
-/// Runs every test of this program once more without privileges, in a copy that uid 2000 may read and start.
+/// Where a copy of a test program runs: who it is, and what its machine looks like.
+#[derive(Clone, Copy)]
+pub(crate) struct Guise<'a> {
+    /// Shell lines before; `$1` is the copy's directory, `fail` ends it as not possible here.
+    pub(crate) before: &'a str,
+    /// The program that changes what it is, and its arguments.
+    pub(crate) become_it: &'a str,
+    /// Lines of `/etc/subuid` and `/etc/subgid`.
+    pub(crate) ranges: &'a str,
+    /// More of the environment, and arguments of the tests.
+    pub(crate) env: &'a str,
+    pub(crate) args: &'a str,
+}
+
+/// An ordinary user with subordinate ids.
+pub(crate) const ORDINARY: Guise<'static> = Guise {
+    before: "",
+    become_it: "setpriv --reuid 2000 --regid 2000 --clear-groups",
+    ranges: "rig:200000:65536\n",
+    env: "",
+    args: "--skip as_",
+};
+
+/// Runs every test of this program once more as an ordinary user.
 pub(crate) fn again_as_an_ordinary_user() {
-    if !rustix::process::geteuid().is_root() {
+    again("as_an_ordinary_user", ORDINARY);
+}
+
+/// Runs this program's tests once more in another guise, in a copy that everybody may read and start. Only root can change.
+pub(crate) fn again(name: &str, guise: Guise<'_>) {
+    if !rustix::process::geteuid().is_root() || std::env::var_os(WORKER).is_some() {
         return;
     }
     let home = tempfile::tempdir().unwrap();
@@ -164,17 +191,22 @@ pub(crate) fn again_as_an_ordinary_user() {
     fs::copy(std::env::current_exe().unwrap(), at("tests")).unwrap();
     fs::copy(program(), at("shale")).unwrap();
     for name in ["passwd", "group", "subuid", "subgid"] {
-        let line = if name.starts_with("sub") { "rig:200000:65536\n" } else { "rig:x:2000:2000::/:/bin/sh\n" };
+        let line = if name.starts_with("sub") { guise.ranges } else { "rig:x:2000:2000::/:/bin/sh\n" };
         let old = fs::read_to_string(format!("/etc/{name}")).unwrap_or_default();
         fs::write(at(name), format!("{old}{line}")).unwrap();
     }
-    let script = "for f in passwd group subuid subgid; do [ -e /etc/$f ] || exit 77; mount --bind $1/$f /etc/$f || exit 77; done
-        exec setpriv --reuid 2000 --regid 2000 --clear-groups env -i PATH=\"$PATH\" TMPDIR=$1/tmp SHALE_TEST_WORKER=$1/shale $1/tests --test-threads 2 --skip as_an_ordinary_user";
+    let Guise { before, become_it, env, args, .. } = guise;
+    let script = format!(
+        "fail() {{ exit 77; }}
+        for f in passwd group subuid subgid; do [ -e /etc/$f ] || fail; mount --bind $1/$f /etc/$f || fail; done
+        {before}
+        exec {become_it} env -i PATH=\"$PATH\" TMPDIR=$1/tmp {WORKER}=$1/shale {env} $1/tests --test-threads 2 {args}"
+    );
     let status =
-        Command::new("unshare").args(["-m", "--propagation", "private", "sh", "-c", script, "sh"]).arg(home.path()).status().unwrap();
+        Command::new("unshare").args(["-m", "--propagation", "private", "sh", "-c", &script, "sh"]).arg(home.path()).status().unwrap();
     if status.code() == Some(77) {
-        eprintln!("SKIP: sandbox as an ordinary user: the account files cannot be bound over");
+        eprintln!("SKIP: sandbox: {name}: this machine does not let a test prepare it");
         return;
     }
-    assert!(status.success(), "the tests fail for an ordinary user");
+    assert!(status.success(), "{name}: the tests fail");
 }

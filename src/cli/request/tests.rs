@@ -134,7 +134,7 @@ fn registry_inputs_are_plain_values() {
 #[test]
 fn what_cannot_be_served_is_refused_by_name() {
     for (line, message) in [
-        ("--secret id=a .", "--secret is not supported yet"),
+        ("--allow x .", "--allow is not supported yet"),
         ("--progress rawjson .", "--progress=rawjson is not supported yet"),
         ("--progress loud .", "invalid progress mode \"loud\": it is one of auto, tty, plain, quiet"),
         ("-q --progress plain .", "progress=plain and quiet cannot be used together"),

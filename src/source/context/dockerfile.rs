@@ -32,8 +32,10 @@ pub enum DockerfileFrom {
 /// A Dockerfile's text and what came with it.
 #[derive(Clone, Debug)]
 pub struct LoadedDockerfile {
-    /// The text under the name that errors print.
+    /// The text under the name that errors print: as in BuildKit, without directories.
     pub source: SourceFile,
+    /// Where it was found, to tell it from others of its name.
+    pub path: String,
     /// The first line that is no UTF-8 and no comment, from 1 on. What is none was replaced by U+FFFD.
     pub not_utf8_line: Option<usize>,
     /// Name and text of `<Dockerfile>.dockerignore`, if it exists.
@@ -43,7 +45,7 @@ pub struct LoadedDockerfile {
 impl LoadedDockerfile {
     /// A Dockerfile alone, as it came on standard input.
     pub fn alone(name: &str, bytes: &[u8]) -> Self {
-        loaded(name, bytes, None)
+        loaded(name, "-", bytes, None)
     }
 
     /// Refuses a text in another encoding: a command with replaced characters would be another command.
@@ -57,7 +59,7 @@ impl LoadedDockerfile {
 
 pub(super) fn load(context: &BuildContext, from: DockerfileFrom) -> Result<LoadedDockerfile, ContextError> {
     match from {
-        DockerfileFrom::Text(bytes) => Ok(loaded("-", &bytes, None)),
+        DockerfileFrom::Text(bytes) => Ok(loaded("-", "-", &bytes, None)),
         DockerfileFrom::Default => load_by_name(&Reader::Inside(context), Path::new(DEFAULT_NAME)),
         DockerfileFrom::Path(path) => match &context.place {
             Place::Archive(_) => load_by_name(&Reader::Inside(context), &path),
@@ -116,14 +118,14 @@ fn load_by_name(reader: &Reader<'_>, path: &Path) -> Result<LoadedDockerfile, Co
         Err(error) if is_absent(&error) => None,
         Err(source) => return Err(ContextError::IgnoreFile { name: name(&beside), source }),
     };
-    Ok(loaded(&path.to_string_lossy(), &bytes, ignore))
+    Ok(loaded(&name(&path), &path.to_string_lossy(), &bytes, ignore))
 }
 
-fn loaded(name: &str, bytes: &[u8], ignore: Option<(String, Vec<u8>)>) -> LoadedDockerfile {
+fn loaded(name: &str, path: &str, bytes: &[u8], ignore: Option<(String, Vec<u8>)>) -> LoadedDockerfile {
     let text = String::from_utf8_lossy(bytes);
     let is_bad = |line: &[u8]| !line.trim_ascii_start().starts_with(b"#") && std::str::from_utf8(line).is_err();
     let not_utf8_line = bytes.split(|b| *b == b'\n').position(is_bad).map(|number| number + 1);
-    LoadedDockerfile { source: SourceFile::new(name, text), not_utf8_line, ignore }
+    LoadedDockerfile { source: SourceFile::new(name, text), path: path.to_owned(), not_utf8_line, ignore }
 }
 
 /// The text of an ignore file at a context's root, `None` if there is none.

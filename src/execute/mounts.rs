@@ -1,0 +1,295 @@
+//! `RUN --mount`: what a step reads through its mounts, for the key; and the mounts themselves, for the sandbox.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use shale_cache::ListId;
+
+use super::agent::Forwarded;
+use super::{BuildExecutor, StepError, copy};
+use crate::plan::graph::{CopyOp, CopySource, FileOwner, MountSharing, RunMount, RunOp};
+use crate::solve::Step;
+use crate::solve::event::Event;
+use crate::solve::key::MountInput;
+use crate::tree::NodeKind;
+use crate::worker::{MountOwner, MountSource, StepMount, To, WriteLayer};
+
+/// How often somebody who waits for a cache looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How long he waits before he says so.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Where files lie in a layer that is made to be mounted.
+const PLACE: &str = "mount";
+
+/// What the mounts of a step read, one per mount.
+#[derive(Debug, Default)]
+pub struct Sources(Vec<Option<Taken>>);
+
+/// What one mount reads.
+#[derive(Debug)]
+struct Taken {
+    input: MountInput,
+    is_file: bool,
+    /// Of a context: the files, to be made into a layer.
+    files: Option<(CopyOp, copy::Selection)>,
+}
+
+impl Sources {
+    /// What enters the key.
+    pub(super) fn inputs(&self) -> Vec<Option<MountInput>> {
+        self.0.iter().map(|taken| taken.as_ref().map(|taken| taken.input.clone())).collect()
+    }
+}
+
+/// Looks at what every mount reads. Of a context, as for COPY: the files that the ignore rules leave, owned by root.
+pub(super) fn select(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp) -> Result<Sources, StepError> {
+    let taken = op.mounts.iter().map(|mount| {
+        let Some(source) = mount.source() else { return Ok(None) };
+        let path = match mount {
+            RunMount::Bind { path, .. } => path.as_str(),
+            // A cache begins with everything that its source has.
+            _ => "/",
+        };
+        take(executor, step, source, path).map(Some)
+    });
+    Ok(Sources(taken.collect::<Result<_, StepError>>()?))
+}
+
+fn take(executor: &BuildExecutor<'_>, step: &Step<'_>, source: &CopySource, path: &str) -> Result<Taken, StepError> {
+    if let CopySource::Vertex(id) = source
+        && path == "/"
+    {
+        return Ok(Taken { input: MountInput::Whole(step.source(*id).chain), is_file: false, files: None });
+    }
+    let op = as_copy(source, path);
+    let selection = copy::select(executor, step, &op)?;
+    let list: ListId = executor.store.lists().put(&selection.canonical(&op))?;
+    let top = selection.top().ok_or_else(|| StepError::Missing { path: path.to_owned(), why: None })?;
+    let is_file = top != &NodeKind::Dir;
+    let files = matches!(source, CopySource::Context(_)).then_some((op, selection));
+    Ok(Taken { input: MountInput::Files(list), is_file, files })
+}
+
+/// The copy that takes the same files.
+fn as_copy(source: &CopySource, path: &str) -> CopyOp {
+    let relative = path.trim_start_matches('/');
+    CopyOp {
+        source: source.clone(),
+        // The path of a mount is no pattern.
+        sources: vec![if relative.is_empty() { ".".into() } else { escaped(relative) }],
+        urls: Vec::new(),
+        inline: Vec::new(),
+        destination: format!("/{PLACE}"),
+        chown: None,
+        chmod: None,
+        unpack_archives: false,
+        exclude: Vec::new(),
+        parents: false,
+        link: true,
+        instruction: "RUN",
+    }
+}
+
+fn escaped(path: &str) -> String {
+    path.chars().flat_map(|c| "*?[\\".contains(c).then_some('\\').into_iter().chain([c])).collect()
+}
+
+/// Everything that the mounts of a step need while it runs.
+#[derive(Debug, Default)]
+pub(super) struct Ready {
+    pub(super) mounts: Vec<StepMount>,
+    /// Variables with secrets, and where the agent is.
+    pub(super) env: Vec<(String, String)>,
+    /// Values that must not be shown.
+    pub(super) secrets: Vec<Vec<u8>>,
+    agents: Vec<Forwarded>,
+    /// Locks of caches.
+    locks: Vec<File>,
+}
+
+/// Makes the mounts ready. `tmp` is the step's own directory.
+pub(super) fn prepare(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sources: Sources, tmp: &Path) -> Result<Ready, StepError> {
+    let mut ready = Ready::default();
+    for (mount, taken) in op.mounts.iter().zip(sources.0) {
+        ready.add(executor, step, mount, taken, tmp)?;
+    }
+    Ok(ready)
+}
+
+impl Ready {
+    fn add(
+        &mut self,
+        executor: &BuildExecutor<'_>,
+        step: &Step<'_>,
+        mount: &RunMount,
+        taken: Option<Taken>,
+        tmp: &Path,
+    ) -> Result<(), StepError> {
+        let is_file = taken.as_ref().is_some_and(|taken| taken.is_file);
+        match mount {
+            RunMount::Bind { source, path, target, writable } => {
+                let source = match (source, taken.and_then(|taken| taken.files)) {
+                    (CopySource::Vertex(id), _) => {
+                        let lowers = executor.forms.lowers(step.source(*id))?.into_iter().map(|lower| lower.fs).collect();
+                        MountSource::Layers { lowers, path: path.clone() }
+                    }
+                    (CopySource::Context(_), Some((op, selection))) => {
+                        // Never the live directory, which may change while the step runs.
+                        let fs = copy::unpacked(executor, &copy::gather(executor, step, &op, &selection)?)?;
+                        MountSource::Layers { lowers: vec![fs], path: format!("/{PLACE}") }
+                    }
+                    (CopySource::Context(_), None) => return Err(StepError::NoContext),
+                };
+                self.mounts.push(StepMount { target: target.clone(), is_file, writable: *writable, source });
+            }
+            RunMount::Tmpfs { target, size_bytes } => {
+                let source = MountSource::Tmpfs { size_bytes: *size_bytes };
+                self.mounts.push(StepMount { target: target.clone(), is_file: false, writable: true, source });
+            }
+            RunMount::Cache { target, writable, .. } => {
+                let source = self.cache(executor, step, mount, taken)?;
+                self.mounts.push(StepMount { target: target.clone(), is_file: false, writable: *writable, source });
+            }
+            RunMount::Secret { id, target, env, required, owner } => {
+                let Some(value) = executor.lent.secret(id)? else {
+                    return if *required { Err(StepError::NoSecret { id: id.clone() }) } else { Ok(()) };
+                };
+                if let Some(name) = env {
+                    let text = String::from_utf8(value.clone()).map_err(|_| StepError::SecretNotText { id: id.clone() })?;
+                    self.env.push((name.clone(), text));
+                }
+                if let Some(target) = target {
+                    let source = MountSource::Secret { content: value.clone(), owner: to_owner(*owner) };
+                    self.mounts.push(StepMount { target: target.clone(), is_file: true, writable: false, source });
+                }
+                self.secrets.push(value);
+            }
+            RunMount::Ssh { id, target, required, owner } => {
+                let Some(agent) = executor.lent.agents.get(id) else {
+                    return if *required { Err(StepError::NoAgent { id: id.clone() }) } else { Ok(()) };
+                };
+                let name = format!("agent-{}", self.agents.len());
+                let forwarded = Forwarded::start(tmp, &name, agent.clone()).map_err(StepError::io("reach the agent at", agent))?;
+                let source = MountSource::Socket { path: forwarded.path().to_owned(), owner: to_owner(*owner) };
+                self.mounts.push(StepMount { target: target.clone(), is_file: true, writable: false, source });
+                if self.agents.is_empty() {
+                    self.env.push(("SSH_AUTH_SOCK".into(), target.clone()));
+                }
+                self.agents.push(forwarded);
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds the cache, waits for it where it is locked, and fills a new one that begins with something.
+    fn cache(
+        &mut self,
+        executor: &BuildExecutor<'_>,
+        step: &Step<'_>,
+        mount: &RunMount,
+        taken: Option<Taken>,
+    ) -> Result<MountSource, StepError> {
+        let RunMount::Cache { id, from, path, sharing, owner, .. } = mount else { unreachable!("the caller has looked") };
+        let worker = executor.forms.worker()?;
+        // What another step began with, or owned, is another cache.
+        let identity = format!("{id:?} {:?} {owner:?}", taken.as_ref().map(|taken| taken.input.to_string()));
+        let name = blake3::hash(identity.as_bytes()).to_hex();
+        let all = executor.store.root().join("mounts").join(worker.map_id().to_string());
+        let place = self.place(executor, step, &all, &name[..32], *sharing)?;
+        let directory = place.join("data");
+        if let (Some(from), false) = (from, directory.exists()) {
+            fill(executor, step, from, taken, &directory)?;
+        }
+        let owner = owner.unwrap_or(FileOwner { mode: 0o755, uid: 0, gid: 0 });
+        Ok(MountSource::Directory { directory, path: path.clone(), owner: to_owner(owner) })
+    }
+
+    /// The directory of the cache, locked as `sharing` says until the step ends.
+    fn place(
+        &mut self,
+        executor: &BuildExecutor<'_>,
+        step: &Step<'_>,
+        all: &Path,
+        name: &str,
+        sharing: MountSharing,
+    ) -> Result<PathBuf, StepError> {
+        let make = |name: &str| -> Result<(PathBuf, File), StepError> {
+            let place = all.join(name);
+            fs::create_dir_all(&place).map_err(StepError::io("make the directory", &place))?;
+            let path = place.join("lock");
+            let lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(StepError::io("open", &path))?;
+            Ok((place, lock))
+        };
+        match sharing {
+            MountSharing::Shared => Ok(make(name)?.0),
+            MountSharing::Locked => {
+                let (place, lock) = make(name)?;
+                let begun = Instant::now();
+                let mut has_told = false;
+                while !try_lock(&lock, &place)? {
+                    if executor.cancel.is_cancelled() {
+                        return Err(StepError::Cancelled);
+                    }
+                    if !has_told && begun.elapsed() >= PATIENCE {
+                        has_told = true;
+                        let text = "waiting for another step, which uses the same locked cache".to_owned();
+                        executor.reporter.report(Event::Note { task: step.task, text });
+                    }
+                    thread::sleep(LOOK_AGAIN);
+                }
+                self.locks.push(lock);
+                Ok(place)
+            }
+            MountSharing::Private => {
+                let mut number = 0_usize;
+                loop {
+                    let (place, lock) = make(&if number == 0 { name.to_owned() } else { format!("{name}-{number}") })?;
+                    if try_lock(&lock, &place)? {
+                        self.locks.push(lock);
+                        return Ok(place);
+                    }
+                    number += 1;
+                }
+            }
+        }
+    }
+}
+
+fn try_lock(lock: &File, place: &Path) -> Result<bool, StepError> {
+    match flock(lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(false),
+        Err(error) => Err(StepError::io("lock", place)(error.into())),
+    }
+}
+
+fn to_owner(owner: FileOwner) -> MountOwner {
+    MountOwner { mode: owner.mode, uid: owner.uid, gid: owner.gid }
+}
+
+/// Writes what a new cache begins with.
+fn fill(executor: &BuildExecutor<'_>, step: &Step<'_>, from: &CopySource, taken: Option<Taken>, directory: &Path) -> Result<(), StepError> {
+    let (op, selection) = if let Some(known) = taken.and_then(|taken| taken.files) {
+        known
+    } else {
+        let op = as_copy(from, "/");
+        let selection = copy::select(executor, step, &op)?;
+        (op, selection)
+    };
+    let layer = copy::gather(executor, step, &CopyOp { destination: "/".into(), ..op }, &selection)?;
+    let id = executor.put_index(&layer.index)?;
+    executor.forms.with_fresh_dir(|fresh| {
+        let index = executor.store.layers().index_path(&id);
+        let request = WriteLayer { index, from: layer.source(), to: To::Directory(fresh.to_owned()) };
+        executor.forms.worker()?.write(request, None, None)?;
+        match fs::rename(fresh, directory) {
+            // Another step was faster.
+            Err(_) if directory.exists() => Ok(()),
+            other => other.map_err(StepError::io("make the cache", directory)),
+        }
+    })
+}

@@ -1,0 +1,215 @@
+//! RUN --mount: what a step sees, what of it stays, and what does not get out.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use support::{Lab, as_everybody};
+
+fn ctx(lab: &Lab, dockerfile: &str) {
+    lab.context("ctx", &[("Dockerfile", dockerfile)]);
+}
+
+#[test]
+fn a_bound_context_is_a_selection_and_not_the_live_directory() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        let dockerfile = "FROM busybox\nWORKDIR /w\nRUN --mount=target=/src --mount=source=dir/one,target=one \
+            ls -A /src >/seen && stat -c '%u:%g' /src/kept >>/seen && cat one >>/seen && ! touch /src/x 2>/dev/null\n\
+            RUN --mount=target=/src,rw touch /src/new && ls /src/new >/rw\nRUN test ! -e /src && test ! -e /w/one\n";
+        let files =
+            [("Dockerfile", dockerfile), (".dockerignore", "hidden\nDockerfile\n"), ("kept", "1"), ("hidden", "2"), ("dir/one", "one\n")];
+        lab.context("ctx", &files);
+        let built = lab.build("ctx", &[]);
+        assert_eq!(built.image.text("seen"), ".dockerignore\ndir\nkept\n0:0\none\n", "{:?}", lab.who());
+        assert_eq!(built.image.text("rw"), "/src/new\n");
+        // Neither what was written to the bind nor mount points are in the layers, and nothing came back into the context.
+        let all: Vec<&String> = built.image.layers.iter().skip(1).flatten().map(|(name, _)| name).collect();
+        assert_eq!(all, ["w", "seen", "rw"]);
+        assert!(!lab.work("ctx/new").exists());
+        // A file that is ignored is not read, and not a reason to run again; another one is.
+        lab.write("ctx/hidden", "3");
+        assert!(lab.build("ctx", &[]).said.executed().is_empty());
+        lab.write("ctx/kept", "changed");
+        assert_eq!(lab.build("ctx", &[]).said.executed().len(), 2);
+        lab.context("ctx", &[("Dockerfile", "FROM busybox\nRUN --mount=source=hidden,target=/x cat /x\n")]);
+        let said = lab.run(&["build", "--progress", "plain", "ctx"]);
+        assert!(said.stderr.contains("\"/hidden\": not found"), "{}", said.stderr);
+    });
+}
+
+#[test]
+fn stages_and_named_contexts_are_bound_without_being_changed() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        lab.context("named", &[("f", "named\n")]);
+        ctx(
+            lab,
+            "FROM busybox AS made\nRUN mkdir /out && echo one >/out/f && ln -s f /out/link && ln -s /etc /out/etc\n\
+             FROM busybox\nRUN --mount=from=made,source=/out,target=/o,rw echo two >/o/f && cat /o/f /o/link >/first\n\
+             RUN --mount=from=made,source=out/link,target=/o cat /o >/second && ! mount 2>/dev/null | grep ' /o .*(rw'\n\
+             RUN --mount=from=other,target=/n cat /n/f >/third\n",
+        );
+        let built = lab.build("ctx", &["--build-context", "other=named"]);
+        let text = |name: &str| built.image.text(name);
+        assert_eq!((text("first"), text("second"), text("third")), ("two\ntwo\n".into(), "one\n".into(), "named\n".into()));
+    });
+}
+
+#[test]
+fn caches_last_and_their_sources_cannot_lead_out() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        let dockerfile = "FROM busybox AS begin\nRUN mkdir /b && echo begun >/b/f\nFROM busybox\nARG RUN\n\
+            RUN --mount=type=cache,target=/c echo $RUN >>/c/log && cat /c/log >/log\n\
+            RUN --mount=type=cache,target=/c,uid=1000,gid=50,mode=0700 stat -c '%u:%g %a' /c >/owned && ls /c >>/owned\n\
+            RUN --mount=type=cache,target=/d,from=begin cat /d/b/f >/from && ! ls /c/log 2>/dev/null\n\
+            RUN --mount=type=cache,id=/c,target=/x,ro ! touch /x/y 2>/dev/null && cat /x/log >/ro\n";
+        ctx(lab, dockerfile);
+        lab.build("ctx", &["--build-arg", "RUN=1"]);
+        let built = lab.build("ctx", &["--build-arg", "RUN=2"]);
+        let text = |name: &str| built.image.text(name);
+        assert_eq!((text("log"), text("ro")), ("1\n2\n".into(), "1\n2\n".into()), "{:?}", lab.who());
+        assert_eq!((text("owned"), text("from")), ("1000:50 700\n".into(), "begun\n".into()));
+        assert!(built.image.layers.iter().skip(1).flatten().all(|(name, _)| !["c", "d", "x"].contains(&name.as_str())));
+        // A link in a cache is followed with the cache as the root, where there is no such file.
+        fs::write(lab.work("outside"), "secret").expect("written");
+        let outside = lab.work("outside");
+        let plant = format!("RUN --mount=type=cache,id=e,target=/c ln -s {} /c/sel; ln -s ../../../.. /c/up\n", outside.display());
+        for source in ["sel", "up/etc/shadow", "../lock"] {
+            let read = format!("RUN --mount=type=cache,id=e,source={source},target=/v cat /v >/got\n");
+            ctx(lab, &format!("FROM busybox\n{plant}{read}"));
+            let said = lab.run(&["build", "--progress", "plain", "ctx"]);
+            assert_ne!(said.code, 0, "{source} was mounted for {:?}:\n{}", lab.who(), said.stderr);
+        }
+    });
+}
+
+#[test]
+fn a_locked_cache_has_one_user_and_a_private_one_is_alone() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        let stage = |name: &str, sharing: &str| {
+            format!(
+                "FROM busybox AS {name}\nRUN --mount=type=cache,id={sharing},sharing={sharing},target=/c \
+                 if mkdir /c/busy; then sleep 1; rmdir /c/busy; echo alone >/{name}; else echo together >/{name}; fi\n"
+            )
+        };
+        for sharing in ["locked", "private"] {
+            let dockerfile =
+                format!("{}{}FROM scratch\nCOPY --from=a /a /\nCOPY --from=b /b /\n", stage("a", sharing), stage("b", sharing));
+            ctx(lab, &dockerfile);
+            let built = lab.build("ctx", &[]);
+            assert_eq!((built.image.text("a"), built.image.text("b")), ("alone\n".into(), "alone\n".into()), "{sharing}");
+        }
+    });
+}
+
+#[test]
+fn a_secret_is_seen_by_its_step_alone() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        lab.write("token", "s3cr3t-token\n");
+        let dockerfile = "FROM busybox\nRUN --mount=type=secret,id=t,uid=1000,mode=0440 --mount=type=secret,id=v,env=V \
+            stat -c '%u:%g %a %s' /run/secrets/t >/seen && cat /run/secrets/t && echo \"a $V b\" && echo ${#V} >>/seen \
+            && grep -c ' /run/secrets/t tmpfs' /proc/mounts /dev/null | head -1 >>/seen; test ! -e /run/secrets/v\n\
+            RUN test ! -e /run && test -z \"$V\"\nRUN --mount=type=secret,id=absent test ! -e /run/secrets/absent\n";
+        ctx(lab, dockerfile);
+        let archive = lab.work("o.tar");
+        let output = format!("type=oci,dest={}", archive.display());
+        let args = [
+            "build",
+            "--progress",
+            "plain",
+            "--no-cache",
+            "-o",
+            &output,
+            "--secret",
+            "id=t,src=token",
+            "--secret",
+            "id=v,env=VALUE",
+            "ctx",
+        ];
+        let mut command = lab.shale(&args);
+        let said = support::Said::of(command.env("VALUE", "env-value-9").output().expect("shale starts"));
+        assert!(said.ok(), "{:?}: {}", lab.who(), said.stderr);
+        let image = support::image::Image::read(&archive);
+        assert_eq!(image.text("seen").lines().take(2).collect::<Vec<_>>(), ["1000:0 440 13", "11"]);
+        assert!(said.stderr.contains("a *** b"), "{}", said.stderr);
+        // Not shown, and nowhere in the store: no layer, record, log or blob has it.
+        for value in ["s3cr3t-token", "env-value-9"] {
+            assert!(!said.stderr.contains(value), "{}", said.stderr);
+            let found = lab.command_of("grep", &["-rl", value, lab.store().to_str().expect("text")]).output().expect("grep starts");
+            assert_eq!(String::from_utf8_lossy(&found.stdout), "", "{value} is in the store");
+        }
+        // The value is no part of the key.
+        ctx(lab, "FROM busybox\nRUN --mount=type=secret,id=t cat /run/secrets/t >/dev/null\n");
+        lab.build("ctx", &["--secret", "id=t,src=token"]);
+        lab.write("token", "another\n");
+        assert!(lab.build("ctx", &["--secret", "id=t,src=token"]).said.executed().is_empty());
+        ctx(lab, "FROM busybox\nRUN --mount=type=secret,id=nobody,required true\n");
+        let said = lab.run(&["build", "--progress", "plain", "ctx"]);
+        assert!(said.stderr.contains("failed to solve: secret nobody: not found"), "{}", said.stderr);
+    });
+}
+
+#[test]
+fn memory_and_nested_mounts_leave_nothing_behind() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        ctx(
+            lab,
+            "FROM busybox\nRUN --mount=type=cache,target=/deep/er/cache --mount=type=tmpfs,target=/deep,size=1m \
+             touch /deep/x /deep/er/cache/y && df -k /deep | tail -1 | grep -q ' 1024 ' && echo ok >/ok\n\
+             RUN test ! -e /deep && test ! -L /deep\n",
+        );
+        let built = lab.build("ctx", &[]);
+        let names: Vec<&str> = built.image.layers[1].iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["ok"], "{:?}", lab.who());
+    });
+}
+
+#[test]
+fn a_link_in_the_image_does_not_lead_a_mount_out_of_the_root() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        let victim = lab.work("victim");
+        fs::create_dir(&victim).expect("made");
+        symlink("x", victim.join("link")).expect("made");
+        let dockerfile = format!(
+            "FROM busybox\nRUN ln -s {} /evil && ln -s ../../../../../.. /up\n\
+             RUN --mount=type=tmpfs,target=/evil/in touch /evil/in/f && ls -A /evil >/seen\n\
+             RUN --mount=type=tmpfs,target=/up/new touch /new/f && echo inside >/where\n",
+            victim.display()
+        );
+        ctx(lab, &dockerfile);
+        let built = lab.build("ctx", &[]);
+        assert_eq!((built.image.text("seen"), built.image.text("where")), ("in\n".into(), "inside\n".into()));
+        let left: Vec<_> = fs::read_dir(&victim).expect("there").flatten().map(|entry| entry.file_name()).collect();
+        assert_eq!(left, ["link"], "{:?}", lab.who());
+    });
+}
+
+#[test]
+fn an_agent_is_seen_through_a_socket_of_the_step_s_own() {
+    as_everybody(|lab| {
+        if !support::has("ssh-agent") {
+            return support::skip("ssh agent", "ssh-agent is not installed");
+        }
+        lab.load_busybox();
+        let dockerfile = "FROM busybox\nRUN --mount=type=ssh,uid=1000,mode=0660 stat -c '%F %u:%g %a' $SSH_AUTH_SOCK >/seen\n\
+            RUN --mount=type=ssh,id=none test -z \"$SSH_AUTH_SOCK\"\n";
+        ctx(lab, dockerfile);
+        let archive = lab.work("o.tar");
+        let binary = lab.path("shale");
+        let output = format!("type=oci,dest={}", archive.display());
+        let args = [binary.to_str().expect("text"), "build", "--progress", "plain", "-o", &output, "--ssh", "default", "ctx"];
+        let said = support::Said::of(lab.command_of("ssh-agent", &args).output().expect("it starts"));
+        assert!(said.ok(), "{:?}: {}", lab.who(), said.stderr);
+        assert_eq!(support::image::Image::read(&archive).text("seen"), "socket 1000:0 660\n");
+        ctx(lab, "FROM busybox\nRUN --mount=type=ssh,required true\n");
+        let said = lab.run(&["build", "--progress", "plain", "ctx"]);
+        assert!(said.stderr.contains("no SSH key \"default\" forwarded from the client"), "{}", said.stderr);
+    });
+}
