@@ -277,7 +277,7 @@ fn a_full_disk_is_said_and_survived() {
         assert!(said.ok(), "the store works on: {}", said.stderr);
         let output = format!("type=oci,dest={}", disk.path.join("o.tar").display());
         let mut fill = fs::File::create(disk.path.join("fill")).expect("create");
-        while fill.write_all(&[1; 64 << 10]).is_ok() {}
+        while fill.write_all(&[1; 4 << 10]).is_ok() {}
         fails(&run(&["build", "--progress", "plain", "-o", &output, "ctx"]), 1, &["o space left"], "export");
         assert!(!disk.path.join("o.tar").exists());
         lab.context("ctx", &[("Dockerfile", "FROM busybox\nRUN echo more >/f\n")]);

@@ -46,8 +46,9 @@ pub const DISK_FULL: &str = "free some space, run `shale builder prune --all --f
 pub fn store_diagnostic(diagnostic: Diagnostic, error: &StoreError) -> Diagnostic {
     match error {
         StoreError::Full { .. } => diagnostic.hint(DISK_FULL),
-        StoreError::Io { deed: "create the store", .. } => diagnostic.hint("set SHALE_ROOT to a directory that you may write"),
-        StoreError::Denied { .. } => diagnostic.hint("set SHALE_ROOT to a directory that you may write"),
+        StoreError::Io { deed: "create the store", .. } | StoreError::Denied { .. } => {
+            diagnostic.hint("set SHALE_ROOT to a directory that you may write")
+        }
         StoreError::ForeignOwner { .. } => diagnostic.hint("each user has a store of their own: set SHALE_ROOT to another directory"),
         StoreError::Busy { .. } => diagnostic.hint("try again when no build runs"),
         StoreError::NotAStore { .. } => diagnostic.hint("set SHALE_ROOT to an empty directory or to one that does not exist yet"),

@@ -302,10 +302,10 @@ impl<'a> Forms<'a> {
             fs => fs,
         };
         let Some(fs) = fs else {
-            let mut contents: Box<dyn Contents> = if !has_content {
-                Box::new(SameTar::new(std::io::empty()))
-            } else {
+            let mut contents: Box<dyn Contents> = if has_content {
                 Box::new(SameTar::new(Decoder::new(self.any_packed(id)?).map_err(StepError::io("read", id.to_string()))?))
+            } else {
+                Box::new(SameTar::new(std::io::empty()))
             };
             return Ok(pack(&index, contents.as_mut(), packing, out)?);
         };
