@@ -29,7 +29,9 @@ impl Bed {
     fn new() -> Self {
         // On the disk rather than in a tmpfs, if that is what the target directory is on.
         let base = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        Self { dir: tempfile::tempdir_in(base).unwrap(), caches: tempfile::tempdir_in(base).unwrap() }
+        // The target directory may be somebody else's.
+        let make = || tempfile::tempdir_in(base).or_else(|_| tempfile::tempdir()).unwrap();
+        Self { dir: make(), caches: make() }
     }
 
     fn write(&self, name: &str, text: &str) {

@@ -188,7 +188,8 @@ fn a_step_that_handles_the_signal_may_tidy_up_but_not_after_a_second_one() {
         nothing_is_left(lab, "polite");
         // One that ends at once does not take the other's grace.
         let polite = "trap 'sleep 0.5; echo tidied $((40+2)); exit 0' TERM; echo now $((40+2)); while true; do sleep 0.1; done";
-        let two = format!("FROM busybox AS a\nRUN {polite}\nFROM busybox AS b\nRUN echo now $((40+2)); sleep 1000\nFROM a\nCOPY --from=b / /b\n");
+        let two =
+            format!("FROM busybox AS a\nRUN {polite}\nFROM busybox AS b\nRUN echo now $((40+2)); sleep 1000\nFROM a\nCOPY --from=b / /b\n");
         lab.context("ctx", &[("Dockerfile", &two)]);
         let mut build = Running::start(plain(lab, &["ctx"]));
         build.wait_for("now 42");

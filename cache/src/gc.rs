@@ -9,7 +9,7 @@ use crate::digest::{LayerId, OciDigest};
 use crate::entry;
 use crate::error::StoreError;
 use crate::image::{ImageRecord, Images};
-use crate::layer::Packed;
+use crate::layer::PackedEntry;
 use crate::lease::Lease;
 use crate::store::Inner;
 use crate::tmp::{make_dirs, names_in};
@@ -89,8 +89,10 @@ impl<'a> Gc<'a> {
                     None => false,
                 };
                 if let Some(layer) = layer.layer.filter(|_| !has_blob) {
-                    needed.unpacked.insert(layer);
-                    needed.blobs.extend(self.packed_blobs(&layer)?);
+                    match self.best_packed(&layer)? {
+                        Some(blob) => needed.blobs.extend([blob]),
+                        None => needed.unpacked.extend([layer]),
+                    }
                 }
                 needed.blobs.extend(packed);
             }
@@ -98,22 +100,22 @@ impl<'a> Gc<'a> {
         Ok(needed)
     }
 
-    /// The blobs of all packed forms of a layer.
-    fn packed_blobs(self, layer: &LayerId) -> Result<Vec<OciDigest>, StoreError> {
+    /// The packed form that stays of a layer: one form is enough to make the others. It has all times, and is the smallest then.
+    fn best_packed(self, layer: &LayerId) -> Result<Option<OciDigest>, StoreError> {
         let dir = self.layer_dir(&layer.to_hex()).join("packed");
-        let mut blobs = Vec::new();
+        let mut best = None;
         for name in names_in(&dir)? {
-            blobs.extend(self.packed_blob(&dir.join(name))?);
+            let Some(PackedEntry { key, packed }) = self.packed_entry(&dir.join(name))? else { continue };
+            let rank = (key.clamp_secs.is_some(), packed.size_bytes, packed.blob.clone());
+            if Blobs::new(self.store).size(&packed.blob)?.is_some() && best.as_ref().is_none_or(|best| rank < *best) {
+                best = Some(rank);
+            }
         }
-        Ok(blobs)
+        Ok(best.map(|(.., blob)| blob))
     }
 
-    fn packed_blob(self, path: &Path) -> Result<Option<OciDigest>, StoreError> {
-        #[derive(serde::Deserialize)]
-        struct Entry {
-            packed: Packed,
-        }
-        Ok(self.store.read_entry::<Entry>(entry::PACKED, path)?.trusted().map(|entry| entry.packed.blob))
+    fn packed_entry(self, path: &Path) -> Result<Option<PackedEntry>, StoreError> {
+        Ok(self.store.read_entry::<PackedEntry>(entry::PACKED, path)?.trusted())
     }
 
     fn count_steps(self) -> Result<usize, StoreError> {
@@ -160,7 +162,7 @@ impl<'a> Gc<'a> {
             };
             for packed in names_in(&dir.join("packed"))? {
                 let path = dir.join("packed").join(packed);
-                if self.packed_blob(&path)?.is_none_or(|blob| !needed.blobs.contains(&blob)) {
+                if self.packed_entry(&path)?.is_none_or(|entry| !needed.blobs.contains(&entry.packed.blob)) {
                     self.drop_path(&path, stuck);
                 }
             }

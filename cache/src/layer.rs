@@ -77,9 +77,9 @@ pub struct Packed {
 }
 
 #[derive(Serialize, Deserialize)]
-struct PackedEntry {
-    key: PackKey,
-    packed: Packed,
+pub(crate) struct PackedEntry {
+    pub(crate) key: PackKey,
+    pub(crate) packed: Packed,
 }
 
 /// The layers of a store.

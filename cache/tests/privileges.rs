@@ -23,7 +23,7 @@ const PLAIN: u32 = 61_234;
 fn is_root(test: &str) -> bool {
     let is_root = rustix::process::geteuid().is_root();
     if !is_root {
-        eprintln!("SKIPPED {test}: only root can make files of two users, or mount a small disk");
+        eprintln!("SKIP: {test}: only root can make files of two users, or mount a small disk");
     }
     is_root
 }
@@ -190,7 +190,7 @@ fn a_full_disk_is_named_and_leaves_nothing() {
     }
     let dir = tempdir().expect("a directory");
     let Some(_disk) = SmallDisk::mount(dir.path()) else {
-        eprintln!("SKIPPED a_full_disk_is_named_and_leaves_nothing: no tmpfs can be mounted here");
+        eprintln!("SKIP: a_full_disk_is_named_and_leaves_nothing: no tmpfs can be mounted here");
         return;
     };
     let store = Store::open(dir.path()).expect("a store");

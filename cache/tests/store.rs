@@ -428,7 +428,7 @@ fn pruning_keeps_images_and_nothing_else() {
     drop(lease);
 
     let report = store.gc().prune_all().expect("pruned");
-    assert_eq!((report.steps, report.layers, report.unpacked, report.blobs), (3, 1, 1, 1), "{report:?}");
+    assert_eq!((report.steps, report.layers, report.unpacked, report.blobs), (3, 1, 2, 1), "{report:?}");
     assert!(report.bytes > 0 && report.undeletable.is_empty());
     assert_eq!(store.images().get(&image.id).expect("looked"), Some(image.clone()));
     assert!(store.blobs().size(&image.id).expect("looked").is_some());
@@ -437,7 +437,7 @@ fn pruning_keeps_images_and_nothing_else() {
     let blob = &image.layers[0].blob.as_ref().expect("a blob").digest;
     assert!(store.blobs().size(blob).expect("looked").is_some());
     assert!(!store.layers().has_fs(&layer(0), &map()).expect("looked"), "it can be made from the blob");
-    assert!(store.layers().has_fs(&layer(1), &map()).expect("looked"), "it cannot be made from anything");
+    assert!(!store.layers().has_fs(&layer(1), &map()).expect("looked"), "nor is it needed beside a tar of the store's own");
     assert_eq!(files(&store.root().join(format!("layers/{}/packed", layer(1)))).len(), 1, "its packed form stays noted");
     assert!(store.blobs().size(&OciDigest::sha256_of(b"tar 1")).expect("looked").is_some(), "and there");
     assert_eq!(store.layers().by_diff(&image.layers[1].diff_id).expect("looked"), Some(layer(1)));
@@ -455,6 +455,24 @@ fn pruning_keeps_images_and_nothing_else() {
     drop(store);
     let left: Vec<String> = files(&root).into_iter().filter(|file| !empty.contains(file)).collect();
     assert_eq!(left, ["builds/1/log", "lease"]);
+}
+
+#[test]
+fn pruning_keeps_the_best_form_of_a_layer_that_an_image_has_no_blob_of() {
+    let (_dir, store) = store();
+    let layer = store.layers().put_index(b"index").expect("put");
+    let tmp = store.tmp().expect("a directory");
+    store.layers().commit_fs(&layer, &map(), &tree(tmp.path(), "fs")).expect("committed");
+    let diff_id = DiffId(OciDigest::sha256_of(b"tar"));
+    image(&store, "config", vec![ImageLayer { diff_id, layer: Some(layer), blob: None }], 1);
+    let prune = || drop(store.gc().prune_all().expect("pruned"));
+    let has_fs = || store.layers().has_fs(&layer, &map()).expect("looked");
+    prune();
+    assert!(has_fs(), "it cannot be made from anything");
+    let (_, large) = pack(&store, &layer, b"a large tar");
+    prune();
+    assert!(!has_fs());
+    assert!(store.blobs().size(&large.blob).expect("looked").is_some());
 }
 
 #[test]

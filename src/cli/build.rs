@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use rustix::fs::{Access, access};
 use serde_json::{Map, Value, json};
 use shale_cache::Store;
 
@@ -12,12 +13,13 @@ use super::args::BuildArgs;
 use super::console::{print, say, warn};
 use super::diagnostic::{self, Diagnostic};
 use super::environment::Environment;
-use super::output::Destination;
+use super::output::{Destination, OutputKind};
 use super::progress::{Display, Screen};
 use super::request::{self, BuildRequest, NamedContext, ProgressMode};
 use super::signals::Watch;
 use super::{Failure, image};
 use crate::execute::StepError;
+use crate::export::ExportError;
 use crate::image::ImageService;
 use crate::pipeline::{self, BuildError, BuildReport, Services, write_file};
 use crate::sandbox::{Cancel, SandboxError};
@@ -38,7 +40,9 @@ pub fn run(args: &BuildArgs, environment: &Environment) -> Result<(), Failure> {
     for note in &notes {
         warn(note);
     }
-    if let Some(path) = &request.iidfile
+    check_places(&request)?;
+    // A device is nobody's old result.
+    if let Some(path) = request.iidfile.as_ref().filter(|path| path.is_file())
         && let Err(error) = fs::remove_file(path)
         && error.kind() != io::ErrorKind::NotFound
     {
@@ -61,6 +65,7 @@ pub fn run(args: &BuildArgs, environment: &Environment) -> Result<(), Failure> {
     }
     match built {
         Ok(report) => finish(&request, &report),
+        Err(BuildError::Export(ExportError::Stream { source })) if source.kind() == io::ErrorKind::BrokenPipe => Err(Failure::ClosedPipe),
         Err(error) => {
             // Whatever it failed with then, this is why.
             if let Some(signal) = watch.caught() {
@@ -72,6 +77,35 @@ pub fn run(args: &BuildArgs, environment: &Environment) -> Result<(), Failure> {
             Err(Failure::Told)
         }
     }
+}
+
+/// Refuses places that cannot be written before the build, not an hour later.
+fn check_places(request: &BuildRequest) -> Result<(), Failure> {
+    let outputs = request.outputs.iter().filter(|output| !output.as_directory && output.kind != OutputKind::Local);
+    let files = outputs.filter_map(|output| match &output.destination {
+        Destination::Path(path) => Some(path),
+        Destination::None | Destination::Stdout => None,
+    });
+    for path in files.chain(&request.iidfile).chain(&request.metadata_file) {
+        let parent = path.parent().unwrap_or(path);
+        let problem = |what: String, error: io::Error| Err(Diagnostic::new(what).because(error.to_string()).into());
+        // A special file (`/dev/stdout`, a pipe) is written to, everything else is made beside its place.
+        match fs::metadata(path) {
+            Ok(meta) if meta.is_dir() => return problem(format!("cannot write {}", path.display()), io::ErrorKind::IsADirectory.into()),
+            Ok(meta) if !meta.is_file() => {}
+            Ok(_) if request.metadata_file.as_ref() == Some(path) && access(path, Access::WRITE_OK).is_ok() => {}
+            _ => match access(parent, Access::WRITE_OK | Access::EXEC_OK) {
+                _ if parent.is_file() => return problem(format!("cannot write {}", path.display()), io::ErrorKind::NotADirectory.into()),
+                Ok(()) => {}
+                Err(error) => return problem(format!("cannot write {} into {}", name_of(path), parent.display()), error.into()),
+            },
+        }
+    }
+    Ok(())
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Ends the process without waiting for anything that the build does.
@@ -143,7 +177,9 @@ fn tell(error: &BuildError) {
         BuildError::Parse { file, errors } => {
             for error in errors {
                 let diagnostic = Diagnostic::build(error.sentence()).at(file.clone(), error.span);
-                say(&with_hint(diagnostic, error.hint.clone()).render());
+                // BuildKit's sentence asks it already.
+                let hint = error.hint.clone().filter(|hint| !hint.starts_with("did you mean"));
+                say(&with_hint(diagnostic, hint).render());
             }
         }
         BuildError::Plan { file, errors } => {
@@ -160,6 +196,7 @@ fn tell(error: &BuildError) {
         BuildError::Step { at: place, cause, .. } => say(&step(cause, place.clone()).render()),
         BuildError::Keep(cause) => say(&with_hint(Diagnostic::build(cause.to_string()).caused_by(cause), cause.hint()).render()),
         BuildError::Store(cause) => say(&image::store_diagnostic(Diagnostic::build(cause.to_string()), cause).render()),
+        BuildError::Context(cause) => say(&with_hint(Diagnostic::build(cause.to_string()).caused_by(cause), cause.hint()).render()),
         error => say(&Diagnostic::build(error.to_string()).caused_by(error).render()),
     }
 }
@@ -177,8 +214,15 @@ fn step(cause: &StepError, place: Option<(crate::span::SourceFile, Span)>) -> Di
         StepError::Sandbox(SandboxError::Refused(_)) => diagnostic.hint("`shale doctor` tells what this machine allows and what to change"),
         StepError::Image(cause) => with_hint(diagnostic, cause.hint()),
         StepError::Store(cause) => image::store_diagnostic(diagnostic, cause),
+        cause if is_disk_full(cause) => diagnostic.hint(image::DISK_FULL),
         _ => diagnostic,
     }
+}
+
+/// Whether a full disk is at the bottom of it. What a step writes is written to the store.
+fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) || error.source().is_some_and(is_disk_full)
 }
 
 fn at(diagnostic: Diagnostic, place: Option<(crate::span::SourceFile, Span)>) -> Diagnostic {

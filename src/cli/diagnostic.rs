@@ -118,7 +118,9 @@ fn causes_of(error: &dyn Error) -> Vec<String> {
     let mut next = error.source();
     while let Some(cause) = next {
         let text = cause.to_string();
-        if !told.contains(&text) {
+        // The number that Rust adds to the system's words says nothing new.
+        let words = text.split(" (os error ").next().unwrap_or_default().to_lowercase();
+        if !told.to_lowercase().contains(&words) {
             causes.push(text.clone());
         }
         told = text;

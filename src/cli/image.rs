@@ -39,14 +39,18 @@ pub fn store_failure(error: &StoreError) -> Failure {
     store_diagnostic(Diagnostic::of(error), error).into()
 }
 
+/// What can be done when the store's disk is full.
+pub const DISK_FULL: &str = "free some space, run `shale builder prune --all --force`, or set SHALE_ROOT to a larger disk";
+
 /// Adds what can be done about a store error.
 pub fn store_diagnostic(diagnostic: Diagnostic, error: &StoreError) -> Diagnostic {
     match error {
-        StoreError::Full { .. } => {
-            diagnostic.hint("free some space, run `shale builder prune --all --force`, or set SHALE_ROOT to a larger disk")
+        StoreError::Full { .. } => diagnostic.hint(DISK_FULL),
+        StoreError::Io { deed: "create the store", .. } | StoreError::Denied { .. } => {
+            diagnostic.hint("set SHALE_ROOT to a directory that you may write")
         }
-        StoreError::Denied { .. } => diagnostic.hint("set SHALE_ROOT to a directory that you may write"),
         StoreError::ForeignOwner { .. } => diagnostic.hint("each user has a store of their own: set SHALE_ROOT to another directory"),
+        StoreError::Busy { .. } => diagnostic.hint("try again when no build runs"),
         StoreError::NotAStore { .. } => diagnostic.hint("set SHALE_ROOT to an empty directory or to one that does not exist yet"),
         _ => diagnostic,
     }
@@ -202,7 +206,7 @@ pub fn prune(args: &PruneArgs, environment: &Environment) -> Result<(), Failure>
         return Err(error.hint("shale builder prune --all --force").into());
     }
     let store = open_store(environment)?;
-    let report = store.gc().prune_all().map_err(|error| Diagnostic::of(&error))?;
+    let report = store.gc().prune_all().map_err(|error| store_failure(&error))?;
     if !report.undeletable.is_empty() {
         // What mapped ids own can only be deleted under the same map.
         let config = WorkerConfig { store_root: store.root().to_owned() };

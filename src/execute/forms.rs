@@ -17,6 +17,7 @@ use crate::layer::read::index_and_diff_id;
 use crate::plan::graph::BaseId;
 use crate::solve::snapshot::{LayerRef, Snapshot};
 use crate::source::registry::Progress;
+use crate::tree::entry::Kind;
 use crate::tree::index::Index;
 use crate::tree::view::View;
 use crate::tree::walk::open_dir;
@@ -293,11 +294,18 @@ impl<'a> Forms<'a> {
     fn pack_into(&self, id: &LayerId, packing: Packing, out: File) -> Result<PackNumbers, StepError> {
         let own = LayerRef::Own { layer: *id, created: (0, 0) };
         let index = self.index_of(id)?;
-        let Some(fs) = self.fs_if_there(&own)? else {
-            let mut contents: Box<dyn Contents> = if index.is_empty() {
-                Box::new(SameTar::new(std::io::empty()))
-            } else {
+        let has_content = index.iter().any(|entry| matches!(entry.kind, Kind::File { hardlink: None, .. }));
+        // Where a tar is there, or nothing to read, nobody needs a worker for files of mapped ids.
+        let is_easy = || Ok::<bool, StepError>(!has_content || self.store.layers().any_packed(id)?.is_some());
+        let fs = match self.fs_if_there(&own)? {
+            Some(_) if !self.reads_everything() && is_easy()? => None,
+            fs => fs,
+        };
+        let Some(fs) = fs else {
+            let mut contents: Box<dyn Contents> = if has_content {
                 Box::new(SameTar::new(Decoder::new(self.any_packed(id)?).map_err(StepError::io("read", id.to_string()))?))
+            } else {
+                Box::new(SameTar::new(std::io::empty()))
             };
             return Ok(pack(&index, contents.as_mut(), packing, out)?);
         };

@@ -54,9 +54,14 @@ impl Redactor {
         while !self.held.is_empty() {
             // What was held for a longer value may be a shorter one.
             let held = std::mem::take(&mut self.held);
-            let value = self.values.iter().find(|value| held.starts_with(value)).map(Vec::len);
-            shown.extend(if value.is_some() { MASK } else { &held[..1] });
-            shown.extend(self.pass(&held[value.unwrap_or(1)..]));
+            if let Some(value) = self.values.iter().find(|value| held.starts_with(value)) {
+                shown.extend(MASK);
+                let rest = held[value.len()..].to_vec();
+                shown.extend(self.pass(&rest));
+            } else {
+                shown.push(held[0]);
+                shown.extend(self.pass(&held[1..]));
+            }
         }
         shown
     }

@@ -52,7 +52,7 @@ impl Inputs {
         let mut inputs = match &request.context {
             ContextSource::Dir(dir) => {
                 let opened = context::open(dir, dockerfile_from(&request.dockerfile)?, Some(&caches))?;
-                Self::with(opened.dockerfile, Some(opened.context), None)
+                Self::with(opened.dockerfile.utf8()?, Some(opened.context), None)
             }
             ContextSource::Stdin => Self::from_stdin(request, services)?,
         };
@@ -79,13 +79,12 @@ impl Inputs {
         if is_archive {
             let tmp = services.store.tmp()?;
             let context = BuildContext::from_tar(all, tmp.path())?;
-            let loaded = context.load_dockerfile(dockerfile_from(&request.dockerfile)?)?;
+            let loaded = context.load_dockerfile(dockerfile_from(&request.dockerfile)?)?.utf8()?;
             return Ok(Self::with(loaded, Some(context), Some(tmp)));
         }
         let mut text = Vec::new();
         all.read_to_end(&mut text).map_err(stdin_error)?;
-        let source = SourceFile::new("Dockerfile", String::from_utf8_lossy(&text));
-        Ok(Self::with(LoadedDockerfile { source, path: "-".into(), not_utf8_line: None, ignore: None }, None, None))
+        Ok(Self::with(LoadedDockerfile::alone("Dockerfile", &text).utf8()?, None, None))
     }
 
     /// Names the context, for records of the same step.

@@ -284,8 +284,11 @@ impl StageLowering<'_, '_, '_> {
     }
 
     fn mount_target(&self, written: &str) -> Result<String, PlanErrorKind> {
-        let workdir = if written.starts_with('/') { "" } else { &self.state.config.config.working_dir };
-        let target = paths::clean(&format!("{workdir}/{written}"));
+        let target = if written.starts_with('/') {
+            paths::clean(written)
+        } else {
+            paths::clean(&format!("{}/{written}", self.state.config.config.working_dir))
+        };
         if target == "/" { Err(PlanErrorKind::BadMount(format!("invalid mount target {}", quote(&target)))) } else { Ok(target) }
     }
 }

@@ -85,6 +85,14 @@ pub enum ContextError {
         /// Why.
         source: io::Error,
     },
+    /// The Dockerfile is in another encoding.
+    #[error("failed to read dockerfile: line {line} of {name} is not UTF-8")]
+    NotUtf8 {
+        /// Its name.
+        name: String,
+        /// The first such line that is no comment.
+        line: usize,
+    },
     /// The Dockerfile is larger than any is.
     #[error("failed to read dockerfile: {name} is larger than {limit_bytes} bytes")]
     DockerfileTooLarge {
@@ -122,6 +130,17 @@ impl ContextError {
     fn io(deed: &'static str, path: &[u8]) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_vec();
         move |source| Self::Io { deed, path, source }
+    }
+
+    /// What the user can do, if anything.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Dockerfile { name, source } if source.kind() == io::ErrorKind::NotFound => {
+                Some(format!("is the context the right directory? A Dockerfile elsewhere than {name} is named with -f"))
+            }
+            Self::NotUtf8 { .. } => Some("save it as UTF-8, say with iconv -f latin1 -t utf-8".into()),
+            _ => None,
+        }
     }
 
     /// The context's error inside an IO error that a [`Tree`] method gave.

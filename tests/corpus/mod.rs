@@ -14,7 +14,7 @@ pub(crate) fn find(test: &str) -> Option<PathBuf> {
     if cases.is_dir() {
         return Some(cases);
     }
-    println!("SKIP {test}: no conformance corpus at {} (SHALE_SHARED names its parent)", cases.display());
+    println!("SKIP: {test}: no conformance corpus at {} (SHALE_SHARED names its parent)", cases.display());
     None
 }
 

@@ -118,7 +118,7 @@ pub fn export_image(store: &Store, names: &[&str], layers: &[&LayerBytes]) -> Ex
 /// Says that a test proves nothing here.
 #[expect(clippy::print_stderr, reason = "a skipped test must say so")]
 pub fn skip(tool: &str) {
-    eprintln!("skipped: {tool} is not installed");
+    eprintln!("SKIP: {tool}: not installed");
 }
 
 /// Runs a tool; `None` if it is not installed.

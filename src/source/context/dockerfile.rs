@@ -36,10 +36,25 @@ pub struct LoadedDockerfile {
     pub source: SourceFile,
     /// Where it was found, to tell it from others of its name.
     pub path: String,
-    /// The 1-based line of the first bytes that are no UTF-8. They were replaced by U+FFFD, which deserves a warning.
+    /// The first line that is no UTF-8 and no comment, from 1 on. What is none was replaced by U+FFFD.
     pub not_utf8_line: Option<usize>,
     /// Name and text of `<Dockerfile>.dockerignore`, if it exists.
     pub ignore: Option<(String, Vec<u8>)>,
+}
+
+impl LoadedDockerfile {
+    /// A Dockerfile alone, as it came on standard input.
+    pub fn alone(name: &str, bytes: &[u8]) -> Self {
+        loaded(name, "-", bytes, None)
+    }
+
+    /// Refuses a text in another encoding: a command with replaced characters would be another command.
+    pub fn utf8(self) -> Result<Self, ContextError> {
+        match self.not_utf8_line {
+            Some(line) => Err(ContextError::NotUtf8 { name: self.source.name().to_owned(), line }),
+            None => Ok(self),
+        }
+    }
 }
 
 pub(super) fn load(context: &BuildContext, from: DockerfileFrom) -> Result<LoadedDockerfile, ContextError> {
@@ -108,7 +123,8 @@ fn load_by_name(reader: &Reader<'_>, path: &Path) -> Result<LoadedDockerfile, Co
 
 fn loaded(name: &str, path: &str, bytes: &[u8], ignore: Option<(String, Vec<u8>)>) -> LoadedDockerfile {
     let text = String::from_utf8_lossy(bytes);
-    let not_utf8_line = std::str::from_utf8(bytes).err().map(|e| bytes[..e.valid_up_to()].split(|b| *b == b'\n').count());
+    let is_bad = |line: &[u8]| !line.trim_ascii_start().starts_with(b"#") && std::str::from_utf8(line).is_err();
+    let not_utf8_line = bytes.split(|b| *b == b'\n').position(is_bad).map(|number| number + 1);
     LoadedDockerfile { source: SourceFile::new(name, text), path: path.to_owned(), not_utf8_line, ignore }
 }
 

@@ -357,7 +357,11 @@ mod tests {
         let root = std::env::var_os("SHALE_SHARED")
             .map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../shared").into(), std::path::PathBuf::from);
         let Ok(text) = std::fs::read_to_string(root.join("conformance/cases/tables/patternmatcher.json")) else {
-            std::io::Write::write_all(&mut std::io::stderr(), b"skipped moby_compile_table: no conformance tables\n").unwrap();
+            std::io::Write::write_all(
+                &mut std::io::stderr(),
+                b"SKIP: moby_compile_table: no shared folder with the cases (SHALE_SHARED)\n",
+            )
+            .unwrap();
             return;
         };
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();

@@ -1,0 +1,291 @@
+//! What goes wrong is said once: what, where, why, and what to do. The store and the outputs stay as they were.
+
+mod support;
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::process::{Command, Stdio};
+
+use support::{Lab, Said, Who, as_everybody, is_root, skip};
+
+/// Asserts the exit code, that there is one error, and that all of `words` are said.
+fn fails(said: &Said, code: i32, words: &[&str], what: &str) {
+    assert_eq!(said.code, code, "{what}: {}", said.stderr);
+    let errors =
+        said.stderr.lines().filter(|line| line.starts_with("ERROR:") || line.starts_with("unknown ") || line.starts_with("'shale"));
+    assert_eq!(errors.count(), 1, "{what}: {}", said.stderr);
+    for word in words {
+        assert!(said.stderr.contains(word), "{what}: {word:?} is not said: {}", said.stderr);
+    }
+    assert!(!said.stderr.contains("panicked"), "{what}: {}", said.stderr);
+    // The same cause twice, once in the system's words and once in ours, helps nobody.
+    assert!(said.stderr.matches("because: No such file or directory").count() <= 1, "{what}: {}", said.stderr);
+}
+
+/// The names in the working folder and the images: what a failed build must not change.
+fn state(lab: &Lab) -> (Vec<String>, String) {
+    let mut names: Vec<String> =
+        fs::read_dir(lab.path("work")).expect("there").map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    (names, lab.run(&["images", "--no-trunc", "-q"]).stdout)
+}
+
+/// (what, Dockerfile, flags, exit code, what is said)
+type Row = (&'static str, &'static str, &'static [&'static str], i32, &'static [&'static str]);
+
+const OK: &str = "FROM scratch\nCOPY f /f\n";
+
+#[rustfmt::skip]
+const TABLE: &[Row] = &[
+    ("wrong flag", OK, &["--taget", "x"], 125, &["unknown flag: --taget", "Did you mean --target?", "Usage:  shale build"]),
+    ("unknown instruction", "FROM scratch\nCOPPY f /\n", &[], 1, &["Dockerfile:2", ">>> COPPY f /", "line 2: unknown instruction: COPPY (did you mean COPY?)"]),
+    ("unknown flag of an instruction", "FROM scratch\nCOPY --chwon=1 f /\n", &[], 1, &["Dockerfile:2", "--chwon", "did you mean"]),
+    ("no FROM", "RUN true\n", &[], 1, &["Dockerfile:1", ">>> RUN true"]),
+    ("empty", "", &[], 1, &["file with no instructions", "hint: "]),
+    ("unknown target", "FROM scratch AS build\nCOPY f /\n", &["--target", "biuld"], 1, &["target stage \"biuld\" could not be found", "hint: ", "build"]),
+    ("unknown stage", "FROM scratch AS build\nFROM scratch\nCOPY --from=biuld /f /\n", &["--build-context", "docker.io/library/biuld=oci-layout://none"], 1, &["Dockerfile:3", "hint: is the stage \"build\" meant?"]),
+    ("nobody listens", "FROM 127.0.0.1:1/x\n", &[], 1, &["Dockerfile:1", "127.0.0.1:1", "Connection refused", "hint: "]),
+    ("no such host", "FROM shale.invalid/x\n", &[], 1, &["Dockerfile:1", "cannot reach shale.invalid", "hint: "]),
+    ("bad image name", "FROM a/UPPER\n", &[], 1, &["Dockerfile:1", "invalid reference format"]),
+    ("missing layout", "FROM b\n", &["--build-context", "b=oci-layout://none"], 1, &["Dockerfile:1", "/work/none"]),
+    ("absent source", "FROM scratch\nCOPY nothing /\n", &[], 1, &["Dockerfile:2", "\"/nothing\": not found"]),
+    ("misspelt source", "FROM scratch\nCOPY secrt /\n", &["-f", "ctx/Dockerfile"], 1, &["\"/secrt\": not found"]),
+    ("ignored source", "FROM scratch\nCOPY secret /\n", &[], 1, &["\"/secret\": not found", "\"secret\" in line 2 of .dockerignore"]),
+    ("not UTF-8", "FROM scratch\nCOPY f\u{1} /\n", &[], 1, &["line 2 of ", "is not UTF-8", "iconv"]),
+    ("bad build argument", OK, &["--build-arg", "=x"], 1, &["\"=x\"", "--build-arg", "key=value"]),
+    ("bad label", OK, &["--label", "=x"], 1, &["\"=x\"", "--label"]),
+    ("bad platform", OK, &["--platform", "a/b/c/d"], 1, &["a/b/c/d"]),
+    ("bad output", OK, &["-o", "type=bogus"], 1, &["\"bogus\"", "known are oci"]),
+    ("bad output attribute", OK, &["-o", "type=oci,compresion=gzip,dest=o.tar"], 1, &["compresion"]),
+    ("bad tag", OK, &["-t", "A:b:c"], 1, &["invalid tag \"A:b:c\""]),
+    ("bad epoch", OK, &["--build-arg", "SOURCE_DATE_EPOCH=yesterday"], 1, &["SOURCE_DATE_EPOCH", "yesterday"]),
+    ("missing Dockerfile", OK, &["-f", "nofile"], 1, &["open nofile: no such file or directory", "hint: ", "-f"]),
+    ("output in a missing folder", OK, &["-o", "type=oci,dest=no/o.tar"], 1, &["cannot write o.tar into ", "/work/no", "No such file"]),
+    ("output is a folder", OK, &["-o", "type=oci,dest=ctx"], 1, &["cannot write ", "/work/ctx", "directory"]),
+    ("output in no folder", OK, &["-o", "type=oci,dest=ctx/f/o.tar"], 1, &["ctx/f", "ot a directory"]),
+    ("iidfile in a missing folder", OK, &["--iidfile", "no/iid"], 1, &["cannot write iid into ", "/work/no"]),
+    ("metadata in a missing folder", OK, &["--metadata-file", "no/meta"], 1, &["cannot write meta into ", "/work/no"]),
+];
+
+#[test]
+fn bad_builds_say_what_is_wrong_once_and_change_nothing() {
+    as_everybody(|lab| {
+        lab.context("ctx", &[("Dockerfile", OK), ("f", "f\n"), ("secret", "s\n"), (".dockerignore", "# no\nsecret\n")]);
+        let before = state(lab);
+        for (what, dockerfile, flags, code, words) in TABLE {
+            lab.write("ctx/Dockerfile", dockerfile.replace('\u{1}', "\u{ff}").chars().map(|c| c as u8).collect::<Vec<u8>>());
+            let said = lab.run(&[&["build", "--progress", "plain"], *flags, &["ctx"]].concat());
+            let what = format!("{:?}: {what}", lab.who());
+            fails(&said, *code, words, &what);
+            assert_eq!(state(lab), before, "{what}");
+            lab.assert_tidy(&what);
+        }
+    });
+}
+
+#[test]
+fn bad_command_lines_and_contexts() {
+    as_everybody(|lab| {
+        lab.context("ctx", &[("Dockerfile", OK), ("f", "f\n")]);
+        lab.write("empty/f", "");
+        lab.write("garbage.tar", "garbage");
+        lab.write("zeros.tar", [0; 2048]);
+        let before = state(lab);
+        let rows: &[(&[&str], i32, &[&str])] = &[
+            (&["bild", "ctx"], 1, &["unknown command: shale bild", "Did you mean build?"]),
+            (&["build"], 1, &["'shale build' requires 1 argument", "Usage:"]),
+            (&["build", "no"], 1, &["/work/no\" not found"]),
+            (&["build", "ctx/f"], 1, &["must be a directory", "ctx/f"]),
+            (&["build", "empty"], 1, &["open Dockerfile: no such file or directory", "hint: "]),
+            (&["build", "-f", "-", "-"], 1, &["can't use stdin for both"]),
+            (&["load", "-i", "garbage.tar"], 1, &["garbage.tar", "hint: the store is as it was"]),
+            (&["load", "-i", "zeros.tar"], 1, &["zeros.tar is no image archive"]),
+            (&["load", "-i", "no.tar"], 1, &["cannot open ", "no.tar", "No such file"]),
+            (&["inspect", "none"], 1, &["No such image: none"]),
+            (&["rmi", "none"], 1, &["No such image: none"]),
+            (&["save", "-o", "s.tar", "none"], 1, &["No such image: none"]),
+            (&["tag", "none", "a"], 1, &["No such image: none"]),
+            (&["builder", "prune"], 1, &["hint: shale builder prune --all --force"]),
+        ];
+        for (args, code, words) in rows {
+            let what = format!("{:?}: {args:?}", lab.who());
+            fails(&lab.run(args), *code, words, &what);
+            assert_eq!(state(lab), before, "{what}");
+        }
+    });
+}
+
+#[test]
+fn a_comment_in_another_encoding_is_nobodys_error() {
+    let lab = Lab::new(Who::Caller);
+    lab.context("ctx", &[("f", "f\n")]);
+    lab.write("ctx/Dockerfile", b"# Jos\xe9\nFROM scratch\nCOPY f /\n");
+    assert!(lab.run(&["build", "-q", "ctx"]).ok());
+}
+
+#[test]
+fn a_damaged_archive_is_refused_and_changes_nothing() {
+    as_everybody(|lab| {
+        lab.context("ctx", &[("Dockerfile", OK), ("f", &"f\n".repeat(1000))]);
+        let archive = fs::read(lab.build("ctx", &[]).archive).expect("there");
+        assert!(lab.run(&["rmi", "-f", lab.run(&["images", "-q"]).stdout.trim()]).ok());
+        let before = state(lab).1;
+        for (what, bytes) in [
+            ("half", archive[..archive.len() / 2].to_vec()),
+            ("changed", {
+                let mut bytes = archive.clone();
+                let at = bytes.windows(9).position(|w| w == b"mediaType").expect("a manifest");
+                bytes[at] = b'M';
+                bytes
+            }),
+        ] {
+            lab.write("bad.tar", bytes);
+            fails(&lab.run(&["load", "-i", "bad.tar"]), 1, &["bad.tar"], what);
+            assert_eq!(state(lab).1, before, "{what}");
+        }
+    });
+}
+
+#[test]
+fn a_run_that_cannot_be_run_says_what_it_lacks() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        let rows: &[(&str, &[&str])] = &[
+            ("RUN nosuch --flag", &["/bin/sh: nosuch: not found", "exit code: 127", "full output of the step: "]),
+            ("RUN [\"nosuch\"]", &["exec: \"nosuch\": executable file not found in $PATH"]),
+            ("RUN [\"/etc/passwd\"]", &["/etc/passwd", "permission denied"]),
+            ("SHELL [\"/bin/bash\", \"-c\"]\nRUN true", &["/bin/bash", "no such file or directory"]),
+            ("RUN exit 42", &["exit code: 42"]),
+            ("RUN sh -c 'kill -9 $$'; exit $?", &["exit code: 137"]),
+            ("USER nobody-knows\nRUN true", &["nobody-knows"]),
+        ];
+        for (text, words) in rows {
+            lab.context("ctx", &[("Dockerfile", &format!("FROM busybox\n{text}\n"))]);
+            let what = format!("{:?}: {text}", lab.who());
+            let said = lab.run(&["build", "--progress", "plain", "ctx"]);
+            fails(&said, 1, words, &what);
+            assert!(said.stderr.contains(">>> RUN"), "{what}: {}", said.stderr);
+            lab.assert_tidy(&what);
+        }
+    });
+}
+
+#[test]
+fn a_store_that_cannot_be_used_is_named() {
+    as_everybody(|lab| {
+        lab.context("ctx", &[("Dockerfile", OK), ("f", "f\n")]);
+        let run = |root: &str| Said::of(lab.shale(&["build", "ctx"]).env("SHALE_ROOT", root).output().expect("shale starts"));
+        lab.write("full/of/things", "");
+        for (root, words) in [
+            ("full", &["/work/full is no store", "hint: set SHALE_ROOT"][..]),
+            ("ctx/f", &["cannot create the store ", "ctx/f", "hint: set SHALE_ROOT"]),
+            ("/proc/shale", &["/proc/shale", "hint: set SHALE_ROOT"]),
+        ] {
+            fails(&run(root), 1, words, root);
+        }
+        if !is_root() {
+            return;
+        }
+        let foreign = lab.work("foreign");
+        fs::create_dir(&foreign).expect("mkdir");
+        chown(&foreign, Some(1234), Some(1234)).expect("chown");
+        fs::set_permissions(&foreign, fs::Permissions::from_mode(0o755)).expect("chmod");
+        fails(&run("foreign"), 1, &["/work/foreign belongs to uid 1234", "hint: "], "foreign");
+        if lab.who() == Who::Played {
+            let closed = lab.work("closed");
+            fs::create_dir(&closed).expect("mkdir");
+            fails(&run("closed/store"), 1, &["not allowed to create the store", "hint: set SHALE_ROOT"], "closed");
+            for (flag, value) in [("-o", "type=oci,dest=closed/o"), ("--iidfile", "closed/o"), ("--metadata-file", "closed/o")] {
+                fails(&lab.run(&["build", flag, value, "ctx"]), 1, &["cannot write o into ", "/closed", "Permission denied"], flag);
+            }
+        }
+    });
+}
+
+#[test]
+fn standard_output_that_is_full_or_closed() {
+    as_everybody(|lab| {
+        lab.context("ctx", &[("Dockerfile", OK), ("f", &"f\n".repeat(100_000))]);
+        let full = || Stdio::from(fs::File::options().write(true).open("/dev/full").expect("a device"));
+        for args in [&["build", "-q", "ctx"][..], &["build", "--progress", "plain", "-o", "type=oci,dest=-", "ctx"], &["images"]] {
+            let said = Said::of(lab.shale(args).stdout(full()).output().expect("shale starts"));
+            fails(&said, 1, &["No space left on device"], &format!("{args:?}"));
+        }
+        fails(&lab.run(&["build", "-o", "type=oci,dest=/dev/full", "ctx"]), 1, &["cannot write /dev/full", "No space left"], "a device");
+        // A reader that has seen enough is no error to talk about.
+        let mut child = lab.shale(&["build", "-q", "-o", "type=oci,dest=-,compression=uncompressed", "ctx"]);
+        let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("shale starts");
+        drop(child.stdout.take());
+        let said = Said::of(child.wait_with_output().expect("it ends"));
+        assert_eq!((said.code, said.stderr.as_str()), (141, ""), "a closed pipe");
+        lab.assert_tidy("output");
+    });
+}
+
+/// A store on a file system of a few megabytes.
+struct SmallDisk {
+    path: std::path::PathBuf,
+}
+
+impl SmallDisk {
+    fn mount(lab: &Lab) -> Self {
+        let path = lab.path("home/disk");
+        fs::create_dir(&path).expect("mkdir");
+        let status = Command::new("mount").args(["-t", "tmpfs", "-o", "size=20m,mode=777", "shale-test"]).arg(&path).status();
+        assert!(status.expect("mount starts").success());
+        Self { path }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(&self.path).status());
+    }
+}
+
+#[test]
+fn a_full_disk_is_said_and_survived() {
+    if !is_root() {
+        return skip("full disk", "only root can mount a small one");
+    }
+    as_everybody(|lab| {
+        let disk = SmallDisk::mount(lab);
+        let root = disk.path.join("store");
+        let run = |args: &[&str]| Said::of(lab.shale(args).env("SHALE_ROOT", &root).output().expect("shale starts"));
+        let tidy = |what: &str| {
+            for name in ["tmp", "trash", "locks"] {
+                assert_eq!(fs::read_dir(root.join(name)).expect("there").count(), 0, "{:?}: {what}: {name}/", lab.who());
+            }
+        };
+        lab.write("busybox/rootfs.tar", support::busybox_rootfs());
+        lab.write("busybox/Dockerfile", "FROM scratch\nADD rootfs.tar /\n");
+        assert!(run(&["build", "-q", "-t", "busybox", "busybox"]).ok());
+        let big: Vec<u8> = (0..40_u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        lab.write("ctx/big", &big);
+        for (text, words) in [
+            ("RUN dd if=/dev/zero of=/big bs=1M count=40", &["No space left on device", "exit code: 1"][..]),
+            ("COPY big /\nRUN true", &["No space left on device", "hint: free some space"]),
+            ("COPY big /", &["No space left on device", "hint: free some space"]),
+        ] {
+            lab.context("ctx", &[("Dockerfile", &format!("FROM busybox\n{text}\n"))]);
+            fails(&run(&["build", "--progress", "plain", "ctx"]), 1, words, text);
+            tidy(text);
+        }
+        lab.context("ctx", &[("Dockerfile", "FROM busybox\nRUN echo fits >/f\n")]);
+        let said = run(&["build", "-q", "ctx"]);
+        assert!(said.ok(), "the store works on: {}", said.stderr);
+        let output = format!("type=oci,dest={}", disk.path.join("o.tar").display());
+        let mut fill = fs::File::create(disk.path.join("fill")).expect("create");
+        while fill.write_all(&[1; 4 << 10]).is_ok() {}
+        fails(&run(&["build", "--progress", "plain", "-o", &output, "ctx"]), 1, &["o space left"], "export");
+        assert!(!disk.path.join("o.tar").exists());
+        lab.context("ctx", &[("Dockerfile", "FROM busybox\nRUN echo more >/f\n")]);
+        fails(&run(&["build", "--progress", "plain", "ctx"]), 1, &["o space left"], "a full disk");
+        drop(fill);
+        fs::remove_file(disk.path.join("fill")).expect("rm");
+        let said = run(&["build", "-q", "-o", &output, "ctx"]);
+        assert!(said.ok(), "the store works on: {}", said.stderr);
+        tidy("after all");
+    });
+}
