@@ -7,6 +7,8 @@ pub enum Feature {
     RunSecurity,
     /// `RUN --device`
     RunDevice,
+    /// `RUN --mount=type=tmpfs,readonly`
+    ReadOnlyTmpfs,
     /// `COPY --link`, `ADD --link`
     Link,
     /// `COPY --parents`
@@ -38,6 +40,7 @@ impl Feature {
         match self {
             Self::RunSecurity => "--security",
             Self::RunDevice => "--device",
+            Self::ReadOnlyTmpfs => "--mount=type=tmpfs,readonly",
             Self::Link => "--link",
             Self::Parents => "--parents",
             Self::Exclude => "--exclude",
@@ -52,6 +55,7 @@ impl Feature {
     pub(crate) fn hint(self) -> &'static str {
         match self {
             Self::RunSecurity | Self::RunDevice => "remove the flag: the step then runs with the default sandbox",
+            Self::ReadOnlyTmpfs => "remove readonly: what is written there is thrown away in any case",
             Self::Link => "remove --link: a COPY layer survives a changed base without it",
             Self::Parents => "write one COPY for each directory, with its full destination",
             Self::Exclude => "name the files in .dockerignore, or copy what is wanted by name",
