@@ -249,8 +249,8 @@ fn an_export_that_is_stopped_leaves_no_part_of_it() {
         lab.own_binary();
         lab.load_busybox();
         lab.context("ctx", &[("Dockerfile", "FROM busybox\nRUN dd if=/dev/zero of=/big bs=1M count=600\n")]);
-        let mut build = Running::start(plain(lab, &["-o", "type=oci,dest=out/o.tar", "ctx"]));
         lab.write("out/other", "");
+        let mut build = Running::start(plain(lab, &["-o", "type=oci,dest=out/o.tar", "ctx"]));
         build.wait_for("exporting layers");
         stopped_after(lab, build, Duration::from_millis(100), "packing for an export");
         let names: Vec<_> = fs::read_dir(lab.work("out")).expect("there").map(|e| e.expect("an entry").file_name()).collect();
