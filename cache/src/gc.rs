@@ -52,7 +52,7 @@ impl<'a> Gc<'a> {
         Self { store }
     }
 
-    /// Drops the whole build cache: records, lists, cache mounts, stat caches, and every layer and blob that no image needs.
+    /// Drops the whole build cache: records, lists, cache mounts, stat caches, logs, and every layer and blob that no image needs.
     /// Images stay, those without a name too. Never waits: [`StoreError::Busy`] if a build holds the lease.
     pub fn prune_all(self) -> Result<PruneReport, StoreError> {
         let _alone = Lease::alone(&self.store.lease_path())?;
@@ -62,7 +62,7 @@ impl<'a> Gc<'a> {
 
         // Records go before what they point to: a pruning that is interrupted leaves nothing that hits and is not there.
         report.steps = self.count_steps()?;
-        for dir in ["steps", "lists", "by-content", "contexts", "mounts"] {
+        for dir in ["steps", "lists", "by-content", "contexts", "mounts", "builds"] {
             self.drop_whole(dir, &mut stuck)?;
         }
         self.prune_by_diff(&needed, &mut stuck)?;
