@@ -1,6 +1,7 @@
 //! Why COPY found nothing.
 
 use super::BuildContext;
+use crate::layer::read::clean;
 use crate::tree::entry::{file_name, join, parent};
 use crate::tree::{NodeKind, Tree as _};
 
@@ -35,19 +36,6 @@ pub(super) fn why(context: &BuildContext, path: &[u8]) -> Missing {
         return Missing::Ignored { file: ignore.file().to_owned(), pattern: pattern.text(), line: pattern.line() };
     }
     Missing::Absent { similar: similar(context, &path) }
-}
-
-/// By the text alone, clamped at the root.
-fn clean(path: &[u8]) -> Vec<u8> {
-    let mut kept: Vec<&[u8]> = Vec::new();
-    for component in path.split(|b| *b == b'/') {
-        match component {
-            b"" | b"." => {}
-            b".." => drop(kept.pop()),
-            _ => kept.push(component),
-        }
-    }
-    kept.join(&b'/')
 }
 
 /// Looks for the first component that is not there among its neighbours, and for the rest below each that is like it.
