@@ -44,6 +44,9 @@ fn copy_store(from: &std::path::Path, to: &std::path::Path) {
     assert!(status.success());
 }
 
+/// Kills spread evenly over a build's length.
+const KILLS: u32 = 50;
+
 fn survives_kills(lab: &Lab) {
     lab.own_binary();
     three_stages(lab);
@@ -62,17 +65,15 @@ fn survives_kills(lab: &Lab) {
     let expected = digest(lab, "one.tar");
     assert_eq!(digest(lab, "two.tar"), expected);
     lab.assert_tidy("undisturbed");
-    // Half as many the second time, for time's sake.
-    let kills = if lab.who() == Who::Caller { 50 } else { 25 };
-    for kill in 0..kills {
-        let when = format!("kill {kill} of {kills} in {length:?}");
+    for kill in 0..KILLS {
+        let when = format!("kill {kill} of {KILLS} in {length:?}");
         copy_store(&prepared, &store);
         for archive in ["one.tar", "two.tar", "next.tar"] {
             drop(fs::remove_file(lab.work(archive)));
         }
         let mut one = build(lab, "one.tar").spawn().expect("shale starts");
         let mut two = build(lab, "two.tar").spawn().expect("shale starts");
-        std::thread::sleep(length * (kill * 2 + 1) / (kills * 2));
+        std::thread::sleep(length * (kill * 2 + 1) / (KILLS * 2));
         drop(one.kill());
         // Sometimes both, sometimes one of two that may just share a step.
         if kill % 3 == 0 {
