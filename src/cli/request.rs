@@ -1,9 +1,11 @@
 //! Arguments and environment → one build request. Every default is resolved here, once; what follows works on plain data.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+mod context;
+mod registry;
 
-use crate::image::{LayoutName, NamedImage};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use crate::oci::platform::{Platform, PlatformError};
 use crate::oci::reference::{Reference, ReferenceError};
 use crate::plan::graph::NetworkMode;
@@ -15,6 +17,9 @@ use super::environment::Environment;
 use super::lent;
 use super::output::{Output, OutputError, unique};
 use super::values::{Ulimit, parse_add_host};
+pub use context::{ContextSource, DockerfileSource, NamedContext};
+use context::{context_source, dockerfile_source, named_context};
+pub use registry::registry_config;
 
 /// What a build is asked to do.
 #[derive(Clone, Debug)]
@@ -67,37 +72,6 @@ pub struct BuildRequest {
     pub store_root: PathBuf,
     /// What talking to registries depends on.
     pub registry: RegistryConfig,
-}
-
-/// Where the build context is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ContextSource {
-    /// A directory, absolute; not looked at yet.
-    Dir(PathBuf),
-    /// Standard input: a tar archive, or a Dockerfile alone; its first bytes tell.
-    Stdin,
-}
-
-/// Where the Dockerfile is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DockerfileSource {
-    /// `Dockerfile` in the context.
-    Default,
-    /// A file of this machine, absolute.
-    File(PathBuf),
-    /// A path inside a context that comes as an archive.
-    InContext(String),
-    /// Standard input.
-    Stdin,
-}
-
-/// A context of `--build-context`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NamedContext {
-    /// A directory, absolute.
-    Dir(PathBuf),
-    /// `docker-image://ref`, `oci-layout://path[:tag][@digest]`
-    Image(NamedImage),
 }
 
 /// How progress is shown.
@@ -242,29 +216,6 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<(BuildRequ
     Ok((request, notes))
 }
 
-fn context_source(path: &Path, environment: &Environment) -> Result<ContextSource, RequestError> {
-    if path == Path::new("-") {
-        return Ok(ContextSource::Stdin);
-    }
-    let text = path.to_string_lossy();
-    let remote = ["http://", "https://", "git://", "ssh://", "git@", "github.com/", "docker-image://", "oci-layout://"];
-    if remote.iter().any(|prefix| text.starts_with(prefix)) {
-        return Err(RequestError::RemoteContext { text: text.into() });
-    }
-    Ok(ContextSource::Dir(environment.resolve(path)))
-}
-
-fn dockerfile_source(file: Option<&Path>, context: &ContextSource, environment: &Environment) -> Result<DockerfileSource, RequestError> {
-    match (file, context) {
-        (None, _) => Ok(DockerfileSource::Default),
-        (Some(path), _) if path.as_os_str().is_empty() => Ok(DockerfileSource::Default),
-        (Some(path), ContextSource::Stdin) if path == Path::new("-") => Err(RequestError::StdinTwice),
-        (Some(path), ContextSource::Dir(_)) if path == Path::new("-") => Ok(DockerfileSource::Stdin),
-        (Some(path), ContextSource::Dir(_)) => Ok(DockerfileSource::File(environment.resolve(path))),
-        (Some(path), ContextSource::Stdin) => Ok(DockerfileSource::InContext(path.to_string_lossy().into())),
-    }
-}
-
 fn build_args(given: &[String], environment: &Environment) -> Result<BTreeMap<String, String>, RequestError> {
     let mut args = BTreeMap::new();
     for text in given {
@@ -359,33 +310,6 @@ fn network(mode: Option<&str>) -> Result<NetworkMode, RequestError> {
     }
 }
 
-fn named_context(text: &str, environment: &Environment) -> Result<(String, NamedContext), RequestError> {
-    let error = |reason: &str| RequestError::NamedContext { text: text.into(), reason: reason.into() };
-    let (name, value) = text.split_once('=').ok_or_else(|| error("expected name=value"))?;
-    if name.is_empty() || value.is_empty() {
-        return Err(error("expected name=value"));
-    }
-    // FROM names are looked up in the familiar form, and `:latest` is what no tag means.
-    let name = Reference::parse(name).map_err(|e| error(&e.to_string()))?.familiar();
-    let name = name.strip_suffix(":latest").unwrap_or(&name).to_owned();
-    if let Some(image) = value.strip_prefix("docker-image://") {
-        return Ok((name, NamedContext::Image(NamedImage::Image(image.into()))));
-    }
-    if let Some(layout) = value.strip_prefix("oci-layout://") {
-        let (rest, digest) = layout.split_once('@').map_or((layout, None), |(rest, digest)| (rest, Some(digest)));
-        let digest = digest.map(|digest| digest.parse().map_err(|_| error("the digest is malformed"))).transpose()?;
-        // A colon after the last slash starts a tag; one before it is part of the path.
-        let colon = rest.rfind(':').filter(|colon| !rest[*colon..].contains('/'));
-        let (path, tag) = colon.map_or((rest, None), |colon| (&rest[..colon], Some(rest[colon + 1..].to_owned())));
-        let path = environment.resolve(Path::new(path));
-        return Ok((name, NamedContext::Image(NamedImage::Layout(LayoutName { path, tag, digest }))));
-    }
-    if value.contains("://") || value.starts_with("git@") || value.starts_with("target:") {
-        return Err(error("only directories, docker-image:// and oci-layout:// are supported yet"));
-    }
-    Ok((name, NamedContext::Dir(environment.resolve(Path::new(value)))))
-}
-
 /// A name for the result. What has no tag is `latest`; a digest cannot be chosen.
 fn image_name(text: &str) -> Result<Reference, RequestError> {
     let error = |source| RequestError::Tag { text: text.into(), source };
@@ -393,33 +317,6 @@ fn image_name(text: &str) -> Result<Reference, RequestError> {
     match name.digest() {
         Some(_) => Err(error(ReferenceError::Format { text: text.into() })),
         None => Ok(name.with_default_tag()),
-    }
-}
-
-/// What talking to registries depends on.
-pub fn registry_config(environment: &Environment) -> RegistryConfig {
-    let own = |name: &str| environment.non_empty(name).map(str::to_owned);
-    // HTTP_PROXY in capitals is not read: a CGI server sets it from a request header.
-    let proxy = |names: &[&str]| names.iter().find_map(|name| own(name));
-    let path = |name| environment.non_empty(name).map(|path| environment.resolve(Path::new(path)));
-    let docker_config = path("DOCKER_CONFIG").or_else(|| environment.home().map(|home| home.join(".docker")));
-    let podman = [
-        path("REGISTRY_AUTH_FILE"),
-        environment.absolute_path("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json")),
-        environment.home().map(|home| home.join(".config/containers/auth.json")),
-    ];
-    let home_certs = environment.home().map(|home| home.join(".docker/certs.d"));
-    RegistryConfig {
-        auth_json: own("DOCKER_AUTH_CONFIG"),
-        auth_files: docker_config.map(|dir| dir.join("config.json")).into_iter().chain(podman.into_iter().flatten()).collect(),
-        helper_path: own("PATH").map(Into::into),
-        https_proxy: proxy(&["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]),
-        http_proxy: proxy(&["http_proxy", "all_proxy", "ALL_PROXY"]),
-        no_proxy: proxy(&["no_proxy", "NO_PROXY"]),
-        system_ca_file: path("SSL_CERT_FILE"),
-        system_ca_dir: path("SSL_CERT_DIR"),
-        cert_dirs: ["/etc/docker/certs.d", "/etc/containers/certs.d"].into_iter().map(PathBuf::from).chain(home_certs).collect(),
-        ..RegistryConfig::default()
     }
 }
 

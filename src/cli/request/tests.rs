@@ -2,6 +2,7 @@ use super::super::args::{Command, parse};
 use super::super::environment::test_environment;
 use super::*;
 use crate::cli::output::{Destination, OutputKind};
+use crate::image::{LayoutName, NamedImage};
 
 fn resolve_in(line: &str, environment: &Environment) -> Result<(BuildRequest, Vec<String>), RequestError> {
     let argv = ["shale", "build"].into_iter().chain(line.split_whitespace()).map(Into::into);

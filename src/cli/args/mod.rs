@@ -1,0 +1,203 @@
+//! The command line as typed data: every command and flag, nothing resolved yet.
+//!
+//! The spelling is Docker's (pflag): boolean flags take `=true|false|1|0`, a value may start with a dash, a repeated
+//! single-valued flag takes its last value, short flags cluster (`-qt name`).
+
+mod build;
+mod groups;
+mod image;
+mod refusal;
+mod store;
+
+use std::ffi::OsString;
+
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+pub use build::BuildArgs;
+pub use groups::{BuilderCommand, BuildxCommand, ImageCommand};
+pub use image::{ImagesArgs, InspectArgs, LoadArgs, RmiArgs, SaveArgs, TagArgs};
+pub use store::{PruneArgs, VersionArgs};
+
+/// Builds OCI images from Dockerfiles, without a daemon and without root.
+#[derive(Debug, Parser)]
+#[command(name = "shale", bin_name = "shale", version = concat!("version ", env!("CARGO_PKG_VERSION")))]
+#[command(disable_version_flag = true, disable_help_subcommand = true, args_override_self = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Print the version and exit.
+    #[arg(short = 'v', long = "version", action = ArgAction::Version)]
+    version: Option<bool>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Build an image from a Dockerfile.
+    #[command(visible_alias = "b")]
+    Build(Box<BuildArgs>),
+    /// List images.
+    Images(ImagesArgs),
+    /// Manage images.
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Print what is known about images as JSON.
+    Inspect(InspectArgs),
+    /// Remove images.
+    Rmi(RmiArgs),
+    /// Load images from a tar archive.
+    Load(LoadArgs),
+    /// Save images to a tar archive.
+    Save(SaveArgs),
+    /// Give an image another name.
+    Tag(TagArgs),
+    /// Manage what builds left in the store.
+    #[command(subcommand)]
+    Builder(BuilderCommand),
+    /// Docker's name for the build commands.
+    #[command(subcommand, hide = true)]
+    Buildx(BuildxCommand),
+    /// Say what this machine offers to builds, and what is missing.
+    Doctor,
+    /// Print the version.
+    Version(VersionArgs),
+}
+
+/// Why a command line was not taken, or what it asked to print instead.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// `--help` and `--version`: the text for standard output, exit 0.
+    Print(String),
+    /// A wrong flag or flag value: text for standard error, exit 125 as Docker's.
+    Flag(String),
+    /// Anything else: text for standard error, exit 1.
+    Usage(String),
+}
+
+/// Reads a command line; `argv[0]` is not looked at.
+pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, Refusal> {
+    let argv: Vec<OsString> = argv.into_iter().collect();
+    let parsed = as_pflag(Cli::command()).try_get_matches_from(&argv).and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.map_err(|error| refusal::refusal(&error, &argv))
+}
+
+/// Gives every flag the manners of Docker's flag library: switches take `=value`, and what follows another flag is its value.
+fn as_pflag(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| {
+        if arg.is_positional() || matches!(arg.get_action(), ArgAction::Version | ArgAction::Help) {
+            arg
+        } else if arg.get_value_parser().type_id() == std::any::TypeId::of::<bool>() {
+            // `required` was set by the derive, which saw no default.
+            arg.required(false)
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_value("false")
+                .default_missing_value("true")
+                .hide_default_value(true)
+        } else {
+            arg.allow_hyphen_values(true)
+        }
+    });
+    command.mut_subcommands(as_pflag)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn cli(line: &str) -> Result<Cli, Refusal> {
+        parse(std::iter::once("shale").chain(line.split_whitespace()).map(OsString::from))
+    }
+
+    fn build(line: &str) -> BuildArgs {
+        match cli(line).map(|cli| cli.command) {
+            Ok(Command::Build(args) | Command::Image(ImageCommand::Build(args)) | Command::Buildx(BuildxCommand::Build(args))) => *args,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_are_spelled_as_docker_spells_them() {
+        let args = build(
+            "build -qt a:b --no-cache=1 --pull=false --pull -t=c --tag d --label -x=1 --build-arg=A=b=c -f - --progress plain --progress tty .",
+        );
+        assert_eq!(args.tags, ["a:b", "c", "d"]);
+        assert!(args.quiet && args.no_cache && args.pull);
+        assert_eq!(args.labels, ["-x=1"]);
+        assert_eq!(args.build_args, ["A=b=c"]);
+        assert_eq!(args.file, Some("-".into()));
+        assert_eq!(args.progress.as_deref(), Some("tty"));
+        assert_eq!(args.context, PathBuf::from("."));
+        assert!(!build("build --no-cache=false -q=0 -").no_cache);
+    }
+
+    #[test]
+    fn build_has_docker_s_other_names() {
+        for line in ["build .", "image build .", "buildx build .", "builder build .", "buildx b ."] {
+            assert!(cli(line).is_ok(), "{line}: {:?}", cli(line));
+        }
+    }
+
+    #[test]
+    fn the_context_may_stand_first_or_after_dashes() {
+        assert_eq!(build("build ctx -t a").tags, ["a"]);
+        assert_eq!(build("build -t a -- ctx").context, PathBuf::from("ctx"));
+    }
+
+    #[test]
+    fn a_wrong_flag_is_refused_as_docker_refuses_it() {
+        for (line, start) in [
+            (
+                "build --ttag x .",
+                "unknown flag: --ttag\nDid you mean --tag?\n\nUsage:  shale build [OPTIONS] PATH | -\n\nRun 'shale build --help' for more information",
+            ),
+            ("build -z .", "unknown shorthand flag: -z\n\nUsage:"),
+            ("build --tag", "flag needs an argument: --tag\n"),
+            ("build --no-cache=maybe .", "invalid argument \"maybe\" for \"--no-cache\" flag: \"maybe\" is neither true nor false\n"),
+            ("build --shm-size=x .", "invalid argument \"x\" for \"--shm-size\" flag: invalid size: \"x\"\n"),
+            (
+                "build --ulimit=nofile=5:3 .",
+                "invalid argument \"nofile=5:3\" for \"--ulimit\" flag: ulimit soft limit must be less than or equal to hard limit: 5 > 3\n",
+            ),
+            ("images --bogus", "unknown flag: --bogus\n\nUsage:  shale images [OPTIONS] [REPOSITORY[:TAG]]\n"),
+            ("run --rm x", "ERROR: 'shale run' is not supported: shale builds images and runs no containers"),
+        ] {
+            match cli(line) {
+                Err(Refusal::Flag(text)) => assert!(text.starts_with(start), "{line}:\n{text}"),
+                other => panic!("{line}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn other_mistakes_have_their_own_words() {
+        for (line, start) in [
+            ("build", "'shale build' requires 1 argument\n\nUsage:  shale build [OPTIONS] PATH | -\n"),
+            ("build -t a . extra", "'shale build' does not take the argument \"extra\"\n"),
+            ("build --squash-all .", "ERROR: --squash-all is not supported yet"),
+            ("tag a", "'shale tag' requires 2 arguments\n"),
+            ("bild .", "unknown command: shale bild\nDid you mean build?\n"),
+            ("push x", "ERROR: 'shale push' is not supported: registries are read by builds only so far"),
+        ] {
+            match cli(line) {
+                Err(Refusal::Usage(text)) => assert!(text.starts_with(start), "{line}:\n{text}"),
+                other => panic!("{line}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_version_reads_like_docker_s() {
+        for line in ["-v", "--version"] {
+            assert_eq!(cli(line).unwrap_err(), Refusal::Print(format!("shale version {}\n", env!("CARGO_PKG_VERSION"))));
+        }
+    }
+}

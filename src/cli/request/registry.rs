@@ -1,0 +1,33 @@
+//! How registries are reached: credentials, proxies, certificates.
+
+use std::path::{Path, PathBuf};
+
+use crate::cli::environment::Environment;
+use crate::source::registry::RegistryConfig;
+
+/// What talking to registries depends on.
+pub fn registry_config(environment: &Environment) -> RegistryConfig {
+    let own = |name: &str| environment.non_empty(name).map(str::to_owned);
+    // HTTP_PROXY in capitals is not read: a CGI server sets it from a request header.
+    let proxy = |names: &[&str]| names.iter().find_map(|name| own(name));
+    let path = |name| environment.non_empty(name).map(|path| environment.resolve(Path::new(path)));
+    let docker_config = path("DOCKER_CONFIG").or_else(|| environment.home().map(|home| home.join(".docker")));
+    let podman = [
+        path("REGISTRY_AUTH_FILE"),
+        environment.absolute_path("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json")),
+        environment.home().map(|home| home.join(".config/containers/auth.json")),
+    ];
+    let home_certs = environment.home().map(|home| home.join(".docker/certs.d"));
+    RegistryConfig {
+        auth_json: own("DOCKER_AUTH_CONFIG"),
+        auth_files: docker_config.map(|dir| dir.join("config.json")).into_iter().chain(podman.into_iter().flatten()).collect(),
+        helper_path: own("PATH").map(Into::into),
+        https_proxy: proxy(&["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]),
+        http_proxy: proxy(&["http_proxy", "all_proxy", "ALL_PROXY"]),
+        no_proxy: proxy(&["no_proxy", "NO_PROXY"]),
+        system_ca_file: path("SSL_CERT_FILE"),
+        system_ca_dir: path("SSL_CERT_DIR"),
+        cert_dirs: ["/etc/docker/certs.d", "/etc/containers/certs.d"].into_iter().map(PathBuf::from).chain(home_certs).collect(),
+        ..RegistryConfig::default()
+    }
+}
