@@ -183,7 +183,7 @@ fn nothing_of_the_machine_leaks() {
     let env = bench.out("env | sort");
     assert!(env.lines().all(|l| ["PATH=", "HOME=", "PWD=", "SHLVL=", "_="].iter().any(|p| l.starts_with(p))), "{env}");
     assert_eq!(bench.out("ls /proc/1/fd; true"), "0\n1\n2\n");
-    assert_eq!(bench.out("readlink /proc/self/fd/0; echo $$; ls -d /proc/[0-9]* | wc -l"), "/dev/null\n1\n3\n");
+    assert_eq!(bench.out("readlink /proc/self/fd/0; echo $$; echo /proc/[0-9]*"), "/dev/null\n1\n/proc/1\n");
     assert_eq!(bench.out("readlink /proc/1/root; readlink /proc/1/cwd; [ -e /proc/1/root/work ] || echo none"), "/\n/\nnone\n");
     assert_eq!(bench.out("hostname; cat /etc/hosts /etc/resolv.conf"), "buildkitsandbox\n127.0.0.1\tlocalhost\nnameserver 192.0.2.1\n");
     assert_eq!(bench.out("grep -E '^(SigBlk|SigIgn|SigCgt)' /proc/self/status | tr -d '\\t'"), zero_signals());

@@ -72,7 +72,8 @@ fn survives_kills(lab: &Lab) {
             drop(fs::remove_file(lab.work(archive)));
         }
         let mut one = build(lab, "one.tar").spawn().expect("shale starts");
-        let mut two = build(lab, "two.tar").spawn().expect("shale starts");
+        let said = fs::File::create(lab.path("two.log")).expect("a log");
+        let mut two = build(lab, "two.tar").stderr(said).spawn().expect("shale starts");
         std::thread::sleep(length * (kill * 2 + 1) / (KILLS * 2));
         drop(one.kill());
         // Sometimes both, sometimes one of two that may just share a step.
@@ -80,7 +81,8 @@ fn survives_kills(lab: &Lab) {
             drop(two.kill());
         }
         let (_, second) = (one.wait(), wait_at_most(&mut two, Duration::from_secs(30), &when));
-        assert!(kill % 3 == 0 || second.success(), "{when}: the other build failed");
+        let said = fs::read_to_string(lab.path("two.log")).expect("a log");
+        assert!(kill % 3 == 0 || second.success(), "{when}: the other build failed:\n{said}");
         lab.assert_no_process(&when);
         for archive in ["one.tar", "two.tar"].iter().filter(|archive| lab.work(archive).exists()) {
             assert_eq!(digest(lab, archive), expected, "{when}: {archive}");

@@ -3,6 +3,8 @@
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod common;
+#[path = "../../tests/support/program.rs"]
+mod program;
 
 use std::fs;
 use std::io::Write as _;
@@ -12,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{map, tree};
+use program::copy_program;
 use shale_cache::{Store, StoreError};
 use tempfile::{TempDir, tempdir};
 
@@ -34,7 +37,7 @@ fn run_as_plain(role: &str, store: &Path) {
     let dir = tempdir().expect("a directory");
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("opened");
     let program = dir.path().join("child");
-    fs::copy(std::env::current_exe().expect("this program"), &program).expect("copied");
+    copy_program(&std::env::current_exe().expect("this program"), &program);
     let mut command = Command::new(program);
     command.args(["--exact", "child", "--nocapture"]).env(ROLE, role).env(STORE, store).current_dir("/");
     let output = command.uid(PLAIN).gid(PLAIN).output();

@@ -2,12 +2,16 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 #![allow(clippy::print_stderr, clippy::unwrap_used, reason = "named skips; a test ends by a panic")]
 
+#[path = "../support/program.rs"]
+mod program_file;
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use program_file::copy_program;
 use shale::plan::graph::NetworkMode;
 use shale::sandbox::{Cancel, SandboxError};
 use shale::solve::event::Stream;
@@ -137,7 +141,7 @@ fn fill(root: &Path) {
         fs::create_dir_all(root.join(dir)).unwrap();
     }
     fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
-    fs::copy("/bin/busybox", root.join("bin/busybox")).expect("the package busybox-static is installed");
+    copy_program("/bin/busybox".as_ref(), &root.join("bin/busybox"));
     fs::set_permissions(root.join("bin/busybox"), fs::Permissions::from_mode(0o755)).unwrap();
     let list = Command::new("/bin/busybox").arg("--list").output().unwrap().stdout;
     for applet in String::from_utf8(list).unwrap().lines().filter(|a| *a != "busybox") {
@@ -188,8 +192,8 @@ pub(crate) fn again(name: &str, guise: Guise<'_>) {
     fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
     fs::create_dir(at("tmp")).unwrap();
     fs::set_permissions(at("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
-    fs::copy(std::env::current_exe().unwrap(), at("tests")).unwrap();
-    fs::copy(program(), at("shale")).unwrap();
+    copy_program(&std::env::current_exe().unwrap(), &at("tests"));
+    copy_program(&program(), &at("shale"));
     for name in ["passwd", "group", "subuid", "subgid"] {
         let line = if name.starts_with("sub") { guise.ranges } else { "rig:x:2000:2000::/:/bin/sh\n" };
         let old = fs::read_to_string(format!("/etc/{name}")).unwrap_or_default();

@@ -7,12 +7,15 @@
 
 pub mod image;
 pub mod processes;
+pub mod program;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
+
+pub(crate) use program::copy_program;
 
 /// Uid and gid that scenarios play when they are run by root, and the first of its 65,536 subordinate ids.
 const PLAYED: u32 = 2000;
@@ -84,9 +87,8 @@ impl Lab {
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
         let binary = dir.path().join("shale");
         // cargo's target folder may lie where an ordinary user cannot look.
-        fs::hard_link(env!("CARGO_BIN_EXE_shale"), &binary)
-            .or_else(|_| fs::copy(env!("CARGO_BIN_EXE_shale"), &binary).map(drop))
-            .expect("the binary can be copied");
+        let built = Path::new(env!("CARGO_BIN_EXE_shale"));
+        fs::hard_link(built, &binary).unwrap_or_else(|_| copy_program(built, &binary));
         for name in ["home", "work", "etc"] {
             fs::create_dir(dir.path().join(name)).expect("mkdir");
         }

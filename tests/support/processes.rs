@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::Lab;
+use super::{Lab, copy_program};
 
 impl Lab {
     /// Gives the laboratory a program file that no other one shares, by which its processes are known.
     pub fn own_binary(&self) {
         let fresh = self.path("shale.fresh");
-        fs::copy(&self.binary, &fresh).expect("the binary can be copied");
+        copy_program(&self.binary, &fresh);
         fs::rename(&fresh, &self.binary).expect("rename");
     }
 
