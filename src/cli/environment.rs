@@ -13,6 +13,8 @@ pub struct Environment {
     pub current_dir: PathBuf,
     /// Effective user id.
     pub uid: u32,
+    /// Whether standard input is a terminal.
+    pub stdin_is_terminal: bool,
     /// Whether standard output is a terminal.
     pub stdout_is_terminal: bool,
     /// Whether standard error is a terminal.
@@ -26,6 +28,7 @@ impl Environment {
             variables: std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect(),
             current_dir: std::env::current_dir()?,
             uid: rustix::process::geteuid().as_raw(),
+            stdin_is_terminal: std::io::stdin().is_terminal(),
             stdout_is_terminal: std::io::stdout().is_terminal(),
             stderr_is_terminal: std::io::stderr().is_terminal(),
         })

@@ -61,7 +61,7 @@ fn service(environment: &Environment) -> Result<ImageService, Failure> {
 }
 
 /// Words an image error.
-fn failure(error: &ImageError) -> Failure {
+pub(super) fn failure(error: &ImageError) -> Failure {
     let diagnostic = Diagnostic::of(error);
     match error.hint() {
         Some(hint) => diagnostic.hint(hint).into(),

@@ -16,6 +16,8 @@ pub mod doctor;
 pub mod image;
 pub mod images;
 pub mod inspect;
+pub mod login;
+pub mod registry;
 pub mod version;
 
 pub mod console;
@@ -113,6 +115,10 @@ fn dispatch(command: &Command, environment: &Environment) -> Result<(), Failure>
         Command::Load(args) | Command::Image(ImageCommand::Load(args)) => image::load(args, environment),
         Command::Save(args) | Command::Image(ImageCommand::Save(args)) => image::save(args, environment),
         Command::Tag(args) | Command::Image(ImageCommand::Tag(args)) => image::tag(args, environment),
+        Command::Push(args) | Command::Image(ImageCommand::Push(args)) => registry::push(args, environment),
+        Command::Pull(args) | Command::Image(ImageCommand::Pull(args)) => registry::pull(args, environment),
+        Command::Login(args) => login::login(args, environment),
+        Command::Logout(args) => login::logout(args, environment),
         Command::Builder(BuilderCommand::Prune(args)) | Command::Buildx(BuildxCommand::Prune(args)) => image::prune(args, environment),
         Command::Doctor => {
             let checks = doctor::examine(environment);

@@ -19,7 +19,7 @@ use super::output::{Output, OutputError, unique};
 use super::values::{Ulimit, parse_add_host};
 pub use context::{ContextSource, DockerfileSource, NamedContext};
 use context::{context_source, dockerfile_source, named_context};
-pub use registry::registry_config;
+pub use registry::{docker_config_file, registry_config, registry_config_with};
 
 /// What a build is asked to do.
 #[derive(Clone, Debug)]

@@ -18,6 +18,18 @@ pub enum ImageError {
         /// What was asked for.
         name: String,
     },
+    /// A repository of which the store has no image.
+    #[error("An image does not exist locally with the tag: {repository}")]
+    NoRepository {
+        /// Its familiar name.
+        repository: String,
+    },
+    /// A tag that the store does not know, of a repository that it does.
+    #[error("tag does not exist: {name}")]
+    NoTag {
+        /// The familiar name with its tag.
+        name: String,
+    },
     /// An id prefix that several images share.
     #[error("multiple IDs found with provided prefix: {prefix}")]
     Ambiguous {

@@ -9,10 +9,11 @@ use std::thread;
 
 use shale_cache::{BlobRef, BlobWriter, OciDigest, StoreError};
 
+use super::lookup::references;
 use super::{ImageError, ImageService, InFlight, Origin, ResolvedImage};
 use crate::oci::reference::Reference;
 use crate::source::archive::Layout;
-use crate::source::registry::{Progress, RegistryError};
+use crate::source::registry::{BlobState, Progress, RegistryError};
 
 /// Blobs that one image fetches at a time; registries throttle who asks for more.
 const PARALLEL_BLOBS: usize = 4;
@@ -27,14 +28,29 @@ impl ImageService {
         let blob = layer.blob.as_ref().ok_or_else(|| missing(&layer.diff_id.0))?;
         let _turn = self.in_flight.enter(&blob.digest);
         if self.store.blobs().size(&blob.digest)?.is_some() {
+            progress.on_blob(blob.digest.as_str(), &BlobState::Present);
             return Ok(blob.clone());
         }
+        progress.on_blob(blob.digest.as_str(), &BlobState::Started);
         match &image.origin {
-            Origin::Store => return Err(missing(&blob.digest)),
+            // Built here upon a base whose layers were not needed so far.
+            Origin::Store => self.download(&self.repositories_with(&blob.digest)?, blob, missing(&blob.digest), progress)?,
             Origin::Layout(path) => self.copy(Layout::open(path)?.open_blob(&blob.digest)?, blob)?,
             Origin::Registry(repositories) => self.download(repositories, blob, missing(&blob.digest), progress)?,
         }
+        progress.on_blob(blob.digest.as_str(), &BlobState::Done);
         Ok(blob.clone())
+    }
+
+    /// The repositories that have a blob, as far as the store knows.
+    fn repositories_with(&self, digest: &OciDigest) -> Result<Vec<Reference>, ImageError> {
+        let mut found = Vec::new();
+        for (record, _) in self.store.images().list()? {
+            if record.layers.iter().any(|layer| layer.blob.as_ref().is_some_and(|blob| blob.digest == *digest)) {
+                found.extend(references(&record.repo_digests));
+            }
+        }
+        Ok(found)
     }
 
     /// The blobs of all layers, several at a time.

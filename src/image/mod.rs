@@ -1,4 +1,4 @@
-//! The local image store's verbs: resolve a base, list, inspect, tag, remove, load, save.
+//! The local image store's verbs: resolve a base, list, inspect, tag, remove, load, save, pull, push.
 //!
 //! An image is a record in the store: config, layers in whatever form they exist, and the names it has. Functions here return
 //! data; `cli` prints it.
@@ -11,6 +11,7 @@ mod error;
 mod fetch;
 mod inspect;
 mod lookup;
+mod push;
 mod resolve;
 mod transfer;
 mod verbs;
@@ -25,6 +26,7 @@ use shale_cache::{ImageRecord, OciDigest, Store};
 pub use error::ImageError;
 pub use inspect::{ContainerConfig, Inspect, InspectRootFs};
 pub use lookup::short_id;
+pub use push::{Outgoing, Pushed};
 /// A layer of a base: its DiffID, and its blob or its layer in the store where they are known.
 pub use shale_cache::ImageLayer as BaseLayer;
 pub use transfer::Loaded;
@@ -157,6 +159,11 @@ impl ImageService {
     pub fn with_named_contexts(mut self, named: BTreeMap<String, NamedImage>) -> Self {
         self.named = named;
         self
+    }
+
+    /// The registries behind it.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
     }
 
     /// The store.

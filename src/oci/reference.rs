@@ -162,12 +162,12 @@ impl Reference {
 
     /// Host and port that serve the registry's API.
     pub fn api_host(&self) -> &str {
-        if self.domain == DEFAULT_DOMAIN { DEFAULT_API_HOST } else { &self.domain }
+        api_host(&self.domain)
     }
 
     /// The key of the registry in `config.json` and for credential helpers.
     pub fn credential_key(&self) -> &str {
-        if self.domain == DEFAULT_DOMAIN { DEFAULT_CREDENTIAL_KEY } else { &self.domain }
+        credential_key(&self.domain)
     }
 
     fn with_suffix(&self, mut name: String) -> String {
@@ -195,6 +195,25 @@ impl FromStr for Reference {
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
         Self::parse(text)
+    }
+}
+
+/// Host and port that serve the API of a registry.
+pub fn api_host(domain: &str) -> &str {
+    if domain == DEFAULT_DOMAIN { DEFAULT_API_HOST } else { domain }
+}
+
+/// The key of a registry in `config.json` and for credential helpers.
+pub fn credential_key(domain: &str) -> &str {
+    if domain == DEFAULT_DOMAIN { DEFAULT_CREDENTIAL_KEY } else { domain }
+}
+
+/// The registry that an address means as people give it to `login`: a domain, or a URL with or without a path.
+pub fn registry_of(address: &str) -> &str {
+    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+    match rest.split('/').next().unwrap_or(rest) {
+        "" | DEFAULT_DOMAIN | LEGACY_DEFAULT_DOMAIN | DEFAULT_API_HOST => DEFAULT_DOMAIN,
+        host => host,
     }
 }
 
@@ -344,6 +363,21 @@ mod tests {
         }
         assert!(Reference::parse(&format!("a:{}", "t".repeat(128))).is_ok());
         assert!(Reference::parse(&format!("a:{}", "t".repeat(129))).is_err());
+    }
+
+    #[test]
+    fn addresses_of_registries() {
+        for (address, registry) in [
+            ("", "docker.io"),
+            ("docker.io", "docker.io"),
+            ("https://index.docker.io/v1/", "docker.io"),
+            ("https://registry.example.com/", "registry.example.com"),
+            ("http://localhost:5000/v2/", "localhost:5000"),
+            ("localhost:5000", "localhost:5000"),
+            ("r.io/team", "r.io"),
+        ] {
+            assert_eq!(registry_of(address), registry, "{address}");
+        }
     }
 
     #[test]

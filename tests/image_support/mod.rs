@@ -1,6 +1,8 @@
 //! Small images and a registry that misbehaves on demand.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
+pub mod receiver;
+
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -142,6 +144,8 @@ pub struct Seen {
     pub path: String,
     pub headers: HashMap<String, String>,
     pub body: String,
+    /// The bytes of the body that came: all, unless the server hung up.
+    pub raw: Vec<u8>,
 }
 
 impl Seen {
@@ -162,6 +166,8 @@ pub struct Reply {
     pub body: Vec<u8>,
     /// The connection breaks after so many bytes of the body.
     pub break_after: Option<usize>,
+    /// The connection breaks without an answer.
+    pub hang_up: bool,
 }
 
 impl Reply {
@@ -187,14 +193,23 @@ pub struct Server {
 
 impl Server {
     pub fn start(answer: impl Fn(&Seen, usize) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start_cutting(|_, _| None, answer)
+    }
+
+    /// The same with a function that says after how many bytes of a request's body the server stops to read. It then answers what
+    /// it has read, or hangs up.
+    pub fn start_cutting(
+        cut: impl Fn(&Seen, usize) -> Option<usize> + Send + Sync + 'static,
+        answer: impl Fn(&Seen, usize) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let host = listener.local_addr().expect("an address").to_string();
         let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
-        let (log, answer) = (Arc::clone(&seen), Arc::new(answer));
+        let (log, answer, cut) = (Arc::clone(&seen), Arc::new(answer), Arc::new(cut));
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let (log, answer) = (Arc::clone(&log), Arc::clone(&answer));
-                thread::spawn(move || serve(stream, &log, &*answer));
+                let (log, answer, cut) = (Arc::clone(&log), Arc::clone(&answer), Arc::clone(&cut));
+                thread::spawn(move || serve(stream, &log, &*cut, &*answer));
             }
         });
         Self { host, seen }
@@ -209,16 +224,18 @@ impl Server {
     }
 }
 
-/// One connection, one request. `answer` is told how often the same request came before.
-fn serve(mut stream: TcpStream, log: &Mutex<Vec<Seen>>, answer: &(dyn Fn(&Seen, usize) -> Reply + Send + Sync)) {
-    let Some(request) = read_request(&mut stream) else { return };
-    let repeats = {
-        let mut log = log.lock().expect("the log");
-        let repeats = log.iter().filter(|s| s.line() == request.line()).count();
-        log.push(request.clone());
-        repeats
-    };
+type Cut = dyn Fn(&Seen, usize) -> Option<usize> + Send + Sync;
+
+/// One connection, one request. `cut` and `answer` are told how often the same request came before.
+fn serve(mut stream: TcpStream, log: &Mutex<Vec<Seen>>, cut: &Cut, answer: &(dyn Fn(&Seen, usize) -> Reply + Send + Sync)) {
+    let repeats_of = |request: &Seen| log.lock().expect("the log").iter().filter(|s| s.line() == request.line()).count();
+    let Some(request) = read_request(&mut stream, &|head| cut(head, repeats_of(head))) else { return };
+    let repeats = repeats_of(&request);
+    log.lock().expect("the log").push(request.clone());
     let reply = answer(&request, repeats);
+    if reply.hang_up {
+        return;
+    }
     let mut head = format!("HTTP/1.1 {} X\r\nconnection: close\r\n", reply.status);
     for (name, value) in &reply.headers {
         head = format!("{head}{name}: {value}\r\n");
@@ -229,7 +246,7 @@ fn serve(mut stream: TcpStream, log: &Mutex<Vec<Seen>>, answer: &(dyn Fn(&Seen, 
     drop(stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body)));
 }
 
-fn read_request(stream: &mut TcpStream) -> Option<Seen> {
+fn read_request(stream: &mut TcpStream, cut: &dyn Fn(&Seen) -> Option<usize>) -> Option<Seen> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;
@@ -242,10 +259,13 @@ fn read_request(stream: &mut TcpStream) -> Option<Seen> {
         let Some((name, value)) = line.trim().split_once(':') else { break };
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
-    let len = headers.get("content-length").and_then(|l| l.parse().ok()).unwrap_or(0);
-    let mut body = vec![0; len];
-    reader.read_exact(&mut body).ok()?;
-    Some(Seen { method, path, headers, body: String::from_utf8_lossy(&body).into_owned() })
+    let len: usize = headers.get("content-length").and_then(|l| l.parse().ok()).unwrap_or(0);
+    let mut seen = Seen { method, path, headers, body: String::new(), raw: Vec::new() };
+    let mut raw = vec![0; cut(&seen).unwrap_or(len).min(len)];
+    reader.read_exact(&mut raw).ok()?;
+    seen.body = String::from_utf8_lossy(&raw).into_owned();
+    seen.raw = raw;
+    Some(seen)
 }
 
 /// A repository `app` with one image per platform, as path → content.

@@ -4,6 +4,7 @@ use clap::Subcommand;
 
 use super::build::BuildArgs;
 use super::image::{ImagesArgs, InspectArgs, LoadArgs, RmiArgs, SaveArgs, TagArgs};
+use super::registry::{PullArgs, PushArgs};
 use super::store::PruneArgs;
 
 /// `shale image …`
@@ -25,6 +26,10 @@ pub enum ImageCommand {
     Save(SaveArgs),
     /// Give an image another name.
     Tag(TagArgs),
+    /// Upload an image to a registry.
+    Push(PushArgs),
+    /// Download an image from a registry.
+    Pull(PullArgs),
 }
 
 /// `shale builder …`

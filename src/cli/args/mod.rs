@@ -7,6 +7,7 @@ mod build;
 mod groups;
 mod image;
 mod refusal;
+mod registry;
 mod store;
 
 use std::ffi::OsString;
@@ -16,6 +17,7 @@ use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 pub use build::BuildArgs;
 pub use groups::{BuilderCommand, BuildxCommand, ImageCommand};
 pub use image::{ImagesArgs, InspectArgs, LoadArgs, RmiArgs, SaveArgs, TagArgs};
+pub use registry::{LoginArgs, LogoutArgs, PullArgs, PushArgs, RegistryArgs};
 pub use store::{PruneArgs, VersionArgs};
 
 /// Builds OCI images from Dockerfiles, without a daemon and without root.
@@ -52,6 +54,14 @@ pub enum Command {
     Save(SaveArgs),
     /// Give an image another name.
     Tag(TagArgs),
+    /// Upload an image to a registry.
+    Push(PushArgs),
+    /// Download an image from a registry.
+    Pull(PullArgs),
+    /// Log in to a registry.
+    Login(LoginArgs),
+    /// Log out from a registry.
+    Logout(LogoutArgs),
     /// Manage what builds left in the store.
     #[command(subcommand)]
     Builder(BuilderCommand),
@@ -185,7 +195,8 @@ mod tests {
             ("build --squash-all .", "ERROR: --squash-all is not supported yet"),
             ("tag a", "'shale tag' requires 2 arguments\n"),
             ("bild .", "unknown command: shale bild\nDid you mean build?\n"),
-            ("push x", "ERROR: 'shale push' is not supported: registries are read by builds only so far"),
+            ("push", "'shale push' requires 1 argument\n"),
+            ("search x", "ERROR: 'shale search' is not supported: registries are not searched"),
         ] {
             match cli(line) {
                 Err(Refusal::Usage(text)) => assert!(text.starts_with(start), "{line}:\n{text}"),

@@ -14,9 +14,9 @@ const OTHER_COMMANDS: &[(&[&str], &str)] = &[
         &["run", "exec", "create", "start", "stop", "top", "port", "ps", "logs", "cp", "rm", "kill", "wait", "attach", "commit"],
         "shale builds images and runs no containers",
     ),
-    (&["pull", "push", "login", "logout", "search", "manifest"], "registries are read by builds only so far"),
+    (&["search"], "registries are not searched"),
     (
-        &["history", "import", "export", "info", "system", "context", "compose", "bake", "buildx bake", "imagetools"],
+        &["manifest", "history", "import", "export", "info", "system", "context", "compose", "bake", "buildx bake", "imagetools"],
         "it is not supported yet",
     ),
 ];
@@ -77,7 +77,7 @@ fn flag_name(arg: &str) -> &str {
 fn wanted(path: &str) -> &'static str {
     match path {
         "shale tag" | "shale image tag" => "2 arguments",
-        _ if path.ends_with("build") => "1 argument",
+        _ if ["build", "push", "pull"].iter().any(|name| path.ends_with(name)) => "1 argument",
         _ => "at least 1 argument",
     }
 }

@@ -2,8 +2,25 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::cli::Failure;
+use crate::cli::args::RegistryArgs;
 use crate::cli::environment::Environment;
 use crate::source::registry::RegistryConfig;
+
+/// Docker's `config.json`, wherever there is a place for one.
+pub fn docker_config_file(environment: &Environment) -> Option<PathBuf> {
+    let dir = environment.non_empty("DOCKER_CONFIG").map(|path| environment.resolve(Path::new(path)));
+    Some(dir.or_else(|| environment.home().map(|home| home.join(".docker")))?.join("config.json"))
+}
+
+/// The same with a command's flags.
+pub fn registry_config_with(environment: &Environment, args: &RegistryArgs) -> Result<RegistryConfig, Failure> {
+    let mut config = registry_config(environment);
+    config.insecure.extend(args.insecure.iter().cloned());
+    config.ca_files.extend(args.ca_files.iter().map(|path| environment.resolve(path)));
+    config.insecure_all = args.tls_verify.is_some_and(|verify| !verify.0);
+    Ok(config)
+}
 
 /// What talking to registries depends on.
 pub fn registry_config(environment: &Environment) -> RegistryConfig {
@@ -11,7 +28,6 @@ pub fn registry_config(environment: &Environment) -> RegistryConfig {
     // HTTP_PROXY in capitals is not read: a CGI server sets it from a request header.
     let proxy = |names: &[&str]| names.iter().find_map(|name| own(name));
     let path = |name| environment.non_empty(name).map(|path| environment.resolve(Path::new(path)));
-    let docker_config = path("DOCKER_CONFIG").or_else(|| environment.home().map(|home| home.join(".docker")));
     let podman = [
         path("REGISTRY_AUTH_FILE"),
         environment.absolute_path("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json")),
@@ -20,7 +36,7 @@ pub fn registry_config(environment: &Environment) -> RegistryConfig {
     let home_certs = environment.home().map(|home| home.join(".docker/certs.d"));
     RegistryConfig {
         auth_json: own("DOCKER_AUTH_CONFIG"),
-        auth_files: docker_config.map(|dir| dir.join("config.json")).into_iter().chain(podman.into_iter().flatten()).collect(),
+        auth_files: docker_config_file(environment).into_iter().chain(podman.into_iter().flatten()).collect(),
         helper_path: own("PATH").map(Into::into),
         https_proxy: proxy(&["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]),
         http_proxy: proxy(&["http_proxy", "all_proxy", "ALL_PROXY"]),

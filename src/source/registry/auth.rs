@@ -16,6 +16,9 @@ use super::tls;
 use crate::oci::reference::Reference;
 
 const TOKEN_LIMIT_BYTES: u64 = 1 << 20;
+const CLIENT_ID: &str = "shale";
+const UNAUTHORIZED: &str = "unauthorized: authentication required";
+const DENIED: &str = "denied: requested access to the resource is denied";
 
 /// One challenge of a `WWW-Authenticate` header.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +29,41 @@ struct Challenge {
     params: BTreeMap<String, String>,
 }
 
-/// The `Authorization` headers that worked, by repository.
+/// What access is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scope<'a> {
+    /// The repository.
+    pub(super) reference: &'a Reference,
+    /// Whether it is written to.
+    pub(super) push: bool,
+    /// Another repository of the same registry that blobs are taken from.
+    pub(super) mount_from: Option<&'a str>,
+}
+
+impl<'a> Scope<'a> {
+    /// Reading a repository.
+    pub(super) fn pull(reference: &'a Reference) -> Self {
+        Self { reference, push: false, mount_from: None }
+    }
+
+    /// Writing to a repository.
+    pub(super) fn push(reference: &'a Reference) -> Self {
+        Self { reference, push: true, mount_from: None }
+    }
+
+    /// The words that token servers know.
+    fn words(&self) -> Vec<String> {
+        let actions = if self.push { "pull,push" } else { "pull" };
+        let own = format!("repository:{}:{actions}", self.reference.path());
+        std::iter::once(own).chain(self.mount_from.map(|path| format!("repository:{path}:pull"))).collect()
+    }
+
+    fn key(&self) -> String {
+        format!("{} {}", self.reference.domain(), self.words().join(" "))
+    }
+}
+
+/// The `Authorization` headers that worked, by what they are for.
 #[derive(Debug, Default)]
 pub(super) struct Tokens {
     headers: Mutex<HashMap<String, String>>,
@@ -39,34 +76,35 @@ struct TokenAnswer {
     token: String,
     #[serde(default)]
     access_token: String,
+    #[serde(default)]
+    refresh_token: String,
 }
 
 impl Tokens {
-    /// The header that the repository accepted last.
-    pub(super) fn get(&self, reference: &Reference) -> Option<String> {
-        self.headers.lock().unwrap_or_else(PoisonError::into_inner).get(&reference.name()).cloned()
+    /// The header that the registry accepted last.
+    pub(super) fn get(&self, scope: Scope<'_>) -> Option<String> {
+        self.headers.lock().unwrap_or_else(PoisonError::into_inner).get(&scope.key()).cloned()
     }
 
     /// Answers the challenges of a 401 with a header to try.
-    pub(super) fn answer(&self, transport: &Transport, reference: &Reference, refusal: Response) -> Result<String, Fault> {
-        let found = self.find(transport, reference)?;
-        let challenges: Vec<Challenge> =
-            refusal.headers.get_all("www-authenticate").iter().filter_map(|h| h.to_str().ok()).flat_map(parse).collect();
+    pub(super) fn answer(&self, transport: &Transport, scope: Scope<'_>, refusal: Response) -> Result<String, Fault> {
+        let found = self.find(transport, scope.reference)?;
+        let challenges = challenges(&refusal);
         let by_scheme = |scheme: &str| challenges.iter().find(|c| c.scheme == scheme);
         let header = match (&found.credential, by_scheme("bearer"), by_scheme("basic")) {
             (Some(Credential::Bearer(token)), _, _) => format!("Bearer {token}"),
-            (_, Some(bearer), _) => Self::token(transport, reference, bearer, &found)?,
+            (_, Some(bearer), _) => Self::token(transport, scope, bearer, &found)?,
             (Some(Credential::Basic { user, password }), None, Some(_)) => basic(user, password),
-            _ => return Err(refused(reference, &found, refusal.detail()).into()),
+            _ => return Err(refused(scope, &found, words(scope, refusal)).into()),
         };
-        self.headers.lock().unwrap_or_else(PoisonError::into_inner).insert(reference.name(), header.clone());
+        self.headers.lock().unwrap_or_else(PoisonError::into_inner).insert(scope.key(), header.clone());
         Ok(header)
     }
 
     /// The error for a repository that refuses us.
-    pub(super) fn refusal(&self, transport: &Transport, reference: &Reference, response: Response) -> RegistryError {
-        let found = self.find(transport, reference).unwrap_or_default();
-        refused(reference, &found, response.detail())
+    pub(super) fn refusal(&self, transport: &Transport, scope: Scope<'_>, response: Response) -> RegistryError {
+        let found = self.find(transport, scope.reference).unwrap_or_default();
+        refused(scope, &found, words(scope, response))
     }
 
     fn find(&self, transport: &Transport, reference: &Reference) -> Result<Found, RegistryError> {
@@ -79,21 +117,63 @@ impl Tokens {
         Ok(found)
     }
 
-    fn token(transport: &Transport, reference: &Reference, bearer: &Challenge, found: &Found) -> Result<String, Fault> {
-        let param = |name: &str| bearer.params.get(name).map(String::as_str).unwrap_or_default();
-        let realm = param("realm");
-        if found.credential.is_some() && !may_send_secrets(transport, reference, realm) {
-            return Err(refused(reference, found, format!("the token server {realm} is not reached over HTTPS")).into());
+    fn token(transport: &Transport, scope: Scope<'_>, bearer: &Challenge, found: &Found) -> Result<String, Fault> {
+        let question = Question { bearer, scopes: &scope.words(), credential: found.credential.as_ref(), offline: false };
+        if let Some(realm) = question.endangered(transport, scope.reference.api_host()) {
+            return Err(refused(scope, found, format!("the token server {realm} is not reached over HTTPS")).into());
         }
-        let scope = format!("repository:{}:pull", reference.path());
-        let mut fields = vec![("service", param("service")), ("scope", &scope)];
+        match question.ask(transport)? {
+            Ok(answer) => Ok(format!("Bearer {}", answer.token)),
+            Err(refusal) => Err(refused(scope, found, words(scope, refusal)).into()),
+        }
+    }
+}
+
+/// What a token server gave.
+struct Answer {
+    token: String,
+    /// `refresh_token`: stands for the password from now on.
+    identity: Option<String>,
+}
+
+/// What a token server is asked.
+struct Question<'a> {
+    bearer: &'a Challenge,
+    scopes: &'a [String],
+    credential: Option<&'a Credential>,
+    /// Whether an identity token is wanted, too.
+    offline: bool,
+}
+
+impl Question<'_> {
+    fn param(&self, name: &str) -> &str {
+        self.bearer.params.get(name).map(String::as_str).unwrap_or_default()
+    }
+
+    /// The address of a server that must not be told secrets, if there are any to tell.
+    fn endangered(&self, transport: &Transport, host: &str) -> Option<&str> {
+        let realm = self.param("realm");
+        (self.credential.is_some() && !may_send_secrets(transport, host, realm)).then_some(realm)
+    }
+
+    /// Asks. The inner error is a server that does not want to.
+    fn ask(&self, transport: &Transport) -> Result<Result<Answer, Response>, Fault> {
+        let realm = self.param("realm");
+        let joined = self.scopes.join(" ");
+        let mut fields = vec![("service", self.param("service"))];
         fields.retain(|(_, value)| !value.is_empty());
-        let request = match &found.credential {
+        let request = match self.credential {
             Some(Credential::Identity(refresh)) => {
-                fields.extend([("grant_type", "refresh_token"), ("client_id", "shale"), ("refresh_token", refresh)]);
+                fields.push(("scope", &joined));
+                fields.retain(|(_, value)| !value.is_empty());
+                fields.extend([("grant_type", "refresh_token"), ("client_id", CLIENT_ID), ("refresh_token", refresh)]);
                 Request { method: Method::POST, form: Some(form(&fields)), ..Request::get(realm.into()) }
             }
             credential => {
+                fields.extend(self.scopes.iter().map(|scope| ("scope", scope.as_str())));
+                if let (true, Some(Credential::Basic { user, .. })) = (self.offline, credential) {
+                    fields.extend([("account", user.as_str()), ("client_id", CLIENT_ID), ("offline_token", "true")]);
+                }
                 let separator = if realm.contains('?') { '&' } else { '?' };
                 let mut request = Request::get(format!("{realm}{separator}{}", form(&fields)));
                 if let Some(Credential::Basic { user, password }) = credential {
@@ -105,33 +185,99 @@ impl Tokens {
         let response = transport.send(&request)?;
         match response.status {
             200 => {}
-            400 | 401 | 403 | 404 => return Err(refused(reference, found, response.detail()).into()),
+            400 | 401 | 403 | 404 => return Ok(Err(response)),
             _ => return Err(response.into_error().into()),
         }
         let url = response.url.clone();
         let answer: Option<TokenAnswer> = serde_json::from_slice(&response.read(TOKEN_LIMIT_BYTES)?).ok();
-        let token = answer.map(|a| if a.token.is_empty() { a.access_token } else { a.token }).filter(|t| !t.is_empty());
-        let no_token = || RegistryError::Status { method: "GET".into(), url, status: 200, detail: "no token in the answer".into() };
-        Ok(format!("Bearer {}", token.ok_or_else(no_token)?))
+        let (token, identity) = match answer {
+            Some(a) => (if a.token.is_empty() { a.access_token } else { a.token }, a.refresh_token),
+            None => Default::default(),
+        };
+        if token.is_empty() {
+            return Err(RegistryError::Status { method: "GET".into(), url, status: 200, detail: "no token in the answer".into() }.into());
+        }
+        Ok(Ok(Answer { token, identity: Some(identity).filter(|t| !t.is_empty()) }))
     }
 }
 
+/// Tries a credential on a registry's front door. Gives the identity token that the registry wants to be known by from now on.
+pub(super) fn try_login(transport: &Transport, host: &str, credential: &Credential) -> Result<Option<String>, Fault> {
+    let url = format!("{}/v2/", transport.base(host));
+    let refusal = transport.send(&Request::get(url.clone()))?;
+    if refusal.status != 401 {
+        return front_door(&url, refusal).map(|()| None);
+    }
+    let challenges = challenges(&refusal);
+    let by_scheme = |scheme: &str| challenges.iter().find(|c| c.scheme == scheme);
+    let (authorization, identity) = match (by_scheme("bearer"), by_scheme("basic"), credential) {
+        (Some(bearer), _, _) => {
+            let question = Question { bearer, scopes: &[], credential: Some(credential), offline: true };
+            if let Some(realm) = question.endangered(transport, host) {
+                let detail = format!("Get \"{url}\": the token server {realm} is not reached over HTTPS");
+                return Err(RegistryError::Login { host: host.into(), detail }.into());
+            }
+            match question.ask(transport)? {
+                Ok(answer) => (format!("Bearer {}", answer.token), answer.identity),
+                Err(refusal) => {
+                    let detail = refusal.coded_detail();
+                    let detail = if detail.is_empty() { "unauthorized: incorrect username or password" } else { &detail };
+                    return Err(RegistryError::Login { host: host.into(), detail: format!("Get \"{url}\": {detail}") }.into());
+                }
+            }
+        }
+        (None, Some(_), Credential::Basic { user, password }) => (basic(user, password), None),
+        _ => return Err(refusal.into_error().into()),
+    };
+    let request = Request { authorization: Some(authorization), ..Request::get(url.clone()) };
+    front_door(&url, transport.send(&request)?).map(|()| identity)
+}
+
+fn front_door(url: &str, response: Response) -> Result<(), Fault> {
+    let host = url.split_once("://").map_or(url, |(_, rest)| rest).trim_end_matches("/v2/");
+    match response.status {
+        200..=204 => Ok(()),
+        status @ (401 | 403) => {
+            let reason = if status == 401 { "Unauthorized" } else { "Forbidden" };
+            let detail = format!("login attempt to {url} failed with status: {status} {reason}");
+            Err(RegistryError::Login { host: host.into(), detail }.into())
+        }
+        _ => Err(response.into_error().into()),
+    }
+}
+
+fn challenges(response: &Response) -> Vec<Challenge> {
+    response.headers.get_all("www-authenticate").iter().filter_map(|h| h.to_str().ok()).flat_map(parse).collect()
+}
+
 /// Secrets travel over TLS, or where the user or the loopback device vouches for the way.
-fn may_send_secrets(transport: &Transport, reference: &Reference, realm: &str) -> bool {
+fn may_send_secrets(transport: &Transport, api_host: &str, realm: &str) -> bool {
     let host = realm.strip_prefix("http://").map(|rest| rest.split(['/', '?']).next().unwrap_or(rest));
     match host {
         None => realm.starts_with("https://"),
         Some(host) => {
-            let insecure = &transport.config().insecure;
-            tls::is_loopback(host) || insecure.iter().any(|h| h == host || h == reference.api_host())
+            let config = transport.config();
+            tls::is_loopback(host) || config.is_insecure(host) || config.is_insecure(api_host)
         }
     }
 }
 
-fn refused(reference: &Reference, found: &Found, detail: String) -> RegistryError {
+/// The registry's words: for a push as Docker prints them.
+fn words(scope: Scope<'_>, response: Response) -> String {
+    let by_status = if response.status == 403 { DENIED } else { UNAUTHORIZED };
+    let detail = if scope.push { response.coded_detail() } else { response.detail() };
+    if scope.push && !detail.contains(": ") {
+        return if detail.is_empty() { by_status.into() } else { format!("{}: {detail}", by_status.split(':').next().unwrap_or_default()) };
+    }
+    detail
+}
+
+fn refused(scope: Scope<'_>, found: &Found, detail: String) -> RegistryError {
+    let Scope { reference, push, .. } = scope;
     RegistryError::Unauthorized {
         reference: reference.familiar_name(),
         host: reference.api_host().into(),
+        is_push: push,
         with_credentials: found.credential.is_some(),
         note: found.note.clone(),
         detail: if detail.is_empty() { "authentication required".into() } else { detail },
@@ -148,7 +294,7 @@ fn form(fields: &[(&str, &str)]) -> String {
     pairs.collect::<Vec<_>>().join("&")
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let byte = |b: u8| match b {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(b).to_string(),
         b => format!("%{b:02X}"),

@@ -23,6 +23,8 @@ pub struct RegistryConfig {
     pub system_ca_dir: Option<PathBuf>,
     /// Hosts (`HOST[:PORT]`) whose certificate is not checked and that may speak plain HTTP.
     pub insecure: Vec<String>,
+    /// Every host is (`--tls-verify=false`).
+    pub insecure_all: bool,
     /// `http_proxy`
     pub http_proxy: Option<String>,
     /// `https_proxy`
@@ -31,6 +33,15 @@ pub struct RegistryConfig {
     pub no_proxy: Option<String>,
     /// When and how long to try again.
     pub retry: RetryPolicy,
+    /// How blobs are cut when they are pushed.
+    pub upload: UploadPolicy,
+}
+
+impl RegistryConfig {
+    /// Whether a host's certificate is not checked and it may speak plain HTTP.
+    pub(super) fn is_insecure(&self, host: &str) -> bool {
+        self.insecure_all || self.insecure.iter().any(|h| h == host)
+    }
 }
 
 /// How patient the client is.
@@ -52,9 +63,45 @@ impl Default for RetryPolicy {
     }
 }
 
-/// Told what a pull does; asked whether to go on. Called from several threads.
+/// How blobs are cut when they are pushed.
+#[derive(Clone, Copy, Debug)]
+pub struct UploadPolicy {
+    /// Up to this size a blob goes in one request that cannot be resumed.
+    pub single_bytes: u64,
+    /// The longest part of a larger one. Not every registry takes more than one part, so it is a whole blob until one is refused as
+    /// too large.
+    pub chunk_bytes: u64,
+    /// The longest part after that.
+    pub small_chunk_bytes: u64,
+}
+
+impl Default for UploadPolicy {
+    fn default() -> Self {
+        Self { single_bytes: 4 << 20, chunk_bytes: u64::MAX, small_chunk_bytes: 16 << 20 }
+    }
+}
+
+/// What becomes of a blob that is pulled or pushed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BlobState {
+    /// It is already where it shall go.
+    Present,
+    /// Its bytes begin to move.
+    Started,
+    /// All bytes have moved.
+    Done,
+    /// The registry took it from another of its repositories, by this path.
+    Mounted(String),
+}
+
+/// Told what a pull or push does; asked whether to go on. Called from several threads.
 pub trait Progress: Sync {
-    /// Bytes of a blob that have arrived.
+    /// A blob comes to another state.
+    fn on_blob(&self, digest: &str, state: &BlobState) {
+        let _ = (digest, state);
+    }
+
+    /// Bytes of a blob that have moved.
     fn on_bytes(&self, digest: &str, done_bytes: u64, total_bytes: u64) {
         let _ = (digest, done_bytes, total_bytes);
     }

@@ -1,11 +1,12 @@
 //! Credentials: Docker's and podman's files, and the credential helpers that they name.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,7 +14,7 @@ use serde::Deserialize;
 
 use super::config::RegistryConfig;
 use super::error::RegistryError;
-use crate::oci::reference::Reference;
+use crate::oci::reference::{Reference, api_host, credential_key};
 
 /// What proves who we are. Never printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -80,14 +81,26 @@ pub(super) struct Found {
 
 /// Finds the credentials for a repository.
 pub(super) fn lookup(config: &RegistryConfig, reference: &Reference) -> Result<Found, RegistryError> {
-    let mut search = Search { config, reference, note: None };
+    find(config, keys_of(reference), reference.credential_key())
+}
+
+/// Finds the credentials for a whole registry.
+pub(super) fn lookup_host(config: &RegistryConfig, registry: &str) -> Result<Found, RegistryError> {
+    find(config, hosts_of(registry).into_iter().map(Into::into).collect(), credential_key(registry))
+}
+
+fn find(config: &RegistryConfig, keys: Vec<String>, helper_key: &str) -> Result<Found, RegistryError> {
+    let mut search = Search { config, keys, helper_key, note: None };
     let credential = search.run()?;
     Ok(Found { credential, note: search.note })
 }
 
 struct Search<'a> {
     config: &'a RegistryConfig,
-    reference: &'a Reference,
+    /// The keys that fit, best first.
+    keys: Vec<String>,
+    /// What a helper is asked for.
+    helper_key: &'a str,
     note: Option<String>,
 }
 
@@ -114,7 +127,7 @@ impl Search<'_> {
     }
 
     fn in_file(&mut self, file: &AuthFile, path: &Path) -> Result<Option<Credential>, RegistryError> {
-        let keys = keys_of(self.reference);
+        let keys = self.keys.clone();
         let by_key = |map_key: &str| keys.iter().position(|k| *k == normal_key(map_key));
         let helper = file.cred_helpers.iter().filter_map(|(key, h)| Some((by_key(key)?, h))).min().map(|(_, h)| h.as_str());
         let helper = helper.or((!file.creds_store.is_empty()).then_some(file.creds_store.as_str()));
@@ -129,30 +142,16 @@ impl Search<'_> {
 
     /// Runs `docker-credential-<helper> get`.
     fn ask_helper(&mut self, helper: &str) -> Result<Option<Credential>, RegistryError> {
-        let error = |detail: String| RegistryError::Helper { helper: helper.into(), detail };
-        if helper.contains('/') {
-            return Err(error("not a helper's name".into()));
-        }
-        let program = format!("docker-credential-{helper}");
-        let mut command = Command::new(&program);
-        command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        if let Some(path) = &self.config.helper_path {
-            command.env("PATH", path);
-        }
-        let mut child = match command.spawn() {
-            Ok(child) => child,
+        let error = |detail: String| RegistryError::Helper { deed: "getting", helper: helper.into(), detail };
+        let output = match run_helper(helper, "get", self.helper_key.as_bytes(), self.config.helper_path.as_deref()) {
+            Ok(output) => output,
             // Desktop tools leave such entries behind; public images must still be pulled.
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                self.note = Some(format!("the credential helper {program} is configured but not in PATH"));
+                self.note = Some(format!("the credential helper docker-credential-{helper} is configured but not in PATH"));
                 return Ok(None);
             }
             Err(e) => return Err(error(e.to_string())),
         };
-        let mut stdin = child.stdin.take().expect("stdin was piped");
-        // A helper that has not read its input has failed, which its exit status tells better.
-        drop(stdin.write_all(self.reference.credential_key().as_bytes()));
-        drop(stdin);
-        let output = child.wait_with_output().map_err(|e| error(e.to_string()))?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stdout);
             if said.contains("credentials not found") {
@@ -171,6 +170,24 @@ impl Search<'_> {
     }
 }
 
+/// Runs `docker-credential-<helper> <verb>`; what it must know goes to its standard input, never onto a command line.
+pub(super) fn run_helper(helper: &str, verb: &str, input: &[u8], search_path: Option<&OsStr>) -> io::Result<Output> {
+    if helper.contains('/') {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a helper's name"));
+    }
+    let mut command = Command::new(format!("docker-credential-{helper}"));
+    command.arg(verb).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    if let Some(path) = search_path {
+        command.env("PATH", path);
+    }
+    let mut child = command.spawn()?;
+    let mut stdin = child.stdin.take().expect("stdin was piped");
+    // A helper that has not read its input has failed, which its exit status tells better.
+    drop(stdin.write_all(input));
+    drop(stdin);
+    child.wait_with_output()
+}
+
 fn parse(text: &str, path: &Path) -> Result<AuthFile, RegistryError> {
     if text.trim().is_empty() {
         return Ok(AuthFile::default());
@@ -184,11 +201,7 @@ fn parse(text: &str, path: &Path) -> Result<AuthFile, RegistryError> {
 
 /// The keys under which a repository's credentials can stand, most specific first: podman's files name repositories too.
 fn keys_of(reference: &Reference) -> Vec<String> {
-    let hosts = if reference.api_host() == reference.domain() {
-        vec![reference.domain()]
-    } else {
-        vec![reference.domain(), "index.docker.io", reference.api_host()]
-    };
+    let hosts = hosts_of(reference.domain());
     let mut keys = Vec::new();
     let mut path = Some(reference.path());
     while let Some(p) = path {
@@ -199,8 +212,14 @@ fn keys_of(reference: &Reference) -> Vec<String> {
     keys
 }
 
+/// The names of a registry.
+fn hosts_of(registry: &str) -> Vec<&str> {
+    let host = api_host(registry);
+    if host == registry { vec![registry] } else { vec![registry, "index.docker.io", host] }
+}
+
 /// A key of a file without its scheme, and without the API path that goes with a scheme.
-fn normal_key(key: &str) -> &str {
+pub(super) fn normal_key(key: &str) -> &str {
     if let Some(rest) = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")) {
         return rest.split('/').next().unwrap_or(rest);
     }

@@ -20,12 +20,14 @@ pub enum RegistryError {
         host: String,
     },
     /// The registry refuses access.
-    #[error("{reference}: pull access denied, repository does not exist or may require authorization: {detail}")]
+    #[error("{}", refusal(reference, *is_push, detail))]
     Unauthorized {
         /// What was asked for.
         reference: String,
         /// The registry's host.
         host: String,
+        /// Whether it was to be written to.
+        is_push: bool,
         /// Whether credentials were sent.
         with_credentials: bool,
         /// Why there were none, where that is known.
@@ -140,11 +142,29 @@ pub enum RegistryError {
         detail: String,
     },
     /// A credential helper that fails.
-    #[error("error getting credentials - docker-credential-{helper}: {detail}")]
+    #[error("error {deed} credentials - docker-credential-{helper}: {detail}")]
     Helper {
+        /// `getting`, `saving`, `erasing`
+        deed: &'static str,
         /// Its suffix.
         helper: String,
         /// Its words.
+        detail: String,
+    },
+    /// A file for credentials that cannot be written.
+    #[error("error saving credentials: cannot write {}: {source}", path.display())]
+    AuthWrite {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A login that was refused.
+    #[error("{detail}")]
+    Login {
+        /// The registry's host.
+        host: String,
+        /// The registry's words.
         detail: String,
     },
     /// A certificate file that cannot be used.
@@ -180,6 +200,12 @@ impl RegistryError {
         Some(match self {
             Self::NotFound { host, .. } => format!("check the name and the tag; {host} was asked"),
             Self::Unauthorized { note: Some(note), .. } => note.clone(),
+            Self::Unauthorized { host, with_credentials: false, is_push: true, .. } => {
+                format!("log in with `shale login {host}`: no credentials were found for it")
+            }
+            Self::Unauthorized { host, with_credentials: true, is_push: true, .. } => {
+                format!("{host} does not accept the credentials that were found, or they do not allow to push to this repository")
+            }
             Self::Unauthorized { host, with_credentials: false, .. } => {
                 format!("check the name, or log in: no credentials were found for {host}")
             }
@@ -193,7 +219,7 @@ impl RegistryError {
             Self::Tls { host, plain_http: false, .. } => {
                 format!("if the certificate is signed by your own CA, give it with --ca-cert or as /etc/docker/certs.d/{host}/ca.crt")
             }
-            Self::RateLimited { .. } => "log in for a higher limit, or use a mirror".into(),
+            Self::Status { status: 429, .. } | Self::RateLimited { .. } => "log in for a higher limit, or use a mirror".into(),
             Self::NoPlatform { wanted, offered, .. } => format!("wanted {wanted}; the image has {}", offered.join(", ")),
             _ => return None,
         })
@@ -203,6 +229,14 @@ impl RegistryError {
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. } | Self::Unauthorized { .. })
     }
+}
+
+/// Docker's sentence for a pull; for a push the registry's own words, which scripts look for.
+fn refusal(reference: &str, is_push: bool, detail: &str) -> String {
+    if is_push {
+        return detail.into();
+    }
+    format!("{reference}: pull access denied, repository does not exist or may require authorization: {detail}")
 }
 
 fn colon(detail: &str) -> String {

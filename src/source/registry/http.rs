@@ -1,13 +1,15 @@
 //! One HTTP request: connections, redirects and the sorting of failures.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
 use ureq::http::{self, HeaderMap, Method, Uri};
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, SendBody};
 
 use super::config::RegistryConfig;
 use super::connect;
@@ -18,6 +20,9 @@ use super::tls::{self, SystemRoots};
 const REDIRECT_LIMIT: usize = 8;
 const ERROR_BODY_LIMIT_BYTES: u64 = 16 << 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// A registry hashes and moves a blob before it answers: so many times as long as a read may stand still.
+const ANSWER_TO_UPLOAD_FACTOR: u32 = 10;
+const FORM: &str = "application/x-www-form-urlencoded";
 const USER_AGENT: &str = concat!("shale/", env!("CARGO_PKG_VERSION"));
 
 /// A request to send.
@@ -39,6 +44,55 @@ pub(in crate::source) struct Request {
 impl Request {
     pub(in crate::source) fn get(url: String) -> Self {
         Self { method: Method::GET, url, authorization: None, accept: Vec::new(), from_byte: 0, conditions: Vec::new(), form: None }
+    }
+}
+
+/// The body of a request. It can be sent several times: after a redirect, after a challenge.
+#[derive(Clone, Copy)]
+pub(super) enum Payload<'a> {
+    /// None.
+    Nothing,
+    /// Bytes with their media type; none at all for an empty upload.
+    Bytes(&'a [u8], &'a str),
+    /// A part of a file.
+    Piece(Piece<'a>),
+}
+
+/// A part of a file on its way to a registry.
+#[derive(Clone, Copy)]
+pub(super) struct Piece<'a> {
+    /// The file.
+    pub(super) file: &'a File,
+    /// Where the part begins.
+    pub(super) offset: u64,
+    /// How long it is.
+    pub(super) len_bytes: u64,
+    /// Told the offset that has been sent.
+    pub(super) on_sent: &'a dyn Fn(u64),
+    /// Whether to break off.
+    pub(super) is_cancelled: &'a dyn Fn() -> bool,
+}
+
+/// Reads a piece without moving the file's own position.
+struct PieceReader<'a> {
+    piece: Piece<'a>,
+    at: u64,
+}
+
+impl Read for PieceReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if (self.piece.is_cancelled)() {
+            return Err(io::Error::other("canceled"));
+        }
+        let left = self.piece.offset + self.piece.len_bytes - self.at;
+        let want = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let len = self.piece.file.read_at(&mut buffer[..want], self.at)?;
+        if len == 0 && want > 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.at += len as u64;
+        (self.piece.on_sent)(self.at);
+        Ok(len)
     }
 }
 
@@ -77,7 +131,7 @@ impl Transport {
             return base.clone();
         }
         let has_certs = !tls::cert_dirs(&self.config, host).is_empty();
-        let plain = if self.is_insecure(host) {
+        let plain = if self.config.is_insecure(host) {
             // Docker's order: TLS without a check of the certificate, then none.
             let probe = Request { method: Method::HEAD, ..Request::get(format!("https://{host}/v2/")) };
             self.send(&probe).is_err()
@@ -87,10 +141,6 @@ impl Transport {
         let base = format!("{}://{host}", if plain { "http" } else { "https" });
         lock(&self.bases).insert(host.into(), base.clone());
         base
-    }
-
-    fn is_insecure(&self, host: &str) -> bool {
-        self.config.insecure.iter().any(|h| h == host)
     }
 
     fn agent(&self, https: bool, host: &str) -> Result<Agent, RegistryError> {
@@ -123,16 +173,23 @@ impl Transport {
 
     /// Sends a request and follows redirects. A status is no failure here, except one that asks to come back.
     pub(in crate::source) fn send(&self, request: &Request) -> Result<Response, Fault> {
+        let payload = request.form.as_ref().map_or(Payload::Nothing, |form| Payload::Bytes(form.as_bytes(), FORM));
+        self.send_with(request, payload)
+    }
+
+    /// The same with a body, which is sent again where a redirect says so.
+    pub(super) fn send_with(&self, request: &Request, payload: Payload<'_>) -> Result<Response, Fault> {
+        let is_upload = !matches!(payload, Payload::Nothing);
         let first = parse(&request.url)?;
         let shown = without_query(&request.url).to_owned();
         let mut url = first.clone();
         for _ in 0..=REDIRECT_LIMIT {
             let same_host = origin(&url) == origin(&first);
-            let response = self.send_once(request, &url, same_host)?;
+            let response = self.send_once(request, payload, &url, same_host)?;
             let status = response.status().as_u16();
             let location = response.headers().get(http::header::LOCATION).and_then(|l| l.to_str().ok());
             match (status, location) {
-                (301 | 302 | 303 | 307 | 308, Some(location)) if request.form.is_none() => {
+                (301 | 302 | 303 | 307 | 308, Some(location)) if request.form.is_none() && (!is_upload || matches!(status, 307 | 308)) => {
                     let next = join(&url, location);
                     let refuse = |reason| RegistryError::Redirect { url: shown.clone(), location: without_query(&next).into(), reason };
                     let next_uri =
@@ -154,10 +211,10 @@ impl Transport {
     fn check_downgrade(&self, from: &Uri, to: &Uri) -> Result<(), &'static str> {
         let host = to.authority().map_or("", http::uri::Authority::as_str);
         let downgrade = from.scheme_str() == Some("https") && to.scheme_str() == Some("http");
-        if downgrade && !self.is_insecure(host) { Err("from HTTPS to plain HTTP") } else { Ok(()) }
+        if downgrade && !self.config.is_insecure(host) { Err("from HTTPS to plain HTTP") } else { Ok(()) }
     }
 
-    fn send_once(&self, request: &Request, url: &Uri, same_host: bool) -> Result<http::Response<Body>, Fault> {
+    fn send_once(&self, request: &Request, payload: Payload<'_>, url: &Uri, same_host: bool) -> Result<http::Response<Body>, Fault> {
         let host = url.authority().map_or("", |a| a.as_str().rsplit('@').next().unwrap_or_default());
         let agent = self.agent(url.scheme_str() == Some("https"), host)?;
         let mut builder = http::Request::builder().method(request.method.clone()).uri(url.clone());
@@ -174,12 +231,20 @@ impl Transport {
             builder = builder.header(*name, value);
         }
         let invalid = |_| Fault::Fatal(unreachable(host, "not a usable address"));
-        let sent = match &request.form {
-            Some(form) => {
-                let builder = builder.header(http::header::CONTENT_TYPE, "application/x-www-form-urlencoded");
-                agent.run(builder.body(form.clone()).map_err(invalid)?)
+        let patience = self.config.retry.stall * ANSWER_TO_UPLOAD_FACTOR;
+        let sent = match payload {
+            Payload::Nothing => agent.run(builder.body(()).map_err(invalid)?),
+            Payload::Bytes(bytes, media_type) => {
+                let typed = if media_type.is_empty() { builder } else { builder.header(http::header::CONTENT_TYPE, media_type) };
+                agent.run(typed.body(bytes).map_err(invalid)?)
             }
-            None => agent.run(builder.body(()).map_err(invalid)?),
+            Payload::Piece(piece) => {
+                let mut reader = PieceReader { piece, at: piece.offset };
+                let builder = builder.header(http::header::CONTENT_TYPE, "application/octet-stream");
+                let builder = builder.header(http::header::CONTENT_LENGTH, piece.len_bytes);
+                let request = builder.body(SendBody::from_reader(&mut reader)).map_err(invalid)?;
+                agent.run(agent.configure_request(request).timeout_recv_response(Some(patience)).build())
+            }
         };
         sent.map_err(|error| sort_failure(error, host, without_query(&url.to_string())))
     }
@@ -211,6 +276,22 @@ impl Response {
 
     /// The registry's words about its refusal: the messages of its JSON, or a short text. Control characters are taken out.
     pub(super) fn detail(self) -> String {
+        self.words(|code, message| if message.is_empty() { code.to_owned() } else { message.to_owned() })
+    }
+
+    /// The same as Docker prints it: `denied: requested access to the resource is denied`.
+    pub(super) fn coded_detail(self) -> String {
+        self.words(|code, message| {
+            let code = code.to_lowercase().replace('_', " ");
+            match (code.as_str(), message) {
+                ("", message) => message.to_owned(),
+                (_, "") => code,
+                (_, message) => format!("{code}: {message}"),
+            }
+        })
+    }
+
+    fn words(self, word: impl Fn(&str, &str) -> String) -> String {
         #[derive(Deserialize)]
         struct Errors {
             #[serde(default)]
@@ -230,8 +311,7 @@ impl Response {
         drop(self.body.into_reader().take(ERROR_BODY_LIMIT_BYTES).read_to_end(&mut body));
         let text = match serde_json::from_slice::<Errors>(&body) {
             Ok(parsed) if !parsed.errors.is_empty() => {
-                let words = parsed.errors.into_iter().map(|e| if e.message.is_empty() { e.code } else { e.message });
-                words.collect::<Vec<_>>().join("; ")
+                parsed.errors.iter().map(|e| word(&e.code, &e.message)).collect::<Vec<_>>().join("; ")
             }
             Ok(parsed) => parsed.details,
             Err(_) if body.trim_ascii_start().starts_with(b"<") => String::new(),
@@ -337,6 +417,28 @@ fn origin(url: &Uri) -> (Option<&str>, Option<&str>, Option<u16>) {
     (url.scheme_str(), url.host(), port)
 }
 
+/// Whether two URLs are of the same scheme, host and port: only then do credentials of one belong to the other.
+pub(super) fn is_same_origin(a: &str, b: &str) -> bool {
+    match (a.parse::<Uri>(), b.parse::<Uri>()) {
+        (Ok(a), Ok(b)) => origin(&a) == origin(&b),
+        _ => false,
+    }
+}
+
+/// Where a `Location` header points, seen from the URL that was asked.
+///
+/// A proxy that ends TLS for a registry often leaves `http://` in it: for the same host the scheme stays.
+pub(super) fn follow(asked: &str, location: &str) -> Option<String> {
+    let base: Uri = asked.parse().ok()?;
+    let next = join(&base, location);
+    let uri: Uri = next.parse().ok()?;
+    let same_host = uri.authority().is_some() && uri.authority() == base.authority();
+    match (same_host, next.strip_prefix("http://")) {
+        (true, Some(rest)) if base.scheme_str() == Some("https") => Some(format!("https://{rest}")),
+        _ => Some(next),
+    }
+}
+
 pub(in crate::source) fn without_query(url: &str) -> &str {
     url.split(['?', '#']).next().unwrap_or(url)
 }
@@ -374,6 +476,21 @@ mod tests {
         ] {
             assert_eq!(join(&base, location), expected, "{location}");
         }
+    }
+
+    #[test]
+    fn uploads_are_found_where_the_registry_says() {
+        for (location, expected) in [
+            ("/v2/a/blobs/uploads/1?_state=x", "https://r.io/v2/a/blobs/uploads/1?_state=x"),
+            ("https://r.io/u/1", "https://r.io/u/1"),
+            ("http://r.io/u/1?s=http://r.io", "https://r.io/u/1?s=http://r.io"),
+            ("http://other.io/u/1", "http://other.io/u/1"),
+            ("2?x=y", "https://r.io/v2/a/blobs/uploads/2?x=y"),
+        ] {
+            assert_eq!(follow("https://r.io/v2/a/blobs/uploads/", location).as_deref(), Some(expected), "{location}");
+        }
+        assert_eq!(follow("http://r.io/v2/", "http://r.io/u").as_deref(), Some("http://r.io/u"));
+        assert!(is_same_origin("https://r.io/v2/", "https://r.io:443/u") && !is_same_origin("https://r.io/", "http://r.io/"));
     }
 
     #[test]

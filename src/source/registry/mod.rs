@@ -1,4 +1,4 @@
-//! The registry client: names → manifests, configs and layers, by the OCI distribution protocol.
+//! The registry client: names → manifests, configs and layers and back, by the OCI distribution protocol.
 //!
 //! It keeps nothing on disk: bytes that the store already holds come in through a callback, layers go out through a writer.
 //! Manifests and configs that leave it have the digest and the size that they were asked for by; of layers it checks the size,
@@ -8,16 +8,22 @@
 //! over TLS, never along a redirect to another host; queries of URLs are not printed.
 
 mod auth;
+mod client;
 mod config;
 mod connect;
 mod credentials;
 mod error;
 pub(in crate::source) mod http;
+mod keyring;
 mod pull;
+mod push;
 pub(in crate::source) mod retry;
 mod tls;
 
-pub use config::{Progress, RegistryConfig, RetryPolicy};
+pub use client::Client;
+pub use config::{BlobState, Progress, RegistryConfig, RetryPolicy, UploadPolicy};
 pub use credentials::Credential;
 pub use error::RegistryError;
-pub use pull::{Client, RemoteImage};
+pub use keyring::{Kept, Keyring};
+pub use pull::RemoteImage;
+pub use push::{NewManifest, Sent, UploadSession};

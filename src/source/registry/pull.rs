@@ -5,10 +5,11 @@ use std::io::{self, Read as _, Write};
 use shale_cache::OciDigest;
 use ureq::http::Method;
 
-use super::auth::Tokens;
-use super::config::{Progress, RegistryConfig};
+use super::auth::Scope;
+use super::client::{Call, Client, not_found};
+use super::config::Progress;
 use super::error::RegistryError;
-use super::http::{self, Request, Response, Transport};
+use super::http::{self, Payload, Response};
 use super::retry::{Attempts, Fault, with_retry};
 use crate::oci::manifest::{CONFIG_LIMIT_BYTES, Descriptor, Document, MANIFEST_LIMIT_BYTES, Manifest, media};
 use crate::oci::platform::Platform;
@@ -16,14 +17,9 @@ use crate::oci::reference::Reference;
 
 /// An index may name another index; deeper nesting is nobody's image.
 const INDEX_DEPTH_LIMIT: usize = 3;
+/// Pages of a list of tags; more is a registry that goes in a circle.
+const TAG_PAGE_LIMIT: usize = 1000;
 const CHUNK_BYTES: usize = 64 << 10;
-
-/// Talks to registries. Shared by all threads of a build; remembers connections and tokens.
-#[derive(Debug, Default)]
-pub struct Client {
-    transport: Transport,
-    tokens: Tokens,
-}
 
 /// An image as a registry has it, without its layers.
 #[derive(Clone, Debug)]
@@ -44,11 +40,6 @@ pub struct RemoteImage {
 pub(crate) type Known<'a> = &'a dyn Fn(&OciDigest) -> Option<Vec<u8>>;
 
 impl Client {
-    /// A client; nothing is read or connected yet.
-    pub fn new(config: RegistryConfig) -> Self {
-        Self { transport: Transport::new(config), tokens: Tokens::default() }
-    }
-
     /// Finds the manifest and config of a name for a platform. A tag costs one HEAD if `known` has everything else.
     pub fn resolve(
         &self,
@@ -109,6 +100,39 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// The tags of a repository, in the registry's order.
+    pub fn tags(&self, reference: &Reference, progress: &dyn Progress) -> Result<Vec<String>, RegistryError> {
+        #[derive(serde::Deserialize)]
+        struct Page {
+            tags: Option<Vec<String>>,
+        }
+        let mut tags: Vec<String> = Vec::new();
+        let mut next = Some(self.url(reference, "tags/list"));
+        let mut pages = 0;
+        while let Some(url) = next.take().filter(|_| pages < TAG_PAGE_LIMIT) {
+            pages += 1;
+            let (page, link) = with_retry(self.transport.config().retry, &reference.name(), progress, || {
+                let call = Call {
+                    scope: Scope::pull(reference),
+                    method: Method::GET,
+                    url: url.clone(),
+                    headers: Vec::new(),
+                    payload: Payload::Nothing,
+                };
+                let response = self.call(call)?;
+                if response.status != 200 {
+                    return Err(self.unexpected(reference, response).into());
+                }
+                let link = response.header("link").and_then(next_link).and_then(|link| http::follow(&url, link));
+                Ok((response.read(MANIFEST_LIMIT_BYTES)?, link))
+            })?;
+            let invalid = |source: serde_json::Error| RegistryError::Manifest { reference: reference.name(), source: source.into() };
+            tags.extend(serde_json::from_slice::<Page>(&page).map_err(invalid)?.tags.into_iter().flatten());
+            next = link;
+        }
+        Ok(tags)
     }
 
     /// What the name itself points to.
@@ -192,43 +216,6 @@ impl Client {
         verify(&format!("{}@{digest}", reference.name()), digest, &bytes)?;
         Ok(bytes)
     }
-
-    /// Sends a request about a repository, and answers the registry's challenge once.
-    fn request(
-        &self,
-        reference: &Reference,
-        method: Method,
-        path: &str,
-        accept: &[&'static str],
-        from_byte: u64,
-    ) -> Result<Response, Fault> {
-        let base = self.transport.base(reference.api_host());
-        let mut request = Request {
-            method,
-            authorization: self.tokens.get(reference),
-            accept: accept.to_vec(),
-            from_byte,
-            ..Request::get(format!("{base}/v2/{}/{path}", reference.path()))
-        };
-        let response = self.transport.send(&request)?;
-        if response.status != 401 {
-            return Ok(response);
-        }
-        request.authorization = Some(self.tokens.answer(&self.transport, reference, response)?);
-        let response = self.transport.send(&request)?;
-        if response.status == 401 {
-            return Err(self.tokens.refusal(&self.transport, reference, response).into());
-        }
-        Ok(response)
-    }
-
-    fn unexpected(&self, reference: &Reference, response: Response) -> RegistryError {
-        match response.status {
-            404 => not_found(reference),
-            403 => self.tokens.refusal(&self.transport, reference, response),
-            _ => response.into_error(),
-        }
-    }
 }
 
 /// A blob on its way.
@@ -287,13 +274,15 @@ impl Transfer<'_> {
     }
 }
 
+/// The target of `Link: </v2/app/tags/list?last=x>; rel="next"`.
+fn next_link(header: &str) -> Option<&str> {
+    let (target, rest) = header.trim().strip_prefix('<')?.split_once('>')?;
+    rest.contains("next").then_some(target)
+}
+
 fn starts_at(response: &Response, offset: u64) -> bool {
     let range = response.header("content-range").and_then(|r| r.strip_prefix("bytes "));
     range.and_then(|r| r.split('-').next()).and_then(|start| start.trim().parse().ok()) == Some(offset)
-}
-
-fn not_found(reference: &Reference) -> RegistryError {
-    RegistryError::NotFound { reference: reference.to_string(), host: reference.api_host().into() }
 }
 
 fn verify(url: &str, expected: &OciDigest, bytes: &[u8]) -> Result<(), RegistryError> {

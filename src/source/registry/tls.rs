@@ -54,7 +54,7 @@ pub(super) fn cert_dirs(config: &RegistryConfig, host: &str) -> Vec<PathBuf> {
 
 /// The TLS settings of a host.
 pub(super) fn settings(config: &RegistryConfig, system: &SystemRoots, host: &str) -> Result<Arc<ClientConfig>, RegistryError> {
-    let insecure = config.insecure.iter().any(|h| h == host);
+    let insecure = config.is_insecure(host);
     let mut trusted = Vec::new();
     for path in &config.ca_files {
         trusted.extend(certificates(path)?);

@@ -1,0 +1,289 @@
+//! push: an image of the store, or one that was just exported, into a registry.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use shale_cache::{BlobRef, ImageLayer, ImageRecord, OciDigest, Packed};
+
+use super::resolve::merge;
+use super::{ImageError, ImageService, ResolvedImage};
+use crate::export::{BuiltManifest, ExportImage, MediaTypes, build_manifest};
+use crate::oci::platform::Platform;
+use crate::oci::reference::Reference;
+use crate::source::registry::{BlobState, NewManifest, Progress, Sent, UploadSession};
+
+/// Blobs that one image sends at a time, as Docker does.
+const PARALLEL_BLOBS: usize = 5;
+
+/// An image of the store, ready to be pushed: every layer has a packed form, wherever it is.
+#[derive(Debug)]
+pub struct Outgoing {
+    image: ResolvedImage,
+    export: ExportImage,
+    manifest: BuiltManifest,
+}
+
+/// What a registry has got.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// Digest of the manifest or index.
+    pub digest: OciDigest,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Its media type.
+    pub media_type: String,
+}
+
+/// Brings a blob into the store that is not there yet.
+type Fetch<'a> = &'a (dyn Fn(&OciDigest) -> Result<(), ImageError> + Sync);
+
+impl Outgoing {
+    /// The platform that the image is for.
+    pub fn platform(&self) -> Platform {
+        self.image.config.platform()
+    }
+
+    /// The layers from the top down, as Docker names them: DiffID and blob, each blob once.
+    pub fn layers(&self) -> Vec<(&OciDigest, &OciDigest)> {
+        let mut layers: Vec<(&OciDigest, &OciDigest)> = Vec::new();
+        for layer in self.export.layers.iter().rev() {
+            if !layers.iter().any(|(_, blob)| *blob == &layer.blob) {
+                layers.push((&layer.diff_id.0, &layer.blob));
+            }
+        }
+        layers
+    }
+}
+
+impl ImageService {
+    /// The image behind a tag, with all layers packed. `pack` packs those that are not.
+    pub fn outgoing(
+        &self,
+        name: &Reference,
+        pack: &mut dyn FnMut(&ImageLayer) -> Result<Packed, ImageError>,
+    ) -> Result<Outgoing, ImageError> {
+        let record = self.find_reference(name)?.ok_or_else(|| ImageError::NoTag { name: name.familiar() })?;
+        let image = self.base_of(&name.to_string(), record)?;
+        let layers = image.layers.iter().map(|layer| match &layer.blob {
+            Some(blob) => Ok(packed(layer, blob)),
+            None => pack(layer),
+        });
+        let layers = layers.collect::<Result<Vec<_>, _>>()?;
+        let kept = match &image.record.manifest {
+            Some(manifest) => self.store().blobs().read(&manifest.digest)?,
+            None => None,
+        };
+        let names = vec![name.clone()];
+        let mut export = ExportImage {
+            names,
+            config: image.config_bytes.clone(),
+            layers,
+            annotations: std::collections::BTreeMap::new(),
+            manifest: kept,
+        };
+        let manifest = match build_manifest(&export, MediaTypes::Oci) {
+            // The layers were packed anew in another way than the manifest says.
+            Err(_) if export.manifest.is_some() => {
+                export.manifest = None;
+                build_manifest(&export, MediaTypes::Oci)?
+            }
+            built => built?,
+        };
+        Ok(Outgoing { image, export, manifest })
+    }
+
+    /// The tags of a repository in the store, sorted.
+    pub fn tags_of(&self, repository: &Reference) -> Result<Vec<Reference>, ImageError> {
+        let mut tags = Vec::new();
+        for (_, names) in self.store().images().list()? {
+            tags.extend(super::lookup::references(&names).into_iter().filter(|name| name.name() == repository.name()));
+        }
+        tags.sort();
+        Ok(tags)
+    }
+
+    /// The tags that a repository has in its registry.
+    pub fn remote_tags(&self, repository: &Reference, progress: &dyn Progress) -> Result<Vec<String>, ImageError> {
+        Ok(self.client().tags(repository, progress)?)
+    }
+
+    /// Pushes an image of the store to a tag. The store remembers under which digest the registry knows it.
+    pub fn push(&self, outgoing: &Outgoing, target: &Reference, progress: &dyn Progress) -> Result<Pushed, ImageError> {
+        let Outgoing { image, export, manifest } = outgoing;
+        let numbers: HashMap<&OciDigest, usize> =
+            image.layers.iter().enumerate().filter_map(|(n, layer)| Some((&layer.blob.as_ref()?.digest, n))).collect();
+        let fetch = |digest: &OciDigest| match numbers.get(digest) {
+            Some(n) => self.ensure_blob(image, *n, &Fetching(progress)).map(drop),
+            None => Ok(()),
+        };
+        self.send_blobs(target, export, &fetch, progress)?;
+        let name = target.tag().unwrap_or(crate::oci::reference::DEFAULT_TAG);
+        let pushed = self.send_manifest(target, name, &manifest.bytes, &manifest.media_type, progress)?;
+        self.learn(&image.record, export, manifest, &[target.at_digest(&pushed.digest).to_string()])?;
+        Ok(pushed)
+    }
+
+    /// Pushes an image whose blobs are all in the store, without a name: by the digest of its manifest.
+    pub fn push_exported(
+        &self,
+        image: &ExportImage,
+        manifest: &BuiltManifest,
+        target: &Reference,
+        progress: &dyn Progress,
+    ) -> Result<Pushed, ImageError> {
+        self.send_blobs(target, image, &|_| Ok(()), progress)?;
+        let name = manifest.digest.to_string();
+        self.send_manifest(target, &name, &manifest.bytes, &manifest.media_type, progress)
+    }
+
+    /// Puts a manifest or index whose parts are in the repository under a tag or its own digest.
+    pub fn send_manifest(
+        &self,
+        target: &Reference,
+        name: &str,
+        bytes: &[u8],
+        media_type: &str,
+        progress: &dyn Progress,
+    ) -> Result<Pushed, ImageError> {
+        let digest = OciDigest::sha256_of(bytes);
+        self.client().push_manifest(target, name, &NewManifest { bytes, media_type, digest: &digest }, progress)?;
+        Ok(Pushed { digest, size_bytes: bytes.len() as u64, media_type: media_type.to_owned() })
+    }
+
+    /// Notes under which digests registries know an image.
+    pub fn note_pushed(&self, id: &OciDigest, repo_digests: &[String]) -> Result<(), ImageError> {
+        let Some(mut record) = self.store().images().get(id)? else { return Ok(()) };
+        for known_as in repo_digests {
+            if !record.repo_digests.contains(known_as) {
+                record.repo_digests.push(known_as.clone());
+            }
+        }
+        Ok(self.store().images().put(&record)?)
+    }
+
+    fn learn(&self, old: &ImageRecord, export: &ExportImage, manifest: &BuiltManifest, known_as: &[String]) -> Result<(), ImageError> {
+        self.store().blobs().put(&manifest.bytes)?;
+        let size_bytes = manifest.bytes.len() as u64;
+        let layers = old.layers.iter().zip(&export.layers).map(|(layer, packed)| {
+            let blob = BlobRef { digest: packed.blob.clone(), size_bytes: packed.size_bytes, media_type: packed.media_type.clone() };
+            ImageLayer { blob: Some(blob), ..layer.clone() }
+        });
+        let new = ImageRecord {
+            manifest: Some(BlobRef { digest: manifest.digest.clone(), size_bytes, media_type: manifest.media_type.clone() }),
+            layers: layers.collect(),
+            repo_digests: known_as.to_vec(),
+            ..old.clone()
+        };
+        Ok(self.store().images().put(&merge(new, old.clone()))?)
+    }
+
+    /// Sends config and layers, several at a time.
+    fn send_blobs(&self, target: &Reference, image: &ExportImage, fetch: Fetch<'_>, progress: &dyn Progress) -> Result<(), ImageError> {
+        let origins = self.origins(target)?;
+        let mut blobs: Vec<(&OciDigest, u64)> = Vec::new();
+        for layer in image.layers.iter().rev() {
+            if !blobs.iter().any(|(digest, _)| *digest == &layer.blob) {
+                blobs.push((&layer.blob, layer.size_bytes));
+            }
+        }
+        // The first one alone: it brings the token that all others use, or the registry's refusal once instead of five times.
+        let config = self.store().blobs().put(&image.config)?;
+        let none = Vec::new();
+        self.send_blob(target, &config, image.config.len() as u64, &none, &|_| Ok(()), progress)?;
+        let next = AtomicUsize::new(0);
+        let failure = Mutex::new(None);
+        let work = || {
+            while let Some((digest, size_bytes)) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let known_in = origins.get(digest).unwrap_or(&none);
+                if let Err(error) = self.send_blob(target, digest, *size_bytes, known_in, fetch, progress) {
+                    // The others end what they have begun and begin nothing more.
+                    next.store(blobs.len(), Ordering::Relaxed);
+                    failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                }
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 1..PARALLEL_BLOBS.min(blobs.len()) {
+                scope.spawn(work);
+            }
+            work();
+        });
+        failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+
+    fn send_blob(
+        &self,
+        target: &Reference,
+        digest: &OciDigest,
+        size_bytes: u64,
+        known_in: &[String],
+        fetch: Fetch<'_>,
+        progress: &dyn Progress,
+    ) -> Result<(), ImageError> {
+        let tell = |state: BlobState| progress.on_blob(digest.as_str(), &state);
+        match self.client().place_blob(target, digest, known_in, progress)? {
+            Sent::Present => tell(BlobState::Present),
+            Sent::Mounted(path) => tell(BlobState::Mounted(path)),
+            Sent::Absent(session) => {
+                fetch(digest)?;
+                tell(BlobState::Started);
+                self.upload(target, digest, size_bytes, session, progress)?;
+                tell(BlobState::Done);
+            }
+        }
+        Ok(())
+    }
+
+    fn upload(
+        &self,
+        target: &Reference,
+        digest: &OciDigest,
+        size_bytes: u64,
+        session: UploadSession,
+        progress: &dyn Progress,
+    ) -> Result<(), ImageError> {
+        let missing = || ImageError::MissingBlob { image: target.familiar(), digest: digest.clone() };
+        let file: File = self.store().blobs().open(digest)?.ok_or_else(missing)?;
+        Ok(self.client().upload_blob(target, digest, &file, size_bytes, session, progress)?)
+    }
+
+    /// The repositories of the target's registry in which blobs are, as far as the store knows, by blob.
+    fn origins(&self, target: &Reference) -> Result<HashMap<OciDigest, Vec<String>>, ImageError> {
+        let mut origins: HashMap<OciDigest, Vec<String>> = HashMap::new();
+        for (record, _) in self.store().images().list()? {
+            let repositories = super::lookup::references(&record.repo_digests);
+            let paths: Vec<&str> = repositories.iter().filter(|r| r.domain() == target.domain()).map(Reference::path).collect();
+            for blob in record.layers.iter().filter_map(|layer| layer.blob.as_ref()) {
+                let known = origins.entry(blob.digest.clone()).or_default();
+                for path in paths.iter().filter(|path| **path != target.path()) {
+                    if !known.iter().any(|k| k == path) {
+                        known.push((*path).to_owned());
+                    }
+                }
+            }
+        }
+        Ok(origins)
+    }
+}
+
+/// A download in the middle of a push: what is told of blobs is about the push alone.
+struct Fetching<'a>(&'a dyn Progress);
+
+impl Progress for Fetching<'_> {
+    fn on_wait(&self, what: &str, cause: &str, delay: Duration) {
+        self.0.on_wait(what, cause, delay);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.0.is_cancelled()
+    }
+}
+
+fn packed(layer: &ImageLayer, blob: &BlobRef) -> Packed {
+    let BlobRef { digest, size_bytes, media_type } = blob.clone();
+    Packed { blob: digest, size_bytes, diff_id: layer.diff_id.clone(), media_type }
+}

@@ -1,0 +1,102 @@
+//! One request about a repository: its address, its credentials, the registry's challenge.
+
+use ureq::http::Method;
+
+use super::auth::{self, Scope, Tokens};
+use super::config::{Progress, RegistryConfig};
+use super::credentials::{self, Credential};
+use super::error::RegistryError;
+use super::http::{self, Payload, Request, Response, Transport};
+use super::retry::{Fault, with_retry};
+use crate::oci::reference::{Reference, api_host};
+
+/// Talks to registries. Shared by all threads of a build; remembers connections and tokens.
+#[derive(Debug, Default)]
+pub struct Client {
+    pub(super) transport: Transport,
+    pub(super) tokens: Tokens,
+}
+
+/// A request about a repository.
+pub(super) struct Call<'a> {
+    pub(super) scope: Scope<'a>,
+    pub(super) method: Method,
+    /// Whole URL. Outside the registry's own origin it gets no credentials.
+    pub(super) url: String,
+    pub(super) headers: Vec<(&'static str, String)>,
+    pub(super) payload: Payload<'a>,
+}
+
+impl Client {
+    /// A client; nothing is read or connected yet.
+    pub fn new(config: RegistryConfig) -> Self {
+        Self { transport: Transport::new(config), tokens: Tokens::default() }
+    }
+
+    /// Tries user and password, or an identity token, on a registry. Gives the identity token that stands for them from now on, if
+    /// the registry made one.
+    pub fn login(&self, registry: &str, credential: &Credential, progress: &dyn Progress) -> Result<Option<String>, RegistryError> {
+        let host = api_host(registry);
+        with_retry(self.transport.config().retry, host, progress, || auth::try_login(&self.transport, host, credential))
+    }
+
+    /// The credential that is kept for a registry as a whole.
+    pub fn stored_credential(&self, registry: &str) -> Result<Option<Credential>, RegistryError> {
+        Ok(credentials::lookup_host(self.transport.config(), registry)?.credential)
+    }
+
+    /// The URL of something in a repository: `manifests/latest`, `blobs/uploads/`.
+    pub(super) fn url(&self, reference: &Reference, path: &str) -> String {
+        format!("{}/v2/{}/{path}", self.transport.base(reference.api_host()), reference.path())
+    }
+
+    /// Sends a request to read something of a repository.
+    pub(super) fn request(
+        &self,
+        reference: &Reference,
+        method: Method,
+        path: &str,
+        accept: &[&'static str],
+        from_byte: u64,
+    ) -> Result<Response, Fault> {
+        let request = Request { method, accept: accept.to_vec(), from_byte, ..Request::get(self.url(reference, path)) };
+        self.send(Scope::pull(reference), request, Payload::Nothing)
+    }
+
+    /// Sends any request about a repository.
+    pub(super) fn call(&self, call: Call<'_>) -> Result<Response, Fault> {
+        let Call { scope, method, url, headers, payload } = call;
+        self.send(scope, Request { method, conditions: headers, ..Request::get(url) }, payload)
+    }
+
+    /// Sends a request with the credentials that it may have, and answers the registry's challenge once.
+    fn send(&self, scope: Scope<'_>, mut request: Request, payload: Payload<'_>) -> Result<Response, Fault> {
+        if !http::is_same_origin(&self.transport.base(scope.reference.api_host()), &request.url) {
+            return self.transport.send_with(&request, payload);
+        }
+        request.authorization = self.tokens.get(scope);
+        let response = self.transport.send_with(&request, payload)?;
+        if response.status != 401 {
+            return Ok(response);
+        }
+        request.authorization = Some(self.tokens.answer(&self.transport, scope, response)?);
+        let response = self.transport.send_with(&request, payload)?;
+        if response.status == 401 {
+            return Err(self.tokens.refusal(&self.transport, scope, response).into());
+        }
+        Ok(response)
+    }
+
+    /// The error for a status that a read does not expect.
+    pub(super) fn unexpected(&self, reference: &Reference, response: Response) -> RegistryError {
+        match response.status {
+            404 => not_found(reference),
+            403 => self.tokens.refusal(&self.transport, Scope::pull(reference), response),
+            _ => response.into_error(),
+        }
+    }
+}
+
+pub(super) fn not_found(reference: &Reference) -> RegistryError {
+    RegistryError::NotFound { reference: reference.to_string(), host: reference.api_host().into() }
+}
