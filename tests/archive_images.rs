@@ -357,7 +357,7 @@ fn tags_ids_and_removal() {
     assert!(matches!(service.tag("app:1", &format!("x@{id}")), Err(ImageError::DigestTag { .. })));
     let error = service.tag("app:1", "Bad").expect_err("upper case");
     assert_eq!(error.to_string(), "invalid reference format: repository name (library/Bad) must be lowercase");
-    assert_eq!(service.tag("nope", "x").expect_err("absent").to_string(), "No such image: nope");
+    assert_eq!(service.tag("nope", "x").expect_err("absent").to_string(), "No such image: nope:latest");
 
     let list = service.list().expect("a list");
     let listed: Vec<_> = list[0].names.iter().map(Reference::familiar).collect();
@@ -390,7 +390,7 @@ fn tags_ids_and_removal() {
     let done = service.remove(short, true).expect("forced");
     let expected = [Removal::Untagged("app:1".into()), Removal::Untagged("localhost:5000/app:2".into()), Removal::Deleted(id.to_string())];
     assert_eq!(done, expected);
-    assert_eq!(service.remove(short, true).expect_err("gone").to_string(), format!("No such image: {short}"));
+    assert_eq!(service.remove(short, true).expect_err("gone").to_string(), format!("No such image: {short}:latest"));
 }
 
 #[test]

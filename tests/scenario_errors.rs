@@ -102,10 +102,10 @@ fn bad_command_lines_and_contexts() {
             (&["load", "-i", "garbage.tar"], 1, &["garbage.tar", "hint: the store is as it was"]),
             (&["load", "-i", "zeros.tar"], 1, &["zeros.tar is no image archive"]),
             (&["load", "-i", "no.tar"], 1, &["cannot open ", "no.tar", "No such file"]),
-            (&["inspect", "none"], 1, &["No such image: none"]),
-            (&["rmi", "none"], 1, &["No such image: none"]),
-            (&["save", "-o", "s.tar", "none"], 1, &["No such image: none"]),
-            (&["tag", "none", "a"], 1, &["No such image: none"]),
+            (&["inspect", "none"], 1, &["No such object: none"]),
+            (&["rmi", "none"], 1, &["No such image: none:latest"]),
+            (&["save", "-o", "s.tar", "none"], 1, &["No such image: none:latest"]),
+            (&["tag", "none", "a"], 1, &["No such image: none:latest"]),
             (&["builder", "prune"], 1, &["hint: shale builder prune --all --force"]),
         ];
         for (args, code, words) in rows {

@@ -13,14 +13,16 @@ use super::args::BuildArgs;
 use super::console::{print, say, warn};
 use super::diagnostic::{self, Diagnostic};
 use super::environment::Environment;
+use super::flags::parse_bool;
 use super::output::{Destination, OutputKind};
 use super::progress::{Display, Screen};
 use super::request::{self, BuildRequest, NamedContext, ProgressMode};
 use super::signals::Watch;
-use super::{Failure, image};
+use super::{Failure, engine, human, image};
 use crate::execute::StepError;
 use crate::export::ExportError;
 use crate::image::ImageService;
+use crate::oci::reference::Reference;
 use crate::pipeline::{self, BuildError, BuildReport, Services, write_file};
 use crate::sandbox::{Cancel, SandboxError};
 use crate::source::context::Missing;
@@ -36,11 +38,13 @@ const CANCELED: &str = "ERROR: failed to build: failed to solve: Canceled: conte
 
 /// Runs `shale build`.
 pub fn run(args: &BuildArgs, environment: &Environment) -> Result<(), Failure> {
+    check_buildkit(environment)?;
     let (request, notes) = request::resolve(args, environment).map_err(|error| Diagnostic::of(&error))?;
     for note in &notes {
         warn(note);
     }
     check_places(&request)?;
+    let engine = if args.load { engine::wanted(environment)? } else { None };
     // A device is nobody's old result.
     if let Some(path) = request.iidfile.as_ref().filter(|path| path.is_file())
         && let Err(error) = fs::remove_file(path)
@@ -64,7 +68,12 @@ pub fn run(args: &BuildArgs, environment: &Environment) -> Result<(), Failure> {
         say(&diagnostic::warnings(&summary.warnings));
     }
     match built {
-        Ok(report) => finish(&request, &report),
+        Ok(report) => {
+            finish(&request, &report, environment)?;
+            let names: Vec<String> = report.id.iter().map(ToString::to_string).filter(|_| report.names.is_empty()).collect();
+            let names: Vec<&str> = report.names.iter().chain(&names).map(String::as_str).collect();
+            engine.map_or(Ok(()), |engine| engine.load(&images, &names))
+        }
         Err(BuildError::Export(ExportError::Stream { source })) if source.kind() == io::ErrorKind::BrokenPipe => Err(Failure::ClosedPipe),
         Err(error) => {
             // Whatever it failed with then, this is why.
@@ -77,6 +86,20 @@ pub fn run(args: &BuildArgs, environment: &Environment) -> Result<(), Failure> {
             Err(Failure::Told)
         }
     }
+}
+
+/// `DOCKER_BUILDKIT` chooses between Docker's two builders; it is checked as Docker checks it.
+fn check_buildkit(environment: &Environment) -> Result<(), Failure> {
+    let Some(text) = environment.non_empty("DOCKER_BUILDKIT") else { return Ok(()) };
+    match parse_bool(text) {
+        Ok(true) => {}
+        Ok(false) => warn("DOCKER_BUILDKIT=0 has no effect: there is one builder"),
+        Err(_) => {
+            let why = format!("strconv.ParseBool: parsing {text:?}: invalid syntax");
+            return Err(Diagnostic::new(format!("DOCKER_BUILDKIT environment variable expects boolean value: {why}")).into());
+        }
+    }
+    Ok(())
 }
 
 /// Refuses places that cannot be written before the build, not an hour later.
@@ -119,7 +142,7 @@ fn give_up(store: &Store, request: &BuildRequest) -> impl Fn(i32) + Send + 'stat
     move |signal| {
         say(CANCELED);
         let (store_root, outputs, sync) = (store.root().to_owned(), outputs.clone(), store.take_sync_job());
-        let code = Failure::Signal(signal).exit_code();
+        let code = Failure::signal_code(signal);
         let error = Abandoned { store_root, outputs, code, sync }.tidy_up();
         warn(&format!("the build goes on: {error}"));
     }
@@ -133,8 +156,19 @@ fn named_images(request: &BuildRequest) -> BTreeMap<String, crate::image::NamedI
     named.collect()
 }
 
+/// Set to 1, a build ends with the lines that Docker's old builder wrote to standard output; scripts look for them.
+const LEGACY_OUTPUT: &str = "SHALE_LEGACY_OUTPUT";
+
+/// The last lines of Docker's old builder.
+fn legacy_lines(report: &BuildReport) -> String {
+    let built = report.id.iter().map(|id| format!("Successfully built {}\n", human::short_id(&id.to_string())));
+    let familiar = |name: &String| Reference::parse(name).map_or_else(|_| name.clone(), |name| name.familiar());
+    let tagged = report.names.iter().map(|name| format!("Successfully tagged {}\n", familiar(name)));
+    built.chain(tagged).collect()
+}
+
 /// Writes the small results: `-q`, `--iidfile`, `--metadata-file`.
-fn finish(request: &BuildRequest, report: &BuildReport) -> Result<(), Failure> {
+fn finish(request: &BuildRequest, report: &BuildReport, environment: &Environment) -> Result<(), Failure> {
     let written = || -> Result<(), BuildError> {
         if let (Some(path), Some(id)) = (&request.iidfile, &report.id) {
             write_file(path, id.to_string().as_bytes())?;
@@ -148,6 +182,7 @@ fn finish(request: &BuildRequest, report: &BuildReport) -> Result<(), Failure> {
     written().map_err(|error| Diagnostic::of(&error))?;
     match &report.id {
         Some(id) if request.quiet => print(format!("{id}\n")),
+        Some(_) if environment.non_empty(LEGACY_OUTPUT).is_some_and(|value| parse_bool(value) == Ok(true)) => print(legacy_lines(report)),
         _ => Ok(()),
     }
 }

@@ -11,10 +11,11 @@ use crate::plan::graph::Warning;
 use crate::span::{SourceFile, Span};
 
 use super::human;
+use super::program::Program;
 use super::progress::FailedStep;
 
 /// How a failed build's message begins.
-const BUILD_FAILED: &str = "failed to build: failed to solve: ";
+const BUILD_FAILED: &str = "ERROR: failed to build: failed to solve: ";
 const RULE: &str = "--------------------";
 const STEP_RULE: &str = "------";
 
@@ -25,6 +26,10 @@ pub struct Diagnostic {
     pub message: String,
     /// Whether a build failed (not the command line, not an image command).
     pub is_build: bool,
+    /// Whether Docker's client would have heard it from the daemon.
+    pub is_engine: bool,
+    /// Whether it is about the name of an object of any kind.
+    pub is_object: bool,
     /// What in the Dockerfile it is about.
     pub excerpt: Option<(SourceFile, Span)>,
     /// Why, outermost first.
@@ -41,6 +46,11 @@ impl Diagnostic {
         Self { message: message.into(), ..Self::default() }
     }
 
+    /// A name that nothing has. Docker's client says `Error: ` before it and nothing else.
+    pub fn no_such_object(name: &str) -> Self {
+        Self { is_object: true, ..Self::new(format!("No such object: {name}")) }
+    }
+
     /// A failed build.
     pub fn build(message: impl Into<String>) -> Self {
         Self { message: message.into(), is_build: true, ..Self::default() }
@@ -49,6 +59,13 @@ impl Diagnostic {
     /// Any error with the chain of its sources.
     pub fn of(error: &dyn Error) -> Self {
         Self { causes: causes_of(error), ..Self::new(error.to_string()) }
+    }
+
+    /// Marks what Docker's client would have heard from the daemon.
+    #[must_use]
+    pub fn of_engine(mut self) -> Self {
+        self.is_engine = true;
+        self
     }
 
     /// Points into the Dockerfile.
@@ -88,12 +105,23 @@ impl Diagnostic {
 
     /// The text for standard error, with its line end.
     pub fn render(&self) -> String {
+        self.render_as(Program::Shale)
+    }
+
+    /// The same in the words of the program that was called: outside of builds Docker's client has other ones.
+    pub fn render_as(&self, program: Program) -> String {
         let mut text = String::new();
         if let Some((source, span)) = &self.excerpt {
             text.push_str(&excerpt(source, *span));
         }
-        let prefix = if self.is_build { BUILD_FAILED } else { "" };
-        push(&mut text, format_args!("ERROR: {prefix}{}", self.message));
+        let prefix = match (self.is_build, program) {
+            (true, _) => BUILD_FAILED,
+            (false, Program::Shale) => "ERROR: ",
+            (false, Program::Docker) if self.is_engine => "Error response from daemon: ",
+            (false, Program::Docker) if self.is_object => "Error: ",
+            (false, Program::Docker) => "",
+        };
+        push(&mut text, format_args!("{prefix}{}", self.message));
         for cause in &self.causes {
             push(&mut text, format_args!("  because: {cause}"));
         }
@@ -234,6 +262,14 @@ mod tests {
           because: disk on fire
         hint: set SHALE_ROOT
         ");
+    }
+
+    #[test]
+    fn under_docker_s_name_the_prefixes_are_docker_s() {
+        let error = Diagnostic::new("No such image: x:latest");
+        assert_eq!(error.render_as(Program::Docker), "No such image: x:latest\n");
+        assert_eq!(error.of_engine().render_as(Program::Docker), "Error response from daemon: No such image: x:latest\n");
+        assert_eq!(Diagnostic::build("x").render_as(Program::Docker), Diagnostic::build("x").render());
     }
 
     #[test]

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
+use super::args::GlobalArgs;
+use super::program::Program;
+
 /// Variables, working directory, user and terminals of the process.
 #[derive(Clone, Debug, Default)]
 pub struct Environment {
@@ -13,6 +16,8 @@ pub struct Environment {
     pub current_dir: PathBuf,
     /// Effective user id.
     pub uid: u32,
+    /// The name that the program was called by.
+    pub program: Program,
     /// Whether standard input is a terminal.
     pub stdin_is_terminal: bool,
     /// Whether standard output is a terminal.
@@ -28,10 +33,31 @@ impl Environment {
             variables: std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect(),
             current_dir: std::env::current_dir()?,
             uid: rustix::process::geteuid().as_raw(),
+            program: Program::default(),
             stdin_is_terminal: std::io::stdin().is_terminal(),
             stdout_is_terminal: std::io::stdout().is_terminal(),
             stderr_is_terminal: std::io::stderr().is_terminal(),
         })
+    }
+
+    /// The same with what stands before the command. `--config` takes the place of `DOCKER_CONFIG`.
+    #[must_use]
+    pub fn with(mut self, global: &GlobalArgs, program: Program) -> Self {
+        self.program = program;
+        if let Some(dir) = &global.config {
+            self.variables.insert("DOCKER_CONFIG".into(), self.resolve(dir).to_string_lossy().into_owned());
+        }
+        self
+    }
+
+    /// The daemon on another machine that was asked for: by `-H`, a context or the environment. It is not asked.
+    pub fn remote_daemon(&self, global: &GlobalArgs) -> Option<String> {
+        let context = global.context.as_deref().or_else(|| self.non_empty("DOCKER_CONTEXT")).filter(|name| *name != "default");
+        let host = global.host.last().map(String::as_str).or_else(|| self.non_empty("DOCKER_HOST"));
+        match host.filter(|host| !host.is_empty() && !host.starts_with("unix://") && !host.starts_with("fd://")) {
+            Some(host) => Some(host.to_owned()),
+            None => context.map(|name| format!("the context {name}")),
+        }
     }
 
     /// A variable that is set, even to nothing.
@@ -99,6 +125,30 @@ pub(super) fn test_environment(variables: &[(&str, &str)]) -> Environment {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_daemon_elsewhere_is_noticed() {
+        let host = |host: &str| GlobalArgs { host: vec![host.into()], ..GlobalArgs::default() };
+        let context = GlobalArgs { context: Some("ci".into()), ..GlobalArgs::default() };
+        let none = GlobalArgs::default();
+        for (variables, global, expected) in [
+            (&[][..], &none, None),
+            (&[("DOCKER_HOST", "tcp://ci:2375")], &none, Some("tcp://ci:2375")),
+            (&[("DOCKER_HOST", "unix:///var/run/docker.sock")], &none, None),
+            (&[("DOCKER_HOST", "tcp://a")], &host("ssh://b"), Some("ssh://b")),
+            (&[], &context, Some("the context ci")),
+            (&[("DOCKER_CONTEXT", "default")], &none, None),
+        ] {
+            assert_eq!(test_environment(variables).remote_daemon(global).as_deref(), expected, "{variables:?}");
+        }
+    }
+
+    #[test]
+    fn the_flag_for_the_configuration_wins() {
+        let global = GlobalArgs { config: Some("cfg".into()), ..GlobalArgs::default() };
+        let environment = test_environment(&[("DOCKER_CONFIG", "/old")]).with(&global, Program::Docker);
+        assert_eq!((environment.get("DOCKER_CONFIG"), environment.program), (Some("/work dir/cfg"), Program::Docker));
+    }
 
     #[test]
     fn the_store_is_where_the_rules_say() {

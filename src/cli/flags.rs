@@ -67,7 +67,6 @@ static TABLE: &[OtherFlag] = &[
     row("check", None, Takes::Switch, Verdict::Refused),
     row("debug", Some('D'), Takes::Switch, Verdict::Refused),
     row("detach", None, Takes::Switch, Verdict::Refused),
-    row("load", None, Takes::Switch, Verdict::Refused),
     row("no-cache-filter", None, Takes::Value, Verdict::Refused),
     row("policy", None, Takes::Value, Verdict::Refused),
     row("print", None, Takes::Value, Verdict::Refused),
@@ -274,6 +273,6 @@ mod tests {
 
     #[test]
     fn a_refused_switch_that_is_off_asks_for_nothing() {
-        assert_eq!(judge(&["--push=false", "--squash=0", "--load=f"]), Ok(vec![]));
+        assert_eq!(judge(&["--push=false", "--squash=0", "--detach=f"]), Ok(vec![]));
     }
 }

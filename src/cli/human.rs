@@ -21,6 +21,21 @@ pub fn short_bytes(size: u64) -> String {
     format!("{text}{unit}")
 }
 
+/// A size in powers of 1024 with four digits, as `docker info` has memory: `3.725GiB`.
+pub fn binary_bytes(size: u64) -> String {
+    let mut number = size as f64;
+    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut unit = 0;
+    while number >= 1024.0 && unit + 1 < units.len() {
+        number /= 1024.0;
+        unit += 1;
+    }
+    let digits = number.max(1.0).log10() as usize + 1;
+    let text = format!("{number:.*}", 4_usize.saturating_sub(digits));
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    format!("{text}{}", units[unit])
+}
+
 fn scaled(size: u64) -> (f64, &'static str) {
     let mut number = size as f64;
     let units = ["B", "kB", "MB", "GB", "TB", "PB"];
@@ -49,6 +64,30 @@ pub fn span(seconds: u64) -> String {
         (_, _, h) if h < 24 * 365 * 2 => format!("{} months", h / 24 / 30),
         _ => format!("{} years", seconds / 3600 / 24 / 365),
     }
+}
+
+/// How long ago a time was: `3 weeks ago`. What lies in the future is now.
+pub fn ago(created_secs: i64, now_secs: i64) -> String {
+    format!("{} ago", span(now_secs.saturating_sub(created_secs).max(0) as u64))
+}
+
+/// A time as Go prints it: `2023-10-24 22:13:20 +0000 UTC`. `None` for a time that no calendar has.
+pub fn moment(secs: i64) -> Option<String> {
+    let layout = time::macros::format_description!("[year]-[month]-[day] [hour]:[minute]:[second] +0000 UTC");
+    time::OffsetDateTime::from_unix_timestamp(secs).ok()?.format(layout).ok()
+}
+
+/// A time in RFC 3339: `2023-10-24T22:13:20Z`.
+pub fn rfc3339(secs: i64) -> Option<String> {
+    time::OffsetDateTime::from_unix_timestamp(secs).ok()?.format(&time::format_description::well_known::Rfc3339).ok()
+}
+
+/// A text that is cut after some characters and then ends in `…`.
+pub fn shortened(text: &str, limit: usize) -> String {
+    if text.chars().count() <= limit {
+        return text.to_owned();
+    }
+    text.chars().take(limit.saturating_sub(1)).chain(['…']).collect()
 }
 
 /// How long a task ran: `0.4s`.
@@ -93,6 +132,13 @@ mod tests {
             (1_230_000_000, "1.23GB", "1.23GB"),
         ] {
             assert_eq!((bytes(size).as_str(), short_bytes(size).as_str()), (long, short), "{size}");
+        }
+    }
+
+    #[test]
+    fn memory_reads_as_docker_s() {
+        for (size, text) in [(0, "0B"), (1023, "1023B"), (1024, "1KiB"), (1536, "1.5KiB"), (4_000_000_000, "3.725GiB")] {
+            assert_eq!(binary_bytes(size), text);
         }
     }
 

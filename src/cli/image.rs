@@ -1,29 +1,29 @@
-//! The commands over the local image store: images, inspect, rmi, load, save, tag, builder prune.
+//! The commands over the local image store: images, inspect, history, rmi, load, save, tag, builder prune.
 
 use std::path::Path;
 
-use serde_json::Value;
 use shale_cache::{ImageLayer, PruneReport, Store, StoreError};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use crate::execute::forms::Forms;
 use crate::export::{Destination, Format};
-use crate::image::{ImageError, ImageService, ImageSummary, Removal};
+use crate::image::{ImageError, ImageService, Removal};
 use crate::oci::platform::Platform;
-use crate::oci::reference::Reference;
 use crate::source::archive::Input;
 use crate::source::registry::Client;
 use crate::worker::{Worker, WorkerConfig};
 
-use super::args::{ImagesArgs, InspectArgs, LoadArgs, PruneArgs, RmiArgs, SaveArgs, TagArgs};
-use super::console::{print, warn, write_failure};
+use super::args::{HistoryArgs, ImageInspectArgs, ImagesArgs, InspectArgs, LoadArgs, PruneArgs, RmiArgs, SaveArgs, TagArgs};
+use super::console::{print, say, warn, write_failure};
 use super::diagnostic::Diagnostic;
 use super::environment::Environment;
-use super::images::{self, Row, Style};
+use super::filter::{FilterError, Filters};
+use super::flags::parse_bool;
+use super::images::{self, Style};
+use super::inspect::{self, Form};
 use super::output::LayerOptions;
 use super::request::registry_config;
-use super::{Failure, human, inspect};
+use super::{Failure, history, human};
 
 /// The store of this user.
 pub fn open_store(environment: &Environment) -> Result<Store, Failure> {
@@ -60,85 +60,149 @@ fn service(environment: &Environment) -> Result<ImageService, Failure> {
     Ok(ImageService::new(open_store(environment)?, Client::new(registry_config(environment))))
 }
 
-/// Words an image error.
+/// Words an image error: Docker's client hears such errors from the daemon.
 pub(super) fn failure(error: &ImageError) -> Failure {
-    let diagnostic = Diagnostic::of(error);
+    let diagnostic = Diagnostic::of(error).of_engine();
     match error.hint() {
         Some(hint) => diagnostic.hint(hint).into(),
         None => diagnostic.into(),
     }
 }
 
-/// `shale images`
+fn now_secs() -> i64 {
+    OffsetDateTime::now_utc().unix_timestamp()
+}
+
+/// Words that are commands of `docker image`: as the argument of `docker images` they are a slip.
+const IMAGE_COMMANDS: &[&str] =
+    &["build", "history", "import", "inspect", "list", "load", "ls", "prune", "pull", "push", "rm", "save", "tag"];
+
+/// `shale images`: the newest first, as Docker sorts them.
 pub fn list(args: &ImagesArgs, environment: &Environment) -> Result<(), Failure> {
-    let wanted = match &args.name {
-        None => None,
-        Some(name) => Some(Reference::parse(name).map_err(|error| Diagnostic::of(&error))?),
+    let filters = match Filters::parse(&args.filters, now_secs()) {
+        Ok(filters) => filters.named(args.name.as_deref()),
+        Err(error @ FilterError::Format) => {
+            let text = format!("invalid argument {:?} for \"-f, --filter\" flag: {error}", args.filters.join(" "));
+            return Err(Failure::Coded(super::WRONG_FLAG, Box::new(Diagnostic::new(text))));
+        }
+        Err(error) => return Err(Diagnostic::of(&error).of_engine().into()),
     };
-    let images = service(environment)?.list().map_err(|error| failure(&error))?;
-    let rows: Vec<Row> =
-        images.iter().flat_map(rows).filter(|(name, _)| is_wanted(name.as_ref(), wanted.as_ref())).map(|(_, row)| row).collect();
-    let style = Style { quiet: args.quiet, no_trunc: args.no_trunc, format: args.format.clone() };
-    let now = OffsetDateTime::now_utc().unix_timestamp();
-    print(images::render(&rows, &style, now).map_err(|error| Diagnostic::of(&error))?)
-}
-
-/// An image as lines of the list: one per name.
-fn rows(image: &ImageSummary) -> Vec<(Option<Reference>, Row)> {
-    let created_secs =
-        image.created.as_deref().and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok()).map(OffsetDateTime::unix_timestamp);
-    let row = Row { repository: None, tag: None, digest: None, id: image.id.to_string(), created_secs, size_bytes: image.size_bytes };
-    if image.names.is_empty() {
-        return vec![(None, row)];
-    }
-    let named = |name: &Reference| {
-        let repository = name.familiar_name();
-        let digest = image.repo_digests.iter().find_map(|known| known.strip_prefix(&repository)?.strip_prefix('@'));
-        let row =
-            Row { repository: Some(repository.clone()), tag: name.tag().map(Into::into), digest: digest.map(Into::into), ..row.clone() };
-        (Some(name.clone()), row)
+    let service = service(environment)?;
+    let created = |name: &Option<String>| match name {
+        None => Ok(None),
+        Some(name) => service.history(name).map(|steps| steps.last().and_then(|step| step.created_secs).or(Some(0))),
     };
-    image.names.iter().map(named).collect()
-}
-
-fn is_wanted(name: Option<&Reference>, wanted: Option<&Reference>) -> bool {
-    match (name, wanted) {
-        (_, None) => true,
-        (None, Some(_)) => false,
-        (Some(name), Some(wanted)) => name.name() == wanted.name() && wanted.tag().is_none_or(|tag| name.tag() == Some(tag)),
+    let before = created(&filters.before).map_err(|error| failure(&error))?;
+    let since = created(&filters.since).map_err(|error| failure(&error))?;
+    let mut images = service.list().map_err(|error| failure(&error))?;
+    images.sort_by_key(|image| std::cmp::Reverse(image.created_secs()));
+    let style = Style { quiet: args.quiet, no_trunc: args.no_trunc, digests: args.digests, format: args.format.clone() };
+    let kept = images.into_iter().filter_map(|image| filters.apply(image, before, since));
+    let rows: Vec<_> = kept.flat_map(|image| images::rows(&image, &style)).collect();
+    print(images::render(&rows, &style, now_secs()).map_err(|error| Diagnostic::of(&error))?)?;
+    if let Some(name) = args.name.as_deref().filter(|name| rows.is_empty() && IMAGE_COMMANDS.contains(name)) {
+        say(&format!("No images found matching {name:?}: did you mean \"{} image {name}\"?\n", environment.program.name()));
     }
+    Ok(())
 }
 
 /// `shale inspect`: what is found is printed even if something else is missing, as Docker does.
 pub fn inspect(args: &InspectArgs, environment: &Environment) -> Result<(), Failure> {
-    if let Some(kind) = args.kind.as_deref().filter(|kind| *kind != "image") {
-        return Err(Diagnostic::new(format!("there are no objects of type {kind:?}: shale has images only")).into());
+    let form = Form::parse(args.format.as_deref()).map_err(|error| Failure::template(&error))?;
+    if let Some(kind) = args.kind.as_deref() {
+        inspect::check_kind(kind).map_err(Diagnostic::new)?;
     }
+    let only = match args.kind.as_deref() {
+        None => Only::Nothing,
+        Some("image") => Only::Images,
+        Some(kind) => Only::Other(kind),
+    };
+    inspect_names(&args.names, &form, only, environment)?;
+    if args.size {
+        warn("--size ignored for image");
+    }
+    Ok(())
+}
+
+/// `shale image inspect`
+pub fn inspect_images(args: &ImageInspectArgs, environment: &Environment) -> Result<(), Failure> {
+    let form = Form::parse(args.format.as_deref()).map_err(|error| Failure::template(&error))?;
+    inspect_names(&args.names, &form, Only::Images, environment)
+}
+
+/// Among which kinds of objects names are looked for.
+#[derive(Clone, Copy, Debug)]
+enum Only<'a> {
+    /// All that Docker has.
+    Nothing,
+    Images,
+    /// A kind of which there is nothing here.
+    Other(&'a str),
+}
+
+fn inspect_names(names: &[String], form: &Form, only: Only<'_>, environment: &Environment) -> Result<(), Failure> {
+    let mut found = Vec::new();
+    let mut wrong: Vec<Diagnostic> = Vec::new();
     let service = service(environment)?;
-    let mut found: Vec<Value> = vec![];
-    let mut missing = None;
-    for name in &args.names {
-        match service.inspect(name) {
-            Ok(image) => found.push(serde_json::to_value(image).map_err(|error| Diagnostic::of(&error))?),
-            Err(error) => missing = missing.or(Some(error)),
+    for name in names {
+        match (only, service.inspect(name)) {
+            (Only::Other(kind), _) => wrong.push(Diagnostic::new(format!("No such {kind}: {name}")).of_engine()),
+            (_, Ok(image)) => found.push(image),
+            (Only::Nothing, Err(ImageError::NotFound { .. } | ImageError::Reference { .. })) => {
+                wrong.push(Diagnostic::no_such_object(name));
+            }
+            (_, Err(error)) => wrong.push(Diagnostic::of(&error).of_engine()),
         }
     }
-    print(inspect::render(&found, args.format.as_deref()).map_err(|error| Diagnostic::of(&error))?)?;
-    missing.map_or(Ok(()), |error| Err(failure(&error)))
+    let (text, errors) = form.render(&found);
+    print(text)?;
+    wrong.extend(errors.iter().map(|error| Diagnostic::of(error)));
+    told(wrong, environment)
+}
+
+/// Shows errors that did not stop a command; it fails if there is one.
+fn told(wrong: Vec<Diagnostic>, environment: &Environment) -> Result<(), Failure> {
+    for diagnostic in &wrong {
+        say(&diagnostic.render_as(environment.program));
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(Failure::Told) }
+}
+
+/// `shale history`
+pub fn history(args: &HistoryArgs, environment: &Environment) -> Result<(), Failure> {
+    let human = match args.human.as_deref().map(parse_bool) {
+        None => true,
+        Some(Ok(human)) => human,
+        Some(Err(reason)) => {
+            let text = format!("invalid argument {:?} for \"-H, --human\" flag: {reason}", args.human.as_deref().unwrap_or_default());
+            return Err(Failure::Coded(super::WRONG_FLAG, Box::new(Diagnostic::new(text))));
+        }
+    };
+    let steps = service(environment)?.history(&args.image).map_err(|error| failure(&error))?;
+    let style = history::Style { quiet: args.quiet, no_trunc: args.no_trunc, human, format: args.format.clone() };
+    print(history::render(&steps, &style, now_secs()).map_err(|error| Diagnostic::of(&error))?)
 }
 
 /// `shale rmi`: goes on after an error, as Docker does.
 pub fn remove(args: &RmiArgs, environment: &Environment) -> Result<(), Failure> {
     let service = service(environment)?;
-    let mut first_error = None;
+    let mut wrong = Vec::new();
+    let mut is_fatal = false;
     for name in &args.images {
         match service.remove(name, args.force) {
             Ok(removals) => print(removals.iter().map(removal_line).collect::<String>())?,
-            Err(ImageError::NotFound { .. }) if args.force => {}
-            Err(error) => first_error = first_error.or(Some(error)),
+            Err(error) => {
+                is_fatal |= !args.force || !matches!(error, ImageError::NotFound { .. });
+                let diagnostic = Diagnostic::of(&error).of_engine();
+                wrong.push(match error.hint() {
+                    Some(hint) => diagnostic.hint(hint),
+                    None => diagnostic,
+                });
+            }
         }
     }
-    first_error.map_or(Ok(()), |error| Err(failure(&error)))
+    // With `-f` what does not exist is told and no failure.
+    told(wrong, environment).or_else(|failure| if is_fatal { Err(failure) } else { Ok(()) })
 }
 
 fn removal_line(removal: &Removal) -> String {
@@ -150,6 +214,9 @@ fn removal_line(removal: &Removal) -> String {
 
 /// `shale load`
 pub fn load(args: &LoadArgs, environment: &Environment) -> Result<(), Failure> {
+    if args.input.is_none() && environment.stdin_is_terminal {
+        return Err(Diagnostic::new("requested load from stdin, but stdin is empty").into());
+    }
     let service = service(environment)?;
     let platform = Platform::native();
     let loaded = match args.input.as_deref().filter(|path| *path != Path::new("-")) {
@@ -174,20 +241,24 @@ pub fn save(args: &SaveArgs, environment: &Environment) -> Result<(), Failure> {
     }
     let service = service(environment)?;
     let names: Vec<&str> = args.images.iter().map(String::as_str).collect();
+    match &args.output {
+        Some(path) => write_archive(&service, &names, Destination::File(&environment.resolve(path))),
+        None => write_archive(&service, &names, Destination::Stream(&mut std::io::stdout().lock())),
+    }
+}
+
+/// Writes images as one archive that is OCI layout and docker-archive.
+pub fn write_archive(service: &ImageService, names: &[&str], destination: Destination<'_>) -> Result<(), Failure> {
     // A layer that was built and never exported has no packed form yet.
     let nothing = ();
-    let forms = Forms::new(service.store(), &service, &[], &nothing);
+    let forms = Forms::new(service.store(), service, &[], &nothing);
     let packing = LayerOptions::default().packing(None);
     let mut pack = |layer: &ImageLayer| {
         let invalid = |detail: String| ImageError::Invalid { image: names.join(" "), detail };
         let id = layer.layer.ok_or_else(|| invalid(format!("the layer {} is gone from the store", layer.diff_id.0)))?;
         forms.own_packed(&id, packing).map_err(|error| invalid(error.to_string()))
     };
-    let result = match &args.output {
-        Some(path) => service.save(&names, Format::Docker, Destination::File(&environment.resolve(path)), &mut pack),
-        None => service.save(&names, Format::Docker, Destination::Stream(&mut std::io::stdout().lock()), &mut pack),
-    };
-    match result {
+    match service.save(names, Format::Docker, destination, &mut pack) {
         Ok(_) => Ok(()),
         Err(ImageError::Export(crate::export::ExportError::Stream { source })) => Err(write_failure(&source)),
         Err(error) => Err(failure(&error)),
@@ -227,40 +298,4 @@ fn prune_text(report: &PruneReport) -> String {
         report.blobs,
         human::short_bytes(report.bytes)
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const DIGEST: &str = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
-
-    fn summary(names: &[&str]) -> ImageSummary {
-        ImageSummary {
-            id: format!("sha256:{}", "a".repeat(64)).parse().unwrap(),
-            names: names.iter().map(|name| Reference::parse(name).unwrap()).collect(),
-            repo_digests: vec![format!("app@{DIGEST}")],
-            created: Some("2023-11-14T22:13:20.5Z".into()),
-            size_bytes: 7,
-        }
-    }
-
-    #[test]
-    fn an_image_is_a_line_per_name() {
-        let found: Vec<Row> = rows(&summary(&["app:1", "reg.example:5000/x/app:2"])).into_iter().map(|(_, row)| row).collect();
-        let shown: Vec<_> = found.iter().map(|row| (row.repository.as_deref(), row.tag.as_deref(), row.digest.as_deref())).collect();
-        assert_eq!(shown, [(Some("app"), Some("1"), Some(DIGEST)), (Some("reg.example:5000/x/app"), Some("2"), None)]);
-        assert_eq!(found[0].created_secs, Some(1_700_000_000));
-        assert_eq!(rows(&summary(&[]))[0].1.repository, None);
-    }
-
-    #[test]
-    fn a_name_selects_its_tags() {
-        let name = |text: &str| Reference::parse(text).unwrap();
-        for (image, wanted, is) in [("app:1", "app", true), ("app:1", "app:1", true), ("app:1", "app:2", false), ("x/app:1", "app", false)]
-        {
-            assert_eq!(is_wanted(Some(&name(image)), Some(&name(wanted))), is, "{image} {wanted}");
-        }
-        assert!(!is_wanted(None, Some(&name("app"))) && is_wanted(None, None));
-    }
 }

@@ -1,11 +1,10 @@
-//! `shale images`: rows → text.
-
-use std::fmt::Display;
-
-use serde_json::{Value, json};
+//! `shale images`: images → rows → text, as `docker images` prints them.
 
 use super::human;
-use super::template::{self, TemplateError};
+use super::listing::Listing;
+use super::template::{Struct, TemplateError, Value};
+use crate::image::ImageSummary;
+use crate::oci::reference::Reference;
 
 /// One line of the list: an image under one of its names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,11 +30,19 @@ pub struct Style {
     pub quiet: bool,
     /// Whole ids.
     pub no_trunc: bool,
+    /// A column for digests.
+    pub digests: bool,
     /// `--format`
     pub format: Option<String>,
 }
 
-/// The column heads by template field.
+impl Style {
+    /// Whether a line is needed for each digest of a name.
+    fn needs_digests(&self) -> bool {
+        self.digests || self.format.as_deref().is_some_and(|format| format.contains("{{.Digest}}"))
+    }
+}
+
 const HEADS: &[(&str, &str)] = &[
     ("Repository", "REPOSITORY"),
     ("Tag", "TAG"),
@@ -44,79 +51,83 @@ const HEADS: &[(&str, &str)] = &[
     ("CreatedSince", "CREATED"),
     ("CreatedAt", "CREATED AT"),
     ("Size", "SIZE"),
+    ("Containers", "CONTAINERS"),
+    ("SharedSize", "SHARED SIZE"),
+    ("UniqueSize", "UNIQUE SIZE"),
+    ("VirtualSize", "SIZE"),
 ];
 
-const DEFAULT_TABLE: &str = "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}";
+const TABLE: &str = "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}";
+const TABLE_WITH_DIGESTS: &str = "{{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}";
+const RAW: &str = "repository: {{.Repository}}\ntag: {{.Tag}}\nimage_id: {{.ID}}\ncreated_at: {{.CreatedAt}}\nvirtual_size: {{.Size}}\n";
+
+/// An image as lines of the list: one per name, and one per repository that knows it by digest alone.
+pub fn rows(image: &ImageSummary, style: &Style) -> Vec<Row> {
+    let row = Row {
+        repository: None,
+        tag: None,
+        digest: None,
+        id: image.id.to_string(),
+        created_secs: image.created_secs(),
+        size_bytes: image.size_bytes,
+    };
+    if image.names.is_empty() && image.repo_digests.is_empty() {
+        return vec![row];
+    }
+    let digests_of = |repository: &str| -> Vec<&str> {
+        let of = |known: &str| known.strip_prefix(repository).and_then(|rest| rest.strip_prefix('@')).is_some();
+        image.repo_digests.iter().filter(|known| of(known)).filter_map(|known| Some(known.split_once('@')?.1)).collect()
+    };
+    let mut rows = Vec::new();
+    for name in &image.names {
+        let named = Row { repository: Some(name.familiar_name()), tag: name.tag().map(Into::into), ..row.clone() };
+        let digests = if style.needs_digests() { digests_of(&name.familiar_name()) } else { vec![] };
+        rows.extend(digests.iter().map(|digest| Row { digest: Some((*digest).into()), ..named.clone() }));
+        rows.extend(digests.is_empty().then_some(named));
+    }
+    let mut told: Vec<String> = image.names.iter().map(Reference::familiar_name).collect();
+    for known in &image.repo_digests {
+        let Some((repository, _)) = known.split_once('@').filter(|(repository, _)| !told.iter().any(|t| t == repository)) else { continue };
+        let untagged = Row { repository: Some(repository.into()), ..row.clone() };
+        if style.digests {
+            rows.extend(digests_of(repository).iter().map(|digest| Row { digest: Some((*digest).into()), ..untagged.clone() }));
+        } else {
+            rows.push(untagged);
+        }
+        told.push(repository.into());
+    }
+    rows
+}
 
 /// The list as text. `now_secs` is the present, for "3 weeks ago".
 pub fn render(rows: &[Row], style: &Style, now_secs: i64) -> Result<String, TemplateError> {
-    if style.quiet && style.format.is_none() {
-        // An image with several names is one id.
-        let mut ids: Vec<&str> = vec![];
-        for row in rows {
-            let id = shown_id(row, style.no_trunc);
-            if !ids.contains(&id) {
-                ids.push(id);
-            }
-        }
-        return Ok(lines(&ids));
-    }
-    let fields = rows.iter().map(|row| fields(row, style.no_trunc, now_secs));
-    let format = style.format.as_deref().unwrap_or("table").replace("\\t", "\t").replace("\\n", "\n");
-    if format == "json" {
-        return Ok(lines(&fields.collect::<Vec<_>>()));
-    }
-    let Some(columns) = format.strip_prefix("table") else {
-        return fields.map(|row| template::render(&format, &row).map(|line| line + "\n")).collect();
-    };
-    let columns = if columns.trim().is_empty() { DEFAULT_TABLE } else { columns.trim_start() };
-    let heads: Value = HEADS.iter().map(|(field, head)| ((*field).to_owned(), json!(head))).collect();
-    let lines = std::iter::once(heads).chain(fields).map(|row| template::render(columns, &row)).collect::<Result<Vec<_>, _>>()?;
-    Ok(aligned(&lines))
+    let table = if style.digests { TABLE_WITH_DIGESTS } else { TABLE };
+    let listing = Listing { heads: HEADS, table, quiet: "{{.ID}}", raw: Some(if style.quiet { "image_id: {{.ID}}" } else { RAW }) };
+    let rows = rows.iter().map(|row| fields(row, style.no_trunc, now_secs)).collect();
+    listing.render(rows, style.format.as_deref(), style.quiet)
 }
 
-fn lines(rows: &[impl Display]) -> String {
-    rows.iter().fold(String::new(), |text, row| text + &row.to_string() + "\n")
-}
-
-fn shown_id(row: &Row, no_trunc: bool) -> &str {
-    if no_trunc { &row.id } else { human::short_id(&row.id) }
-}
-
-fn fields(row: &Row, no_trunc: bool, now_secs: i64) -> Value {
-    let none = || "<none>".to_owned();
-    let age = row.created_secs.map(|created| format!("{} ago", human::span(now_secs.saturating_sub(created).max(0) as u64)));
-    let created = row.created_secs.and_then(|secs| time::OffsetDateTime::from_unix_timestamp(secs).ok());
-    let layout = time::macros::format_description!("[year]-[month]-[day] [hour]:[minute]:[second] +0000 UTC");
-    let created = created.and_then(|time| time.format(layout).ok());
-    json!({
-        "CreatedAt": created.unwrap_or_else(|| "N/A".into()),
-        "CreatedSince": age.unwrap_or_else(|| "N/A".into()),
-        "Digest": row.digest.clone().unwrap_or_else(none),
-        "ID": shown_id(row, no_trunc),
-        "Repository": row.repository.clone().unwrap_or_else(none),
-        "Size": human::short_bytes(row.size_bytes),
-        "Tag": row.tag.clone().unwrap_or_else(none),
-    })
-}
-
-/// Lines with tabs → columns three blanks apart.
-pub(super) fn aligned(lines: &[String]) -> String {
-    let rows: Vec<Vec<&str>> = lines.iter().map(|line| line.split('\t').collect()).collect();
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            line.push_str(cell);
-            line.extend(std::iter::repeat_n(' ', width + 3 - cell.chars().count()));
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
+fn fields(row: &Row, no_trunc: bool, now_secs: i64) -> Struct {
+    let or_none = |text: &Option<String>| Value::text(text.as_deref().unwrap_or("<none>"));
+    let id = if no_trunc { &row.id } else { human::short_id(&row.id) };
+    let known = |text: Option<String>| Value::Text(text.unwrap_or_else(|| "N/A".into()));
+    let size = human::short_bytes(row.size_bytes);
+    Struct::new(
+        "*formatter.imageContext",
+        [
+            ("Containers", Value::text("N/A")),
+            ("CreatedAt", known(row.created_secs.and_then(human::moment))),
+            ("CreatedSince", known(row.created_secs.map(|created| human::ago(created, now_secs)))),
+            ("Digest", or_none(&row.digest)),
+            ("ID", Value::text(id)),
+            ("Repository", or_none(&row.repository)),
+            ("SharedSize", Value::text("N/A")),
+            ("Size", Value::text(&size)),
+            ("Tag", or_none(&row.tag)),
+            ("UniqueSize", Value::text("N/A")),
+            ("VirtualSize", Value::Text(size)),
+        ],
+    )
 }
 
 #[cfg(test)]
@@ -124,8 +135,37 @@ mod tests {
     use super::*;
 
     const NOW: i64 = 1_700_000_000;
+    const DIGEST: &str = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 
-    fn rows() -> Vec<Row> {
+    fn summary(names: &[&str], repo_digests: &[&str]) -> ImageSummary {
+        ImageSummary {
+            id: format!("sha256:{}", "a".repeat(64)).parse().unwrap(),
+            names: names.iter().map(|name| Reference::parse(name).unwrap()).collect(),
+            repo_digests: repo_digests.iter().map(|name| format!("{name}@{DIGEST}")).collect(),
+            created: Some("2023-11-14T22:13:20.5Z".into()),
+            size_bytes: 7,
+            labels: std::collections::BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn an_image_is_a_line_per_name() {
+        let shown = |image: &ImageSummary, digests: bool| -> Vec<(Option<String>, Option<String>, bool)> {
+            let rows = rows(image, &Style { digests, ..Style::default() });
+            rows.into_iter().map(|row| (row.repository, row.tag, row.digest.is_some())).collect()
+        };
+        let some = |text: &str| Some(text.to_owned());
+        let image = summary(&["app:1", "reg.example:5000/x/app:2"], &["app", "old"]);
+        let (app, other) = ((some("app"), some("1")), (some("reg.example:5000/x/app"), some("2")));
+        for digests in [false, true] {
+            let expected =
+                [(app.0.clone(), app.1.clone(), digests), (other.0.clone(), other.1.clone(), false), (some("old"), None, digests)];
+            assert_eq!(shown(&image, digests), expected, "{digests}");
+        }
+        assert_eq!(shown(&summary(&[], &[]), true), [(None, None, false)]);
+    }
+
+    fn shown_rows() -> Vec<Row> {
         let id = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
         let named = Row {
             repository: Some("app".into()),
@@ -143,22 +183,22 @@ mod tests {
     }
 
     fn text(style: Style) -> String {
-        render(&rows(), &style, NOW).unwrap()
+        render(&shown_rows(), &style, NOW).unwrap()
     }
 
     #[test]
     fn the_table_has_docker_s_columns() {
         insta::assert_snapshot!(text(Style::default()), @r"
-        REPOSITORY                        TAG      IMAGE ID       CREATED       SIZE
-        app                               latest   0123456789ab   3 weeks ago   4.21MB
-        localhost:5000/team/application   v1       0123456789ab   3 weeks ago   4.21MB
-        <none>                            <none>   f123456789ab   N/A           0B
+        REPOSITORY                        TAG       IMAGE ID       CREATED       SIZE
+        app                               latest    0123456789ab   3 weeks ago   4.21MB
+        localhost:5000/team/application   v1        0123456789ab   3 weeks ago   4.21MB
+        <none>                            <none>    f123456789ab   N/A           0B
         ");
     }
 
     #[test]
-    fn quiet_prints_each_id_once() {
-        assert_eq!(text(Style { quiet: true, ..Style::default() }), "0123456789ab\nf123456789ab\n");
+    fn quiet_prints_an_id_per_line_of_the_table() {
+        assert_eq!(text(Style { quiet: true, ..Style::default() }), "0123456789ab\n0123456789ab\nf123456789ab\n");
         assert!(text(Style { quiet: true, no_trunc: true, ..Style::default() }).starts_with("sha256:0123456789abcdef0"));
     }
 
@@ -167,8 +207,15 @@ mod tests {
         let format = |format: &str| text(Style { format: Some(format.into()), ..Style::default() });
         assert!(format("{{.Repository}}:{{.Tag}}").starts_with("app:latest\nlocalhost:5000/team/application:v1\n"));
         assert!(format("table {{.ID}}\\t{{.Size}}").starts_with("IMAGE ID       SIZE\n0123456789ab   4.21MB\n"));
-        let first: Value = serde_json::from_str(format("json").lines().next().unwrap()).unwrap();
-        assert_eq!(first["CreatedAt"], "2023-10-24 22:13:20 +0000 UTC");
-        assert!(render(&rows(), &Style { format: Some("{{bogus}}".into()), ..Style::default() }, NOW).is_err());
+        assert_eq!(
+            format("json").lines().last(),
+            Some(concat!(
+                r#"{"Containers":"N/A","CreatedAt":"N/A","CreatedSince":"N/A","Digest":"\u003cnone\u003e","ID":"f123456789ab","#,
+                r#""Repository":"\u003cnone\u003e","SharedSize":"N/A","Size":"0B","Tag":"\u003cnone\u003e","UniqueSize":"N/A","VirtualSize":"0B"}"#
+            ))
+        );
+        assert!(format("{{json .}}").contains("\"CreatedAt\":\"2023-10-24 22:13:20 +0000 UTC\""));
+        let error = render(&shown_rows(), &Style { format: Some("{{.Bogus}}".into()), ..Style::default() }, NOW).unwrap_err().to_string();
+        assert!(error.ends_with("can't evaluate field Bogus in type *formatter.imageContext"), "{error}");
     }
 }

@@ -11,18 +11,28 @@ pub mod output;
 pub mod request;
 pub mod values;
 
+pub mod program;
+
 pub mod build;
+pub mod builders;
+pub mod contexts;
 pub mod doctor;
+pub mod engine;
+pub mod filter;
+pub mod history;
 pub mod image;
 pub mod images;
+pub mod info;
 pub mod inspect;
 pub mod login;
 pub mod registry;
 pub mod version;
 
+pub mod columns;
 pub mod console;
 pub mod diagnostic;
 pub mod human;
+pub mod listing;
 pub mod progress;
 pub mod signals;
 pub mod template;
@@ -30,15 +40,18 @@ pub mod template;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use args::{BuilderCommand, BuildxCommand, Command, ImageCommand, Refusal};
-use console::{print, say};
+use args::{BuilderCommand, BuildxCommand, Command, ContainerCommand, ImageCommand, Refusal, SystemCommand};
+use console::{print, say, warn};
 use diagnostic::Diagnostic;
 use environment::Environment;
+use program::Program;
 
 /// Exit code of a failure.
 const FAILED: u8 = 1;
 /// Exit code of a wrong flag, as Docker's.
 const WRONG_FLAG: u8 = 125;
+/// Exit code of a template that cannot be read, as Docker's.
+const WRONG_TEMPLATE: u8 = 64;
 /// Signals end in 128 plus their number.
 const SIGNAL_BASE: u8 = 128;
 const SIGPIPE: u8 = 13;
@@ -48,6 +61,8 @@ const SIGPIPE: u8 = 13;
 pub enum Failure {
     /// An error to show.
     Shown(Box<Diagnostic>),
+    /// An error to show that has an exit code of its own.
+    Coded(u8, Box<Diagnostic>),
     /// An error that was shown already.
     Told,
     /// Standard output was closed by its reader: nobody is there to be told.
@@ -63,25 +78,45 @@ impl From<Diagnostic> for Failure {
 }
 
 impl Failure {
+    /// A template that cannot be read.
+    fn template(error: &template::TemplateError) -> Self {
+        Self::Coded(WRONG_TEMPLATE, Box::new(Diagnostic::of(error)))
+    }
+
     /// Says what is left to say and names the exit code.
-    fn exit_code(&self) -> u8 {
+    fn exit_code(&self, program: Program) -> u8 {
         match self {
             Self::Shown(diagnostic) => {
-                say(&diagnostic.render());
+                say(&diagnostic.render_as(program));
                 FAILED
+            }
+            Self::Coded(code, diagnostic) => {
+                say(&diagnostic.render_as(program));
+                *code
             }
             Self::Told => FAILED,
             Self::ClosedPipe => SIGNAL_BASE + SIGPIPE,
-            Self::Signal(signal) => SIGNAL_BASE.saturating_add(u8::try_from(*signal).unwrap_or(0)),
+            Self::Signal(signal) => Self::signal_code(*signal),
         }
+    }
+
+    /// The exit code of what a signal ended.
+    fn signal_code(signal: i32) -> u8 {
+        SIGNAL_BASE.saturating_add(u8::try_from(signal).unwrap_or(0))
     }
 }
 
-/// Runs a command line; `argv[0]` is not looked at.
+/// Runs a command line; `argv[0]` is the name to answer as.
 pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let command = match args::parse(argv) {
-        Ok(cli) => cli.command,
-        Err(Refusal::Print(text)) => return exit(print(text)),
+    let argv: Vec<OsString> = argv.into_iter().collect();
+    let program = argv.first().map_or(Program::default(), |argv0| Program::of(argv0));
+    let cli = match args::parse(&argv, program) {
+        Ok(cli) => cli,
+        Err(Refusal::Print(text)) => return exit(print(text), program),
+        Err(Refusal::Help(text)) => {
+            say(&text);
+            return ExitCode::SUCCESS;
+        }
         Err(Refusal::Flag(text)) => {
             say(&(text + "\n"));
             return ExitCode::from(WRONG_FLAG);
@@ -93,13 +128,20 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let environment =
         Environment::current().map_err(|error| Diagnostic::new("cannot read the working directory").because(error.to_string()));
-    exit(environment.map_err(Into::into).and_then(|environment| dispatch(&command, &environment)))
+    let done = environment.map_err(Into::into).and_then(|environment| {
+        let environment = environment.with(&cli.global, program);
+        if let Some(daemon) = environment.remote_daemon(&cli.global) {
+            warn(&format!("{daemon} is not asked: this process is the engine, and images are in the local store"));
+        }
+        dispatch(&cli.command, &environment)
+    });
+    exit(done, program)
 }
 
-fn exit(result: Result<(), Failure>) -> ExitCode {
+fn exit(result: Result<(), Failure>, program: Program) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => ExitCode::from(failure.exit_code()),
+        Err(failure) => ExitCode::from(failure.exit_code(program)),
     }
 }
 
@@ -110,7 +152,9 @@ fn dispatch(command: &Command, environment: &Environment) -> Result<(), Failure>
         | Command::Builder(BuilderCommand::Build(args))
         | Command::Buildx(BuildxCommand::Build(args)) => build::run(args, environment),
         Command::Images(args) | Command::Image(ImageCommand::Ls(args)) => image::list(args, environment),
-        Command::Inspect(args) | Command::Image(ImageCommand::Inspect(args)) => image::inspect(args, environment),
+        Command::Inspect(args) => image::inspect(args, environment),
+        Command::Image(ImageCommand::Inspect(args)) => image::inspect_images(args, environment),
+        Command::History(args) | Command::Image(ImageCommand::History(args)) => image::history(args, environment),
         Command::Rmi(args) | Command::Image(ImageCommand::Rm(args)) => image::remove(args, environment),
         Command::Load(args) | Command::Image(ImageCommand::Load(args)) => image::load(args, environment),
         Command::Save(args) | Command::Image(ImageCommand::Save(args)) => image::save(args, environment),
@@ -126,7 +170,17 @@ fn dispatch(command: &Command, environment: &Environment) -> Result<(), Failure>
             let is_bad = checks.iter().any(|check| check.verdict == doctor::Verdict::Bad);
             if is_bad { Err(Failure::Told) } else { Ok(()) }
         }
-        Command::Version(args) => print(version::render(args.format.as_deref()).map_err(|error| Diagnostic::of(&error))?),
-        Command::Buildx(BuildxCommand::Version) => print(version::render(None).map_err(|error| Diagnostic::of(&error))?),
+        Command::Version(args) => version::run(args, environment),
+        Command::Info(args) | Command::System(SystemCommand::Info(args)) => info::run(args, environment),
+        Command::Ps(args) | Command::Container(ContainerCommand::Ls(args)) => info::containers(args),
+        Command::Container(ContainerCommand::Prune(_)) => print("Total reclaimed space: 0B\n"),
+        Command::Context(command) => contexts::run(command),
+        Command::Buildx(BuildxCommand::Version) => print(builders::VERSION_LINE),
+        Command::Buildx(BuildxCommand::Create(args)) => builders::create(args),
+        Command::Buildx(BuildxCommand::Use(args)) => builders::switch(args),
+        Command::Buildx(BuildxCommand::Ls(args)) => builders::list(args),
+        Command::Buildx(BuildxCommand::Inspect(args)) => print(builders::described(args)),
+        Command::Buildx(BuildxCommand::Rm(args)) => builders::remove(args),
+        Command::Buildx(BuildxCommand::Stop(_) | BuildxCommand::Install | BuildxCommand::Uninstall) => Ok(()),
     }
 }

@@ -15,7 +15,7 @@ use crate::source::secret::Lent;
 use super::args::BuildArgs;
 use super::environment::Environment;
 use super::lent;
-use super::output::{Output, OutputError, unique};
+use super::output::{Output, OutputError, OutputKind, unique};
 use super::values::{Ulimit, parse_add_host};
 pub use context::{ContextSource, DockerfileSource, NamedContext};
 use context::{context_source, dockerfile_source, named_context};
@@ -178,7 +178,11 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<(BuildRequ
         None | Some("") => None,
         Some(text) => Some(text.parse().map_err(|_| RequestError::Epoch { text: text.into() })?),
     };
-    let outputs = outputs(&args.outputs, environment)?;
+    let mut outputs = outputs(&args.outputs, environment)?;
+    // What is loaded elsewhere is an image of the store first.
+    if args.load && outputs.iter().all(|output| output.kind != OutputKind::Store) {
+        outputs.push(Output::to_store());
+    }
     let tags = args.tags.iter().cloned().chain(outputs.iter().flat_map(|output| output.names.iter().cloned()));
     let tags = unique(tags.map(|text| image_name(&text)).collect::<Result<_, _>>()?);
     let (progress, progress_note) = progress_mode(args, environment)?;

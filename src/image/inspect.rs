@@ -40,6 +40,8 @@ pub struct Inspect {
     pub os: String,
     /// Sum of the layers' sizes.
     pub size: u64,
+    /// What keeps the layers; there are no directories to name.
+    pub graph_driver: GraphDriver,
     /// The layers.
     #[serde(rename = "RootFS")]
     pub root_fs: InspectRootFs,
@@ -90,6 +92,16 @@ pub struct ContainerConfig {
     pub shell: Option<Vec<String>>,
 }
 
+/// `GraphDriver` of [`Inspect`].
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct GraphDriver {
+    /// Always null.
+    pub data: Option<BTreeMap<String, String>>,
+    /// `shale`
+    pub name: &'static str,
+}
+
 /// `RootFS` of [`Inspect`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -129,6 +141,7 @@ impl ImageService {
             variant: config.variant,
             os: config.os,
             size: self.size_of(&record)?,
+            graph_driver: GraphDriver { data: None, name: "shale" },
             root_fs: InspectRootFs { r#type: config.rootfs.kind, layers: config.rootfs.diff_ids },
             config: config.config.into(),
             metadata: InspectMetadata { last_tag_time: stored.unwrap_or_default() },

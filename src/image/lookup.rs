@@ -26,9 +26,12 @@ impl ImageService {
         if let Some(record) = self.find_full_id(text)? {
             return Ok((record, Named::Id));
         }
+        // As Docker says it: with the tag that was looked for.
+        let mut asked = text.to_owned();
         match Reference::parse(text) {
             Ok(reference) => {
                 let reference = reference.with_default_tag();
+                asked = reference.familiar();
                 if let Some(record) = self.find_reference(&reference)? {
                     let named = if reference.digest().is_some() { Named::Digest(reference) } else { Named::Tag(reference) };
                     return Ok((record, named));
@@ -39,7 +42,7 @@ impl ImageService {
         }
         match self.find_prefix(text, 1)? {
             Some(record) => Ok((record, Named::Id)),
-            None => Err(ImageError::NotFound { name: text.into() }),
+            None => Err(ImageError::NotFound { name: asked }),
         }
     }
 

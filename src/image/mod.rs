@@ -9,6 +9,7 @@
 pub mod assemble;
 mod error;
 mod fetch;
+mod history;
 mod inspect;
 mod lookup;
 mod push;
@@ -24,7 +25,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use shale_cache::{ImageRecord, OciDigest, Store};
 
 pub use error::ImageError;
-pub use inspect::{ContainerConfig, Inspect, InspectRootFs};
+pub use history::HistoryStep;
+pub use inspect::{ContainerConfig, GraphDriver, Inspect, InspectMetadata, InspectRootFs};
 pub use lookup::short_id;
 pub use push::{Outgoing, Pushed};
 /// A layer of a base: its DiffID, and its blob or its layer in the store where they are known.

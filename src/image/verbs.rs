@@ -1,8 +1,11 @@
 //! list, tag, remove, commit.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use shale_cache::{ImageLayer, ImageRecord, OciDigest};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::lookup::{Named, references, short_id};
 use super::resolve::{merge, now_secs};
@@ -24,6 +27,20 @@ pub struct ImageSummary {
     pub created: Option<String>,
     /// Sum of the layers' blobs, and of the files of layers that are not packed.
     pub size_bytes: u64,
+    /// LABELs of the config.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl ImageSummary {
+    /// When it was made, in seconds since 1970.
+    pub fn created_secs(&self) -> Option<i64> {
+        unix_secs(self.created.as_deref()?)
+    }
+}
+
+/// A time of a config, RFC 3339, in seconds since 1970.
+pub(super) fn unix_secs(text: &str) -> Option<i64> {
+    OffsetDateTime::parse(text, &Rfc3339).ok().map(OffsetDateTime::unix_timestamp)
 }
 
 /// What `remove` did, in order.
@@ -39,15 +56,15 @@ impl ImageService {
     /// The images, newest first.
     pub fn list(&self) -> Result<Vec<ImageSummary>, ImageError> {
         let images = self.store.images().list()?.into_iter().map(|(record, names)| {
-            let created = match self.config_of(&record) {
-                Ok((config, _)) => config.created,
+            let (created, labels) = match self.config_of(&record) {
+                Ok((config, _)) => (config.created, config.config.labels.unwrap_or_default()),
                 // A list that one lost config makes unreadable helps nobody.
-                Err(ImageError::MissingBlob { .. } | ImageError::Invalid { .. }) => None,
+                Err(ImageError::MissingBlob { .. } | ImageError::Invalid { .. }) => (None, BTreeMap::new()),
                 Err(error) => return Err(error),
             };
             let size_bytes = self.size_of(&record)?;
             let repo_digests = references(&record.repo_digests).iter().map(Reference::familiar).collect();
-            Ok(ImageSummary { id: record.id, names: references(&names), repo_digests, created, size_bytes })
+            Ok(ImageSummary { id: record.id, names: references(&names), repo_digests, created, size_bytes, labels })
         });
         images.collect()
     }
@@ -105,15 +122,16 @@ impl ImageService {
 
     /// The sum of the layers' sizes: a blob's where there is one, else that of the files.
     pub(super) fn size_of(&self, record: &ImageRecord) -> Result<u64, ImageError> {
-        let mut size_bytes = 0;
-        for layer in &record.layers {
-            size_bytes += match (&layer.blob, &layer.layer) {
-                (Some(blob), _) => blob.size_bytes,
-                (None, Some(id)) if self.store.layers().has_index(id)? => files_size(&self.store.layers().index_path(id)),
-                _ => 0,
-            };
-        }
-        Ok(size_bytes)
+        record.layers.iter().map(|layer| self.layer_size(layer)).sum()
+    }
+
+    /// The size of a layer's blob, else that of its files.
+    pub(super) fn layer_size(&self, layer: &ImageLayer) -> Result<u64, ImageError> {
+        Ok(match (&layer.blob, &layer.layer) {
+            (Some(blob), _) => blob.size_bytes,
+            (None, Some(id)) if self.store.layers().has_index(id)? => files_size(&self.store.layers().index_path(id)),
+            _ => 0,
+        })
     }
 
     fn delete(&self, record: &ImageRecord, names: &[Reference]) -> Result<Vec<Removal>, ImageError> {

@@ -29,6 +29,9 @@ pub struct BuildArgs {
     /// Set a label of the image.
     #[arg(long = "label", value_name = "KEY=VALUE")]
     pub labels: Vec<String>,
+    /// Load the result into the docker or podman of this machine. Called as `docker`, the local store is that place.
+    #[arg(long, value_parser = parse_bool, action = ArgAction::Set)]
+    pub load: bool,
     /// Write digests and names of the result to a file, as JSON.
     #[arg(long, value_name = "FILE")]
     pub metadata_file: Option<PathBuf>,

@@ -1,9 +1,12 @@
 //! Commands that are groups of commands, as Docker has them.
 
-use clap::Subcommand;
+use clap::{ArgAction, Args, Subcommand};
+
+use super::super::flags::parse_bool;
 
 use super::build::BuildArgs;
-use super::image::{ImagesArgs, InspectArgs, LoadArgs, RmiArgs, SaveArgs, TagArgs};
+use super::engine::{BuilderArgs, BuilderListArgs, CreateBuilderArgs, FormatArgs, PsArgs, RemoveBuilderArgs, UseBuilderArgs};
+use super::image::{HistoryArgs, ImageInspectArgs, ImagesArgs, LoadArgs, RmiArgs, SaveArgs, TagArgs};
 use super::registry::{PullArgs, PushArgs};
 use super::store::PruneArgs;
 
@@ -16,9 +19,11 @@ pub enum ImageCommand {
     #[command(visible_alias = "list")]
     Ls(ImagesArgs),
     /// Print what is known about images as JSON.
-    Inspect(InspectArgs),
+    Inspect(ImageInspectArgs),
+    /// Show the steps that made an image.
+    History(HistoryArgs),
     /// Remove images.
-    #[command(visible_alias = "remove")]
+    #[command(visible_aliases = ["remove", "rmi"])]
     Rm(RmiArgs),
     /// Load images from a tar archive.
     Load(LoadArgs),
@@ -51,4 +56,86 @@ pub enum BuildxCommand {
     Prune(PruneArgs),
     /// Print the version.
     Version,
+    /// Accepted for Docker's sake: this process is the builder.
+    Create(CreateBuilderArgs),
+    /// Accepted for Docker's sake: there is one builder.
+    Use(UseBuilderArgs),
+    /// List the one builder.
+    Ls(BuilderListArgs),
+    /// Print what is known about the builder.
+    Inspect(BuilderArgs),
+    /// Accepted for Docker's sake: there is nothing to remove.
+    Rm(RemoveBuilderArgs),
+    /// Accepted for Docker's sake: there is nothing to stop.
+    Stop(BuilderArgs),
+    /// Accepted for Docker's sake: `docker build` is this builder already.
+    Install,
+    /// Accepted for Docker's sake.
+    Uninstall,
+}
+
+/// `shale system …`
+#[derive(Debug, Subcommand)]
+pub enum SystemCommand {
+    /// Print what is known about this installation.
+    Info(FormatArgs),
+}
+
+/// `shale container …`: there are none, which is what the list says.
+#[derive(Debug, Subcommand)]
+pub enum ContainerCommand {
+    /// List containers: there are none.
+    #[command(visible_aliases = ["ps", "list"])]
+    Ls(PsArgs),
+    /// Remove stopped containers: there are none.
+    Prune(PruneContainersArgs),
+}
+
+/// `shale container prune`
+#[derive(Clone, Debug, Args)]
+#[command(override_usage = "shale container prune [OPTIONS]")]
+pub struct PruneContainersArgs {
+    /// Do not ask.
+    #[arg(short, long, value_parser = parse_bool, action = ArgAction::Set)]
+    pub force: bool,
+    /// Only some.
+    #[arg(long = "filter", value_name = "KEY=VALUE")]
+    pub filters: Vec<String>,
+}
+
+/// `shale context …`: there is one, the machine itself.
+#[derive(Debug, Subcommand)]
+pub enum ContextCommand {
+    /// List the one context.
+    #[command(visible_alias = "list")]
+    Ls(ContextListArgs),
+    /// Print the name of the context.
+    Show,
+    /// Accepted for Docker's sake, for the context `default`.
+    Use {
+        /// The name.
+        #[arg(value_name = "CONTEXT")]
+        name: String,
+    },
+    /// Print what is known about the context.
+    Inspect {
+        /// `json` or a template.
+        #[arg(short, long, value_name = "FORMAT")]
+        format: Option<String>,
+        /// Names.
+        #[arg(value_name = "CONTEXT")]
+        names: Vec<String>,
+    },
+}
+
+/// `shale context ls`
+#[derive(Clone, Debug, Args)]
+#[command(override_usage = "shale context ls [OPTIONS]")]
+pub struct ContextListArgs {
+    /// `json`, `table` or a template.
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Print names only.
+    #[arg(short, long, value_parser = parse_bool, action = ArgAction::Set)]
+    pub quiet: bool,
 }

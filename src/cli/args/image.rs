@@ -19,7 +19,13 @@ pub struct ImagesArgs {
     /// Print whole ids.
     #[arg(long, value_parser = parse_bool, action = ArgAction::Set)]
     pub no_trunc: bool,
-    /// `json`, `table` or a template such as `{{.Repository}}:{{.Tag}}`.
+    /// Print digests too.
+    #[arg(long, value_parser = parse_bool, action = ArgAction::Set)]
+    pub digests: bool,
+    /// Show only some: `dangling=true`, `label=KEY[=VALUE]`, `reference=PATTERN`, `before=IMAGE`, `since=IMAGE`, `until=TIME`.
+    #[arg(short, long = "filter", value_name = "KEY=VALUE")]
+    pub filters: Vec<String>,
+    /// `json`, `table`, `table TEMPLATE` or a template such as `{{.Repository}}:{{.Tag}}`.
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,
     /// Show only images of this name.
@@ -29,7 +35,7 @@ pub struct ImagesArgs {
 
 /// `shale inspect`
 #[derive(Clone, Debug, Args)]
-#[command(override_usage = "shale inspect [OPTIONS] NAME|ID...")]
+#[command(override_usage = "shale inspect [OPTIONS] NAME|ID [NAME|ID...]")]
 pub struct InspectArgs {
     /// `json` or a template such as `{{.Id}}` or `{{json .Config}}`.
     #[arg(short, long, value_name = "FORMAT")]
@@ -37,18 +43,57 @@ pub struct InspectArgs {
     /// Only objects of this kind; there are only images.
     #[arg(long = "type", value_name = "KIND")]
     pub kind: Option<String>,
+    /// Accepted for Docker's sake: it is about containers.
+    #[arg(short, long, value_parser = parse_bool, action = ArgAction::Set)]
+    pub size: bool,
     /// Names or ids.
     #[arg(required = true, value_name = "NAME|ID")]
     pub names: Vec<String>,
 }
 
+/// `shale image inspect`
+#[derive(Clone, Debug, Args)]
+#[command(override_usage = "shale image inspect [OPTIONS] IMAGE [IMAGE...]")]
+pub struct ImageInspectArgs {
+    /// `json` or a template such as `{{.Id}}` or `{{json .Config}}`.
+    #[arg(short, long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Names or ids.
+    #[arg(required = true, value_name = "IMAGE")]
+    pub names: Vec<String>,
+}
+
+/// `shale history`
+#[derive(Clone, Debug, Args)]
+#[command(override_usage = "shale history [OPTIONS] IMAGE")]
+pub struct HistoryArgs {
+    /// Print ids only.
+    #[arg(short, long, value_parser = parse_bool, action = ArgAction::Set)]
+    pub quiet: bool,
+    /// Print whole ids and instructions.
+    #[arg(long, value_parser = parse_bool, action = ArgAction::Set)]
+    pub no_trunc: bool,
+    /// Print sizes and times for people (default; `--human=false` prints numbers).
+    #[arg(short = 'H', long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub human: Option<String>,
+    /// `json`, `table`, `table TEMPLATE` or a template such as `{{.CreatedBy}}`.
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// A name or id.
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+}
+
 /// `shale rmi`
 #[derive(Clone, Debug, Args)]
-#[command(override_usage = "shale rmi [OPTIONS] IMAGE...")]
+#[command(override_usage = "shale rmi [OPTIONS] IMAGE [IMAGE...]")]
 pub struct RmiArgs {
     /// Remove an id with all its names; say nothing about what does not exist.
     #[arg(short, long, value_parser = parse_bool, action = ArgAction::Set)]
     pub force: bool,
+    /// Accepted for Docker's sake: there are no untagged parents.
+    #[arg(long, value_parser = parse_bool, action = ArgAction::Set)]
+    pub no_prune: bool,
     /// Names or ids.
     #[arg(required = true, value_name = "IMAGE")]
     pub images: Vec<String>,
@@ -68,7 +113,7 @@ pub struct LoadArgs {
 
 /// `shale save`
 #[derive(Clone, Debug, Args)]
-#[command(override_usage = "shale save [OPTIONS] IMAGE...")]
+#[command(override_usage = "shale save [OPTIONS] IMAGE [IMAGE...]")]
 pub struct SaveArgs {
     /// The archive (default: standard output).
     #[arg(short, long, value_name = "FILE")]
@@ -80,7 +125,7 @@ pub struct SaveArgs {
 
 /// `shale tag`
 #[derive(Clone, Debug, Args)]
-#[command(override_usage = "shale tag SOURCE[:TAG] TARGET[:TAG]")]
+#[command(override_usage = "shale tag SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]")]
 pub struct TagArgs {
     /// A name or id.
     #[arg(value_name = "SOURCE[:TAG]")]

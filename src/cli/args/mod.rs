@@ -4,6 +4,8 @@
 //! single-valued flag takes its last value, short flags cluster (`-qt name`).
 
 mod build;
+mod engine;
+mod global;
 mod groups;
 mod image;
 mod refusal;
@@ -14,20 +16,29 @@ use std::ffi::OsString;
 
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use super::program::Program;
+
 pub use build::BuildArgs;
-pub use groups::{BuilderCommand, BuildxCommand, ImageCommand};
-pub use image::{ImagesArgs, InspectArgs, LoadArgs, RmiArgs, SaveArgs, TagArgs};
+pub use engine::{BuilderArgs, BuilderListArgs, CreateBuilderArgs, FormatArgs, PsArgs, RemoveBuilderArgs, UseBuilderArgs};
+pub use global::GlobalArgs;
+pub use groups::{
+    BuilderCommand, BuildxCommand, ContainerCommand, ContextCommand, ContextListArgs, ImageCommand, PruneContainersArgs, SystemCommand,
+};
+pub use image::{HistoryArgs, ImageInspectArgs, ImagesArgs, InspectArgs, LoadArgs, RmiArgs, SaveArgs, TagArgs};
 pub use registry::{LoginArgs, LogoutArgs, PullArgs, PushArgs, RegistryArgs};
 pub use store::{PruneArgs, VersionArgs};
 
 /// Builds OCI images from Dockerfiles, without a daemon and without root.
 #[derive(Debug, Parser)]
-#[command(name = "shale", bin_name = "shale", version = concat!("version ", env!("CARGO_PKG_VERSION")))]
+#[command(name = "shale", bin_name = "shale", version = "as the program's name asks")]
 #[command(disable_version_flag = true, disable_help_subcommand = true, args_override_self = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+    /// What stands before the command.
+    #[command(flatten)]
+    pub global: GlobalArgs,
     /// Print the version and exit.
     #[arg(short = 'v', long = "version", action = ArgAction::Version)]
     version: Option<bool>,
@@ -46,6 +57,8 @@ pub enum Command {
     Image(ImageCommand),
     /// Print what is known about images as JSON.
     Inspect(InspectArgs),
+    /// Show the steps that made an image.
+    History(HistoryArgs),
     /// Remove images.
     Rmi(RmiArgs),
     /// Load images from a tar archive.
@@ -70,6 +83,20 @@ pub enum Command {
     Buildx(BuildxCommand),
     /// Say what this machine offers to builds, and what is missing.
     Doctor,
+    /// Print what is known about this installation.
+    Info(FormatArgs),
+    /// Docker's name for the commands about the installation.
+    #[command(subcommand, hide = true)]
+    System(SystemCommand),
+    /// List containers: there are none.
+    #[command(hide = true)]
+    Ps(PsArgs),
+    /// Docker's name for the commands about containers.
+    #[command(subcommand, hide = true)]
+    Container(ContainerCommand),
+    /// Docker's name for the commands about daemons.
+    #[command(subcommand, hide = true)]
+    Context(ContextCommand),
     /// Print the version.
     Version(VersionArgs),
 }
@@ -79,17 +106,18 @@ pub enum Command {
 pub enum Refusal {
     /// `--help` and `--version`: the text for standard output, exit 0.
     Print(String),
+    /// A group without a command: the help for standard error, exit 0 as Docker's.
+    Help(String),
     /// A wrong flag or flag value: text for standard error, exit 125 as Docker's.
     Flag(String),
     /// Anything else: text for standard error, exit 1.
     Usage(String),
 }
 
-/// Reads a command line; `argv[0]` is not looked at.
-pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, Refusal> {
-    let argv: Vec<OsString> = argv.into_iter().collect();
-    let parsed = as_pflag(Cli::command()).try_get_matches_from(&argv).and_then(|matches| Cli::from_arg_matches(&matches));
-    parsed.map_err(|error| refusal::refusal(&error, &argv))
+/// Reads a command line. `argv[0]` is not looked at: `program` is the name to answer with.
+pub fn parse(argv: &[OsString], program: Program) -> Result<Cli, Refusal> {
+    let parsed = as_pflag(Cli::command()).try_get_matches_from(argv).and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.map_err(|error| refusal::refusal(&error, argv, program))
 }
 
 /// Gives every flag the manners of Docker's flag library: switches take `=value`, and what follows another flag is its value.
@@ -119,7 +147,12 @@ mod tests {
     use super::*;
 
     fn cli(line: &str) -> Result<Cli, Refusal> {
-        parse(std::iter::once("shale").chain(line.split_whitespace()).map(OsString::from))
+        cli_as(line, Program::Shale)
+    }
+
+    fn cli_as(line: &str, program: Program) -> Result<Cli, Refusal> {
+        let argv: Vec<OsString> = std::iter::once("x").chain(line.split_whitespace()).map(OsString::from).collect();
+        parse(&argv, program)
     }
 
     fn build(line: &str) -> BuildArgs {
@@ -169,7 +202,7 @@ mod tests {
                 "build --ttag x .",
                 "unknown flag: --ttag\nDid you mean --tag?\n\nUsage:  shale build [OPTIONS] PATH | -\n\nRun 'shale build --help' for more information",
             ),
-            ("build -z .", "unknown shorthand flag: -z\n\nUsage:"),
+            ("build -z .", "unknown shorthand flag: 'z' in -z\n\nUsage:"),
             ("build --tag", "flag needs an argument: --tag\n"),
             ("build --no-cache=maybe .", "invalid argument \"maybe\" for \"--no-cache\" flag: \"maybe\" is neither true nor false\n"),
             ("build --shm-size=x .", "invalid argument \"x\" for \"--shm-size\" flag: invalid size: \"x\"\n"),
@@ -207,8 +240,50 @@ mod tests {
 
     #[test]
     fn the_version_reads_like_docker_s() {
-        for line in ["-v", "--version"] {
+        for line in ["-v", "--version", "--config dir -v"] {
             assert_eq!(cli(line).unwrap_err(), Refusal::Print(format!("shale version {}\n", env!("CARGO_PKG_VERSION"))));
+            let Err(Refusal::Print(text)) = cli_as(line, Program::Docker) else { panic!("{line}") };
+            assert!(text.starts_with("Docker version 28.") && text.contains(", build shale-"), "{text}");
         }
+    }
+
+    #[test]
+    fn under_docker_s_name_the_words_are_docker_s() {
+        for (line, start) in [
+            ("bogus", "docker: unknown command: docker bogus\n\nRun 'docker --help' for more information"),
+            ("image bogus", "docker: unknown command: docker image bogus\n\nUsage:  docker image\n\nRun 'docker image --help' for"),
+            (
+                "tag a",
+                "docker: 'docker tag' requires 2 arguments\n\nUsage:  docker tag SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]\n\nRun 'docker tag --help' for",
+            ),
+            ("-D --config d tag a", "docker: 'docker tag' requires 2 arguments\n"),
+            ("rmi", "docker: 'docker rmi' requires at least 1 argument\n\nUsage:  docker rmi [OPTIONS] IMAGE [IMAGE...]\n"),
+            ("images a b", "docker: 'docker images' requires at most 1 argument\n\nUsage:  docker images [OPTIONS] [REPOSITORY[:TAG]]\n"),
+            ("ps x", "docker: 'docker ps' accepts no arguments\n\nUsage:  docker ps [OPTIONS]\n"),
+            ("build", "ERROR: docker: 'docker build' requires 1 argument\n\nUsage:  docker build [OPTIONS] PATH | "),
+        ] {
+            match cli_as(line, Program::Docker) {
+                Err(Refusal::Usage(text)) => assert!(text.starts_with(start), "{line}:\n{text}"),
+                other => panic!("{line}: {other:?}"),
+            }
+        }
+        for (line, start) in [
+            ("--config", "flag needs an argument: --config\n\nUsage:  docker [OPTIONS] COMMAND [ARG...]\n\nRun 'docker --help' for"),
+            ("tag -f a b", "unknown shorthand flag: 'f' in -f\n\nUsage:  docker tag "),
+            ("run --rm x", "docker: 'docker run' is not supported: shale builds images and runs no containers"),
+        ] {
+            match cli_as(line, Program::Docker) {
+                Err(Refusal::Flag(text)) => assert!(text.starts_with(start), "{line}:\n{text}"),
+                other => panic!("{line}: {other:?}"),
+            }
+        }
+        assert!(matches!(cli_as("image", Program::Docker), Err(Refusal::Help(text)) if text.contains("Usage: docker image")));
+    }
+
+    #[test]
+    fn what_stands_before_the_command_is_read() {
+        let cli = cli("--config dir -H tcp://x:1 -l debug --tlsverify -c ctx -D images -q").unwrap();
+        assert_eq!((cli.global.config, cli.global.host.as_slice()), (Some("dir".into()), &["tcp://x:1".to_owned()][..]));
+        assert!(matches!(cli.command, Command::Images(ImagesArgs { quiet: true, .. })));
     }
 }

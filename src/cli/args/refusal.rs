@@ -6,25 +6,36 @@ use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::super::flags;
-use super::{Cli, Refusal};
+use super::super::program::Program;
+use super::{Cli, Refusal, global};
 
 /// Commands of `docker` that shale does not have, with what to say.
 const OTHER_COMMANDS: &[(&[&str], &str)] = &[
     (
-        &["run", "exec", "create", "start", "stop", "top", "port", "ps", "logs", "cp", "rm", "kill", "wait", "attach", "commit"],
+        &[
+            "run", "exec", "create", "start", "stop", "top", "port", "logs", "cp", "rm", "kill", "wait", "attach", "commit", "restart",
+            "pause", "unpause", "rename", "stats", "diff", "update",
+        ],
         "shale builds images and runs no containers",
     ),
     (&["search"], "registries are not searched"),
+    (&["compose", "stack"], "shale builds single images; build those of a compose file one by one"),
+    (&["bake"], "targets of a bake file are built one by one with `build`"),
+    (&["manifest", "import", "export", "imagetools", "debug", "dial-stdio", "events"], "it is not supported yet"),
     (
-        &["manifest", "history", "import", "export", "info", "system", "context", "compose", "bake", "buildx bake", "imagetools"],
-        "it is not supported yet",
+        &["service", "swarm", "node", "secret", "config", "plugin", "trust", "network", "volume"],
+        "shale builds images and runs no containers",
     ),
 ];
 
 /// Words a clap error as Docker would.
-pub(super) fn refusal(error: &clap::Error, argv: &[OsString]) -> Refusal {
-    let path = command_path(argv);
-    let usage = usage_of(argv);
+pub(super) fn refusal(error: &clap::Error, argv: &[OsString], program: Program) -> Refusal {
+    let Named { path, command } = named(argv);
+    let path = &as_called(&path, program);
+    let mut usage = as_called(&usage_of(command.clone()), program);
+    if path == program.name() && program == Program::Docker {
+        usage = "docker [OPTIONS] COMMAND [ARG...]".into();
+    }
     let tail = format!("\n\nUsage:  {usage}\n\nRun '{path} --help' for more information");
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
@@ -33,22 +44,31 @@ pub(super) fn refusal(error: &clap::Error, argv: &[OsString]) -> Refusal {
     };
     let arg = context(ContextKind::InvalidArg).unwrap_or_default();
     let value = context(ContextKind::InvalidValue).unwrap_or_default();
+    let prefix = prefix(path, program);
+    // Docker's client does not guess, and what it says is compared.
+    let guess = |word: Option<String>| {
+        let word = word.filter(|_| program == Program::Shale);
+        word.map(|word| format!("\nDid you mean {word}?")).unwrap_or_default()
+    };
     match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Refusal::Print(error.render().to_string()),
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
-            Refusal::Usage(error.render().to_string().trim_end().into())
-        }
+        ErrorKind::DisplayVersion => Refusal::Print(program.version_line()),
+        ErrorKind::DisplayHelp => Refusal::Print(help(error, program)),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => Refusal::Help(help(error, program)),
         ErrorKind::UnknownArgument if arg.starts_with('-') && arg != "-" => {
             let name = arg.trim_start_matches('-');
             if path.ends_with("build") && arg.starts_with("--") && flags::is_of_another_tool(name) {
                 return Refusal::Usage(format!("ERROR: {arg} is not supported yet"));
             }
-            let what = if arg.starts_with("--") { format!("unknown flag: {arg}") } else { format!("unknown shorthand flag: {arg}") };
-            let guess = context(ContextKind::SuggestedArg).map(|s| format!("\nDid you mean {s}?")).unwrap_or_default();
+            let what = match arg.strip_prefix('-') {
+                Some(letter) if !letter.starts_with('-') => format!("unknown shorthand flag: '{letter}' in {arg}"),
+                _ => format!("unknown flag: {arg}"),
+            };
+            let guess = guess(context(ContextKind::SuggestedArg));
             Refusal::Flag(format!("{what}{guess}{tail}"))
         }
+        ErrorKind::UnknownArgument if program == Program::Docker => Refusal::Usage(format!("{prefix}'{path}' {}{tail}", taken(&command))),
         ErrorKind::UnknownArgument => Refusal::Usage(format!("'{path}' does not take the argument {arg:?}{tail}")),
-        ErrorKind::MissingRequiredArgument => Refusal::Usage(format!("'{path}' requires {}{tail}", wanted(&path))),
+        ErrorKind::MissingRequiredArgument => Refusal::Usage(format!("{prefix}'{path}' requires {}{tail}", wanted(&command))),
         ErrorKind::InvalidValue if value.is_empty() => Refusal::Flag(format!("flag needs an argument: {}{tail}", flag_name(&arg))),
         ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
             let reason = std::error::Error::source(error).map(|e| format!(": {e}")).unwrap_or_default();
@@ -57,15 +77,38 @@ pub(super) fn refusal(error: &clap::Error, argv: &[OsString]) -> Refusal {
         ErrorKind::InvalidSubcommand => {
             let name = context(ContextKind::InvalidSubcommand).unwrap_or_default();
             if let Some((_, why)) = OTHER_COMMANDS.iter().find(|(names, _)| names.contains(&name.as_str())) {
-                let text = format!("ERROR: '{path} {name}' is not supported: {why}");
+                let prefix = if program == Program::Docker { "docker" } else { "ERROR" };
+                let text = format!("{prefix}: '{path} {name}' is not supported: {why}");
                 // `docker run` and its like answer with 125 for errors of their own.
                 return if why.contains("containers") { Refusal::Flag(text) } else { Refusal::Usage(text) };
             }
-            let guess = context(ContextKind::SuggestedSubcommand).map(|s| format!("\nDid you mean {s}?")).unwrap_or_default();
-            Refusal::Usage(format!("unknown command: {path} {name}{guess}\n\nRun '{path} --help' for more information"))
+            let guess = guess(context(ContextKind::SuggestedSubcommand));
+            let usage = if path.contains(' ') { format!("\n\nUsage:  {path}") } else { String::new() };
+            Refusal::Usage(format!("{prefix}unknown command: {path} {name}{guess}{usage}\n\nRun '{path} --help' for more information"))
         }
-        _ => Refusal::Usage(error.render().to_string().trim_end().into()),
+        _ => Refusal::Usage(as_called(error.render().to_string().trim_end(), program)),
     }
+}
+
+/// What Docker's client says before such a mistake; builds are a program of their own there.
+fn prefix(path: &str, program: Program) -> &'static str {
+    match program {
+        Program::Shale => "",
+        Program::Docker if path.ends_with("build") || path.contains(" buildx") => "ERROR: docker: ",
+        Program::Docker => "docker: ",
+    }
+}
+
+/// A text that begins with the program's name, under the name that it was called by.
+fn as_called(text: &str, program: Program) -> String {
+    match text.strip_prefix("shale") {
+        Some(rest) => format!("{}{rest}", program.name()),
+        None => text.to_owned(),
+    }
+}
+
+fn help(error: &clap::Error, program: Program) -> String {
+    error.render().to_string().replace("Usage: shale", &format!("Usage: {}", program.name()))
 }
 
 /// `--tag <NAME>` → `--tag`.
@@ -74,34 +117,60 @@ fn flag_name(arg: &str) -> &str {
 }
 
 /// What a command line without its arguments lacks.
-fn wanted(path: &str) -> &'static str {
-    match path {
-        "shale tag" | "shale image tag" => "2 arguments",
-        _ if ["build", "push", "pull"].iter().any(|name| path.ends_with(name)) => "1 argument",
-        _ => "at least 1 argument",
+fn wanted(command: &clap::Command) -> &'static str {
+    match (positionals(command), has_many(command)) {
+        (_, true) => "at least 1 argument",
+        (2, _) => "2 arguments",
+        _ => "1 argument",
     }
 }
 
-/// The commands that a command line names: `shale image ls`.
-fn command_path(argv: &[OsString]) -> String {
-    let (path, _) = deepest(argv);
-    path
+/// How many arguments a command takes, to a command line with more of them.
+fn taken(command: &clap::Command) -> String {
+    let is_optional = command.get_positionals().all(|arg| !arg.is_required_set());
+    match positionals(command) {
+        0 => "accepts no arguments".into(),
+        n if is_optional => format!("requires at most {n} argument{}", if n == 1 { "" } else { "s" }),
+        _ => format!("requires {}", wanted(command)),
+    }
 }
 
-/// The usage line of the command that a command line names.
-fn usage_of(argv: &[OsString]) -> String {
-    let (_, mut command) = deepest(argv);
+fn positionals(command: &clap::Command) -> usize {
+    command.get_positionals().count()
+}
+
+fn has_many(command: &clap::Command) -> bool {
+    command.get_positionals().any(|arg| matches!(arg.get_action(), clap::ArgAction::Append))
+}
+
+/// A usage line.
+fn usage_of(mut command: clap::Command) -> String {
     let usage = command.render_usage().to_string();
     usage.strip_prefix("Usage: ").unwrap_or(&usage).trim().to_owned()
 }
 
-fn deepest(argv: &[OsString]) -> (String, clap::Command) {
+/// The command that a command line names.
+struct Named {
+    /// `shale image ls`
+    path: String,
+    command: clap::Command,
+}
+
+fn named(argv: &[OsString]) -> Named {
     let mut command = Cli::command();
     let mut path = String::from("shale");
-    for word in argv.iter().skip(1).filter_map(|word| word.to_str()) {
+    let mut words = argv.iter().skip(1).filter_map(|word| word.to_str());
+    while let Some(word) = words.next() {
+        // Global flags stand before the first command only.
+        if word.starts_with('-') && path == "shale" {
+            if global::WITH_VALUE.contains(&word) {
+                words.next();
+            }
+            continue;
+        }
         let Some(found) = command.find_subcommand(word).cloned() else { break };
         path = format!("{path} {}", found.get_name());
         command = found.bin_name(path.clone());
     }
-    (path, command)
+    Named { path, command }
 }

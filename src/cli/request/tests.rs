@@ -1,12 +1,13 @@
 use super::super::args::{Command, parse};
 use super::super::environment::test_environment;
+use super::super::program::Program;
 use super::*;
 use crate::cli::output::{Destination, OutputKind};
 use crate::image::{LayoutName, NamedImage};
 
 fn resolve_in(line: &str, environment: &Environment) -> Result<(BuildRequest, Vec<String>), RequestError> {
-    let argv = ["shale", "build"].into_iter().chain(line.split_whitespace()).map(Into::into);
-    match parse(argv).map(|cli| cli.command) {
+    let argv: Vec<_> = ["shale", "build"].into_iter().chain(line.split_whitespace()).map(Into::into).collect();
+    match parse(&argv, Program::Shale).map(|cli| cli.command) {
         Ok(Command::Build(args)) => resolve(&args, environment),
         other => panic!("{line}: {other:?}"),
     }
