@@ -4,6 +4,7 @@ mod bases;
 mod error;
 mod inputs;
 mod output;
+mod remote;
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -25,7 +26,6 @@ use crate::solve::event::{Event, Reporter};
 use crate::solve::schedule::Solver;
 use crate::solve::{Site, SolveError, Solved, Tally};
 use crate::source::context::BuildContext;
-use crate::source::http::Downloads;
 use bases::Bases;
 pub use error::BuildError;
 use inputs::Inputs;
@@ -183,7 +183,8 @@ fn solve(
         forms,
         contexts: &inputs.contexts,
         lent: request.lent.clone(),
-        downloads: Downloads::new(request.registry.clone()),
+        downloads: &inputs.remotes.downloads,
+        repositories: &inputs.remotes.repositories,
         graph: &plan.graph,
         packing: output::first_packing(request, plan),
         exported: output::exported(plan),

@@ -65,6 +65,8 @@ fn caches_last_and_their_sources_cannot_lead_out() {
             RUN --mount=type=cache,target=/c echo $RUN >>/c/log && cat /c/log >/log\n\
             RUN --mount=type=cache,target=/c,uid=1000,gid=50,mode=0700 stat -c '%u:%g %a' /c >/owned && ls /c >>/owned\n\
             RUN --mount=type=cache,target=/d,from=begin cat /d/b/f >/from && ! ls /c/log 2>/dev/null\n\
+            RUN --mount=type=cache,target=/g,from=begin,uid=1000,mode=0750 stat -c '%u:%g %a' /g /g/b >/filled\n\
+            RUN --mount=type=tmpfs,target=/t,readonly ! touch /t/y 2>/dev/null && ls -A /t >/empty\n\
             RUN --mount=type=cache,id=/c,target=/x,ro ! touch /x/y 2>/dev/null && cat /x/log >/ro\n";
         ctx(lab, dockerfile);
         lab.build("ctx", &["--build-arg", "RUN=1"]);
@@ -72,7 +74,8 @@ fn caches_last_and_their_sources_cannot_lead_out() {
         let text = |name: &str| built.image.text(name);
         assert_eq!((text("log"), text("ro")), ("1\n2\n".into(), "1\n2\n".into()), "{:?}", lab.who());
         assert_eq!((text("owned"), text("from")), ("1000:50 700\n".into(), "begun\n".into()));
-        assert!(built.image.layers.iter().skip(1).flatten().all(|(name, _)| !["c", "d", "x"].contains(&name.as_str())));
+        assert_eq!((text("filled"), text("empty")), ("1000:0 750\n0:0 755\n".into(), String::new()));
+        assert!(built.image.layers.iter().skip(1).flatten().all(|(name, _)| !["c", "d", "g", "t", "x"].contains(&name.as_str())));
         // A link in a cache is followed with the cache as the root, where there is no such file.
         fs::write(lab.work("outside"), "secret").expect("written");
         let outside = lab.work("outside");

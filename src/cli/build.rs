@@ -151,7 +151,7 @@ fn give_up(store: &Store, request: &BuildRequest) -> impl Fn(i32) + Send + 'stat
 fn named_images(request: &BuildRequest) -> BTreeMap<String, crate::image::NamedImage> {
     let named = request.contexts.iter().filter_map(|(name, context)| match context {
         NamedContext::Image(image) => Some((name.clone(), image.clone())),
-        NamedContext::Dir(_) => None,
+        NamedContext::Dir(_) | NamedContext::Git(_) | NamedContext::Http(_) => None,
     });
     named.collect()
 }
@@ -231,6 +231,7 @@ fn tell(error: &BuildError) {
         BuildError::Step { at: place, cause, .. } => say(&step(cause, place.clone()).render()),
         BuildError::Keep(cause) => say(&with_hint(Diagnostic::build(cause.to_string()).caused_by(cause), cause.hint()).render()),
         BuildError::Store(cause) => say(&image::store_diagnostic(Diagnostic::build(cause.to_string()), cause).render()),
+        BuildError::Git(cause) => say(&with_hint(Diagnostic::build(cause.to_string()).caused_by(cause), cause.hint()).render()),
         BuildError::Context(cause) => say(&with_hint(Diagnostic::build(cause.to_string()).caused_by(cause), cause.hint()).render()),
         error => say(&Diagnostic::build(error.to_string()).caused_by(error).render()),
     }
@@ -248,6 +249,7 @@ fn step(cause: &StepError, place: Option<(crate::span::SourceFile, Span)>) -> Di
         }
         StepError::Sandbox(SandboxError::Refused(_)) => diagnostic.hint("`shale doctor` tells what this machine allows and what to change"),
         StepError::Image(cause) => with_hint(diagnostic, cause.hint()),
+        StepError::Git(cause) => with_hint(diagnostic, cause.hint()),
         StepError::Store(cause) => image::store_diagnostic(diagnostic, cause),
         cause if is_disk_full(cause) => diagnostic.hint(image::DISK_FULL),
         _ => diagnostic,

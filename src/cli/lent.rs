@@ -1,11 +1,14 @@
 //! `--secret` and `--ssh`, as docker buildx reads them.
 
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 
 use super::environment::Environment;
 use super::request::RequestError;
 use crate::dockerfile::flags::csv_fields;
-use crate::source::secret::{Lent, SecretSource};
+use crate::source::agent::Agent;
+use crate::source::context::go_words;
+use crate::source::secret::{LIMIT_BYTES, Lent, SecretSource};
 
 /// What the caller lends to steps.
 pub(super) fn lent(secrets: &[String], agents: &[String], environment: &Environment) -> Result<Lent, RequestError> {
@@ -50,21 +53,27 @@ fn secret(text: &str, environment: &Environment) -> Result<(String, SecretSource
         // As in buildx: a variable that is not set is an empty secret.
         SecretSource::Value(environment.get(&variable).unwrap_or_default().into())
     } else {
-        SecretSource::File(environment.resolve(Path::new(&path)))
+        let file = environment.resolve(Path::new(&path));
+        let meta = fs::metadata(&file).map_err(|error| format!("failed to stat {path}: {}", go_words(&error)))?;
+        if meta.len() > LIMIT_BYTES {
+            return Err(format!("secret {id} too big. max size 500KB"));
+        }
+        SecretSource::File(file)
     };
     Ok((id, source))
 }
 
-fn agent(text: &str, environment: &Environment) -> Result<(String, PathBuf), String> {
+fn agent(text: &str, environment: &Environment) -> Result<(String, Agent), String> {
     let (id, paths) = text.split_once('=').map_or((text, ""), |(id, paths)| (id, paths));
     let id = if id.is_empty() { "default" } else { id };
-    let socket = match paths {
+    let paths = match paths {
         "" => {
             let unset = || format!("invalid empty ssh agent socket for {id}: make sure SSH_AUTH_SOCK is set");
             environment.non_empty("SSH_AUTH_SOCK").ok_or_else(unset)?
         }
-        paths if paths.contains(',') => return Err(format!("--ssh {id} with key files is not supported yet: give the socket of an agent")),
-        path => path,
+        paths => paths,
     };
-    Ok((id.to_owned(), environment.resolve(Path::new(socket))))
+    let paths: Vec<_> = paths.split(',').map(|path| environment.resolve(Path::new(path))).collect();
+    let agent = Agent::open(&paths).map_err(|error| format!("failed to convert agent config for ID: {id:?}: {error}"))?;
+    Ok((id.to_owned(), agent))
 }

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 
 use crate::oci::platform::{Platform, PlatformError};
 use crate::oci::reference::{Reference, ReferenceError};
+use crate::plan::git::GitRefError;
 use crate::plan::graph::NetworkMode;
+use crate::source::git::GitConfig;
 use crate::source::registry::RegistryConfig;
 use crate::source::secret::Lent;
 
@@ -19,6 +21,7 @@ use super::output::{Output, OutputError, OutputKind, unique};
 use super::values::{Ulimit, parse_add_host};
 pub use context::{ContextSource, DockerfileSource, NamedContext};
 use context::{context_source, dockerfile_source, named_context};
+use registry::git_config;
 pub use registry::{docker_config_file, registry_config, registry_config_with};
 
 /// What a build is asked to do.
@@ -72,6 +75,8 @@ pub struct BuildRequest {
     pub store_root: PathBuf,
     /// What talking to registries depends on.
     pub registry: RegistryConfig,
+    /// What fetching from git repositories depends on.
+    pub git: GitConfig,
 }
 
 /// How progress is shown.
@@ -94,11 +99,13 @@ pub enum RequestError {
         /// The flag with its dashes.
         flag: String,
     },
-    /// A context that is no directory and not standard input.
-    #[error("context {text:?} is not supported yet: only a directory or - can be built")]
-    RemoteContext {
-        /// The argument.
+    /// A context that is meant as a git repository.
+    #[error("invalid build context {text:?}: {cause}")]
+    Git {
+        /// The argument, without a password.
         text: String,
+        /// What is wrong with it.
+        cause: GitRefError,
     },
     /// Standard input cannot be both.
     #[error("invalid argument: can't use stdin for both build context and dockerfile")]
@@ -216,6 +223,7 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<(BuildRequ
         source_date_epoch,
         store_root,
         registry: registry_config(environment),
+        git: git_config(environment),
     };
     Ok((request, notes))
 }

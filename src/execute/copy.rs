@@ -13,12 +13,14 @@ use super::{BuildExecutor, StepError};
 use crate::layer::LayerError;
 use crate::layer::compress::Encoder;
 use crate::layer::contents::{Contents, SourceRef};
-use crate::plan::graph::{CopyOp, CopySource, UrlSource};
+use crate::plan::git::GitRef;
+use crate::plan::graph::{CopyOp, CopySource, Remote, UrlSource};
 use crate::sandbox::SandboxError;
 use crate::solve::event::{Event, TaskId};
 use crate::solve::key::Inputs;
 use crate::solve::{Made, Step};
 use crate::source::context::{BuildContext, ContextError};
+use crate::source::git::GitError;
 use crate::source::ignore::Ignore;
 use crate::source::registry::Progress;
 use crate::tree::accounts::Accounts;
@@ -31,12 +33,14 @@ use crate::tree::{Node, NodeKind, Tree};
 use crate::worker::{From, Packing, To, WriteLayer, gathered, pack};
 
 /// What a COPY or ADD takes, hashed.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Selection {
     /// As matched: what the key is made of. Archives are still files here.
     files: select::Selection,
     /// The matches that were fetched, each with its file in the store and whether it is unpacked.
     fetched: Vec<Fetched>,
+    /// The matches that come from repositories, each with the directory of its files.
+    checkouts: Vec<(usize, PathBuf)>,
     /// Where it lands; known once the parent was looked at.
     landed: OnceLock<Graft>,
 }
@@ -100,6 +104,28 @@ impl Selection {
         Ok(())
     }
 
+    /// Fetches a repository and takes all its files as a match of its own.
+    fn check_out(&mut self, executor: &BuildExecutor<'_>, step: &Step<'_>, git: &GitRef, exclude: &[String]) -> Result<(), StepError> {
+        let progress = Fetching { executor, task: step.task };
+        let checkout = executor.repositories.get(executor.store, git, &progress).map_err(|error| match error {
+            GitError::Cancelled => StepError::Cancelled,
+            error => error.into(),
+        })?;
+        let text = format!("{} is commit {}", git.shown_with_ref(), checkout.commit);
+        executor.reporter.report(Event::Note { task: step.task, text });
+        let files = BuildContext::open_dir(&checkout.dir, Some(&executor.store.root().join("contexts")))?;
+        let options = select::Options { exclude, parents: false, compile: &compile };
+        let mut taken = select::select(&files, &[".".to_owned()], &options)?;
+        taken.digest(&files).map_err(StepError::ContextRead)?;
+        // The next build only loses time without it.
+        drop(files.save_stat_cache());
+        for matched in taken.matches {
+            self.checkouts.push((self.files.matches.len(), checkout.dir.clone()));
+            self.files.matches.push(matched);
+        }
+        Ok(())
+    }
+
     /// The bytes of the key's list.
     pub(super) fn canonical(&self, op: &CopyOp) -> Vec<u8> {
         self.files.canonical(op.chown.is_none())
@@ -124,15 +150,17 @@ pub(super) fn select(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp)
         (CopySource::Context(_), None) => return Err(StepError::NoContext),
     };
     let options = select::Options { exclude: &op.exclude, parents: op.parents, compile: &compile };
-    let mut selection = Selection { files: select::Selection::default(), fetched: Vec::new(), landed: OnceLock::new() };
+    let mut selection = Selection::default();
     let mut begun = 0;
-    for end in op.urls.iter().map(|url| Some((url.after, url))).chain([None]) {
-        let paths = &op.sources[begun..end.map_or(op.sources.len(), |(after, _)| after)];
+    for end in op.remotes.iter().map(Some).chain([None]) {
+        let paths = &op.sources[begun..end.map_or(op.sources.len(), |remote| remote.after)];
         let some = select::select(tree, paths, &options).map_err(|error| explained(error, context))?;
         selection.files.matches.extend(some.matches);
         begun += paths.len();
-        if let Some((_, url)) = end {
-            selection.fetch(executor, step, url)?;
+        match end.map(|remote| &remote.what) {
+            Some(Remote::File(url)) => selection.fetch(executor, step, url)?,
+            Some(Remote::Git(git)) => selection.check_out(executor, step, git, &op.exclude)?,
+            None => {}
         }
     }
     let files = &mut selection.files;
@@ -169,7 +197,7 @@ pub(super) fn below(
     op: &CopyOp,
     selection: &Selection,
 ) -> Result<Option<ListId>, StepError> {
-    if op.unpack_archives || op.urls.iter().any(|url| url.unpack) {
+    if op.unpack_archives || op.unpacks_fetched() {
         return Ok(None);
     }
     let view = executor.forms.view(&step.parent)?;
@@ -209,7 +237,7 @@ fn is_changed(error: &StepError) -> bool {
 }
 
 fn write_once(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp, selection: Selection) -> Result<Made, StepError> {
-    let Selection { mut files, fetched, landed } = selection;
+    let Selection { mut files, fetched, checkouts, landed } = selection;
     let mut spool = Spool::new(executor.store.tmp()?);
     for file in &fetched {
         spool.take_fetched(file, &mut files)?;
@@ -222,7 +250,7 @@ fn write_once(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp, select
         Some(landed) => landed,
         None => land(&executor.forms.view(&step.parent)?, op, &files)?,
     };
-    let places = places(executor, step, op, &files, &landed, &mut spool)?;
+    let places = places(executor, step, op, (&files, &checkouts), &landed, &mut spool)?;
     write_layer(executor, step, &landed, places)
 }
 
@@ -253,7 +281,7 @@ fn places(
     executor: &BuildExecutor<'_>,
     step: &Step<'_>,
     op: &CopyOp,
-    files: &select::Selection,
+    (files, checkouts): (&select::Selection, &[(usize, PathBuf)]),
     landed: &Graft,
     spool: &mut Spool,
 ) -> Result<Places, StepError> {
@@ -265,6 +293,9 @@ fn places(
             if let Some(context) = executor.contexts.get(name.as_deref()) {
                 places.roots.push(context_path(context)?);
             }
+            let own_roots = places.roots.len();
+            places.roots.extend(checkouts.iter().map(|(_, dir)| dir.clone()));
+            let root_of = |number| checkouts.iter().position(|(n, _)| *n == number).map_or(0, |at| own_roots + at);
             for (entry, (m, i)) in wanted {
                 let item = &files.matches[m].items[i];
                 let source = match (item.inline, spool.member(m, i)) {
@@ -272,7 +303,7 @@ fn places(
                     (None, Some(member)) => member,
                     // Nothing to read, and a socket of the context cannot be.
                     (None, None) if matches!(item.node.kind, NodeKind::File { size: 0, .. }) => SourceRef::Inline(Vec::new()),
-                    (None, None) => SourceRef::Root { root: 0, path: item.source.clone() },
+                    (None, None) => SourceRef::Root { root: root_of(m), path: item.source.clone() },
                 };
                 places.sources.push((entry.path.clone(), source));
             }
@@ -335,7 +366,7 @@ impl Gathering {
 pub(super) fn gather(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp, selection: &Selection) -> Result<Gathering, StepError> {
     let mut spool = Spool::new(executor.store.tmp()?);
     let landed = land(&View::new(Vec::new()), op, &selection.files)?;
-    let places = places(executor, step, op, &selection.files, &landed, &mut spool)?;
+    let places = places(executor, step, op, (&selection.files, &selection.checkouts), &landed, &mut spool)?;
     Ok(Gathering { index: index(executor, &landed, &places)?, places, _spool: spool })
 }
 

@@ -9,6 +9,7 @@ use crate::image::ImageError;
 use crate::layer::LayerError;
 use crate::sandbox::SandboxError;
 use crate::source::context::ContextError;
+use crate::source::git::GitError;
 use crate::source::http::HttpError;
 use crate::source::secret::SecretError;
 use crate::tree::accounts::AccountError;
@@ -70,6 +71,9 @@ pub enum StepError {
     /// A source of ADD that is fetched.
     #[error(transparent)]
     Http(#[from] HttpError),
+    /// A repository.
+    #[error(transparent)]
+    Git(#[from] GitError),
     /// A base image.
     #[error(transparent)]
     Image(#[from] ImageError),

@@ -1,6 +1,5 @@
 //! What a miss does: COPY and ADD select and graft, RUN runs, WORKDIR makes a directory. Layers change their form on demand.
 
-mod agent;
 mod copy;
 mod error;
 pub mod forms;
@@ -19,6 +18,7 @@ use crate::solve::event::Reporter;
 use crate::solve::key::Inputs;
 use crate::solve::{Executor, Made, Step};
 use crate::source::contexts::Contexts;
+use crate::source::git::Repositories;
 use crate::source::http::Downloads;
 use crate::source::secret::Lent;
 use crate::tree::index::Index;
@@ -35,7 +35,9 @@ pub struct BuildExecutor<'a> {
     /// Where local files come from.
     pub contexts: &'a Contexts,
     /// Where sources of ADD that are URLs come from.
-    pub downloads: Downloads,
+    pub downloads: &'a Downloads,
+    /// Where repositories come from.
+    pub repositories: &'a Repositories,
     /// Secrets and agents.
     pub lent: Lent,
     /// The graph, to see what a layer is needed for.

@@ -9,12 +9,12 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use shale_cache::ListId;
 
-use super::agent::Forwarded;
 use super::{BuildExecutor, StepError, copy};
 use crate::plan::graph::{CopyOp, CopySource, FileOwner, MountSharing, RunMount, RunOp};
 use crate::solve::Step;
 use crate::solve::event::Event;
 use crate::solve::key::MountInput;
+use crate::source::agent::Forwarded;
 use crate::tree::NodeKind;
 use crate::worker::{MountOwner, MountSource, StepMount, To, WriteLayer};
 
@@ -81,7 +81,7 @@ fn as_copy(source: &CopySource, path: &str) -> CopyOp {
         source: source.clone(),
         // The path of a mount is no pattern.
         sources: vec![if relative.is_empty() { ".".into() } else { escaped(relative) }],
-        urls: Vec::new(),
+        remotes: Vec::new(),
         inline: Vec::new(),
         destination: format!("/{PLACE}"),
         chown: None,
@@ -146,9 +146,9 @@ impl Ready {
                 };
                 self.mounts.push(StepMount { target: target.clone(), is_file, writable: *writable, source });
             }
-            RunMount::Tmpfs { target, size_bytes } => {
+            RunMount::Tmpfs { target, size_bytes, writable } => {
                 let source = MountSource::Tmpfs { size_bytes: *size_bytes };
-                self.mounts.push(StepMount { target: target.clone(), is_file: false, writable: true, source });
+                self.mounts.push(StepMount { target: target.clone(), is_file: false, writable: *writable, source });
             }
             RunMount::Cache { target, writable, .. } => {
                 let source = self.cache(executor, step, mount, taken)?;
@@ -173,7 +173,8 @@ impl Ready {
                     return if *required { Err(StepError::NoAgent { id: id.clone() }) } else { Ok(()) };
                 };
                 let name = format!("agent-{}", self.agents.len());
-                let forwarded = Forwarded::start(tmp, &name, agent.clone()).map_err(StepError::io("reach the agent at", agent))?;
+                let forwarded = Forwarded::start(tmp, &name, agent.clone());
+                let forwarded = forwarded.map_err(StepError::io("reach the agent", id.as_str()))?;
                 let source = MountSource::Socket { path: forwarded.path().to_owned(), owner: to_owner(*owner) };
                 self.mounts.push(StepMount { target: target.clone(), is_file: true, writable: false, source });
                 if self.agents.is_empty() {
@@ -201,11 +202,14 @@ impl Ready {
         let all = executor.store.root().join("mounts").join(worker.map_id().to_string());
         let place = self.place(executor, step, &all, &name[..32], *sharing)?;
         let directory = place.join("data");
+        let mut is_filled = false;
         if let (Some(from), false) = (from, directory.exists()) {
             fill(executor, step, from, taken, &directory)?;
+            is_filled = true;
         }
+        let owned_anew = is_filled && owner.is_some();
         let owner = owner.unwrap_or(FileOwner { mode: 0o755, uid: 0, gid: 0 });
-        Ok(MountSource::Directory { directory, path: path.clone(), owner: to_owner(owner) })
+        Ok(MountSource::Directory { directory, path: path.clone(), owner: to_owner(owner), owned_anew })
     }
 
     /// The directory of the cache, locked as `sharing` says until the step ends.

@@ -74,7 +74,7 @@ impl<'a> Bases<'a> {
         let Services { images, reporter, .. } = self.services;
         let (task, started) = (reporter.new_task(), Instant::now());
         reporter.report(Event::Started { task, name: format!("[internal] load metadata for {}", image.key.name) });
-        let progress = Pulling { services: self.services, task: Some(task) };
+        let progress = Pulling::of(self.services, task);
         let resolved = images.resolve(&image.key.name, &image.key.platform, self.policy, &progress);
         reporter.report(match &resolved {
             Ok(_) => Event::Done { task, elapsed: started.elapsed() },
@@ -92,6 +92,11 @@ pub(super) struct Pulling<'a> {
 }
 
 impl<'a> Pulling<'a> {
+    /// What is fetched is shown as part of a task.
+    pub(super) fn of(services: Services<'a>, task: TaskId) -> Self {
+        Self { services, task: Some(task) }
+    }
+
     /// Layers are fetched within steps, whose lines the display shows already.
     pub(super) fn quiet(services: Services<'a>) -> Self {
         Self { services, task: None }

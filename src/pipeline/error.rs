@@ -11,6 +11,8 @@ use crate::export::ExportError;
 use crate::image::ImageError;
 use crate::plan::PlanError;
 use crate::source::context::ContextError;
+use crate::source::git::GitError;
+use crate::source::http::HttpError;
 use crate::span::{SourceFile, Span};
 
 /// Why a build failed.
@@ -22,6 +24,18 @@ pub enum BuildError {
     /// The context or the Dockerfile cannot be read.
     #[error(transparent)]
     Context(#[from] ContextError),
+    /// A context cannot be fetched from its repository.
+    #[error(transparent)]
+    Git(#[from] GitError),
+    /// A context cannot be fetched.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// `-f`, and the context is a Dockerfile by itself.
+    #[error("ambiguous Dockerfile source: both {context} and flag correspond to Dockerfiles")]
+    TwoDockerfiles {
+        /// What the context is.
+        context: &'static str,
+    },
     /// The Dockerfile is not one.
     #[error("{}", errors.first().map(ParseError::sentence).unwrap_or_default())]
     Parse {

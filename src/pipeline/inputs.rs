@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use shale_cache::TmpDir;
 
+use super::remote::{self, Fetched, Remotes};
 use super::{BuildError, Services};
 use crate::cli::request::{BuildRequest, ContextSource, DockerfileSource, NamedContext};
 use crate::image::NamedImage;
@@ -24,8 +25,10 @@ pub(super) struct Inputs {
     pub(super) dockerfile: String,
     /// Local directories.
     pub(super) contexts: Contexts,
-    /// Holds an archive that came on standard input.
-    _spooled: Option<TmpDir>,
+    /// Fetches files and from repositories.
+    pub(super) remotes: Remotes,
+    /// Hold the files of contexts that came as a stream.
+    spooled: Vec<TmpDir>,
 }
 
 impl Inputs {
@@ -49,42 +52,46 @@ impl Inputs {
 
     fn open_all(request: &BuildRequest, services: Services<'_>) -> Result<Self, BuildError> {
         let caches = services.store.root().join("contexts");
-        let mut inputs = match &request.context {
+        let remotes = Remotes::new(request);
+        let mut spooled = Vec::new();
+        let (loaded, main) = match &request.context {
             ContextSource::Dir(dir) => {
-                let opened = context::open(dir, dockerfile_from(&request.dockerfile)?, Some(&caches))?;
-                Self::with(opened.dockerfile.utf8()?, Some(opened.context), None)
+                let opened = context::open(dir, dockerfile_from(request, &remotes, services)?, Some(&caches))?;
+                (opened.dockerfile, Some(opened.context))
             }
-            ContextSource::Stdin => Self::from_stdin(request, services)?,
+            ContextSource::Git(git) => {
+                let context = remotes.main_git(git, services)?;
+                (context.load_dockerfile(dockerfile_from(request, &remotes, services)?)?, Some(context))
+            }
+            ContextSource::Http(url) => {
+                let Fetched { context, is_archive, place } = remotes.main_http(url, services)?;
+                let from = match dockerfile_from(request, &remotes, services)? {
+                    DockerfileFrom::Default if !is_archive => DockerfileFrom::Inside(remote::FILE_NAME.into()),
+                    DockerfileFrom::Inside(_) if !is_archive => return Err(BuildError::TwoDockerfiles { context: "context" }),
+                    from => from,
+                };
+                spooled.push(place);
+                (context.load_dockerfile(from)?, Some(context))
+            }
+            ContextSource::Stdin => from_stdin(request, &remotes, services, &mut spooled)?,
         };
+        let LoadedDockerfile { source, path: dockerfile, .. } = loaded.utf8()?;
+        let contexts = Contexts { main, named: BTreeMap::new() };
+        let mut inputs = Self { source, dockerfile, contexts, remotes, spooled };
         for (name, named) in &request.contexts {
-            if let NamedContext::Dir(dir) = named {
-                inputs.contexts.named.insert(name.clone(), BuildContext::open_named(dir, Some(&caches))?);
-            }
+            let context = match named {
+                NamedContext::Dir(dir) => BuildContext::open_named(dir, Some(&caches))?,
+                NamedContext::Git(git) => inputs.remotes.named_git(name, git, services)?,
+                NamedContext::Http(url) => {
+                    let fetched = inputs.remotes.named_http(name, url, services)?;
+                    inputs.spooled.push(fetched.place);
+                    fetched.context
+                }
+                NamedContext::Image(_) => continue,
+            };
+            inputs.contexts.named.insert(name.clone(), context);
         }
         Ok(inputs)
-    }
-
-    fn with(loaded: LoadedDockerfile, main: Option<BuildContext>, spooled: Option<TmpDir>) -> Self {
-        let LoadedDockerfile { source, path: dockerfile, .. } = loaded;
-        Self { source, dockerfile, contexts: Contexts { main, named: BTreeMap::new() }, _spooled: spooled }
-    }
-
-    /// Standard input is an archive or a Dockerfile alone: its first bytes tell.
-    fn from_stdin(request: &BuildRequest, services: Services<'_>) -> Result<Self, BuildError> {
-        let mut stdin = io::stdin().lock();
-        let mut start = Vec::new();
-        stdin.by_ref().take(512).read_to_end(&mut start).map_err(stdin_error)?;
-        let is_archive = archive::is_archive(&start);
-        let mut all = start.as_slice().chain(stdin);
-        if is_archive {
-            let tmp = services.store.tmp()?;
-            let context = BuildContext::from_tar(all, tmp.path())?;
-            let loaded = context.load_dockerfile(dockerfile_from(&request.dockerfile)?)?.utf8()?;
-            return Ok(Self::with(loaded, Some(context), Some(tmp)));
-        }
-        let mut text = Vec::new();
-        all.read_to_end(&mut text).map_err(stdin_error)?;
-        Ok(Self::with(LoadedDockerfile::alone("Dockerfile", &text).utf8()?, None, None))
     }
 
     /// Names the context, for records of the same step.
@@ -100,11 +107,40 @@ impl Inputs {
     }
 }
 
-fn dockerfile_from(source: &DockerfileSource) -> Result<DockerfileFrom, BuildError> {
-    Ok(match source {
+/// Standard input is an archive or a Dockerfile alone: its first bytes tell.
+fn from_stdin(
+    request: &BuildRequest,
+    remotes: &Remotes,
+    services: Services<'_>,
+    spooled: &mut Vec<TmpDir>,
+) -> Result<(LoadedDockerfile, Option<BuildContext>), BuildError> {
+    let mut stdin = io::stdin().lock();
+    let mut start = Vec::new();
+    stdin.by_ref().take(512).read_to_end(&mut start).map_err(stdin_error)?;
+    let is_archive = archive::is_archive(&start);
+    let mut all = start.as_slice().chain(stdin);
+    let from = dockerfile_from(request, remotes, services)?;
+    if is_archive {
+        let tmp = services.store.tmp()?;
+        let context = BuildContext::from_tar(all, tmp.path())?;
+        let loaded = context.load_dockerfile(from)?;
+        spooled.push(tmp);
+        return Ok((loaded, Some(context)));
+    }
+    if from != DockerfileFrom::Default {
+        return Err(BuildError::TwoDockerfiles { context: "stdin" });
+    }
+    let mut text = Vec::new();
+    all.read_to_end(&mut text).map_err(stdin_error)?;
+    Ok((LoadedDockerfile::alone("Dockerfile", &text), None))
+}
+
+fn dockerfile_from(request: &BuildRequest, remotes: &Remotes, services: Services<'_>) -> Result<DockerfileFrom, BuildError> {
+    Ok(match &request.dockerfile {
         DockerfileSource::Default => DockerfileFrom::Default,
         DockerfileSource::File(path) => DockerfileFrom::Path(path.clone()),
-        DockerfileSource::InContext(name) => DockerfileFrom::Path(name.into()),
+        DockerfileSource::InContext(name) => DockerfileFrom::Inside(name.into()),
+        DockerfileSource::Url(url) => DockerfileFrom::Text(remotes.text(url, services)?),
         DockerfileSource::Stdin => {
             let mut text = Vec::new();
             io::stdin().lock().read_to_end(&mut text).map_err(stdin_error)?;
@@ -121,7 +157,7 @@ fn stdin_error(source: io::Error) -> BuildError {
 pub(super) fn plan_contexts(request: &BuildRequest) -> BTreeMap<String, PlanContext> {
     let plan = |(name, context): (&String, &NamedContext)| {
         let context = match context {
-            NamedContext::Dir(_) => PlanContext::Dir,
+            NamedContext::Dir(_) | NamedContext::Git(_) | NamedContext::Http(_) => PlanContext::Dir,
             NamedContext::Image(NamedImage::Image(reference)) => PlanContext::Image(reference.clone()),
             // The image service finds the layout by the context's own name.
             NamedContext::Image(NamedImage::Layout(_)) => PlanContext::Image(name.clone()),

@@ -1,10 +1,11 @@
 //! COPY and ADD.
 
 use super::error::{PlanError, PlanErrorKind};
-use super::graph::{CopyOp, CopySource, InlineFile, Op, UrlSource};
-use super::paths;
+use super::git::{GitRef, is_file_url, is_git};
+use super::graph::{CopyOp, CopySource, InlineFile, Op, Remote, RemoteSource, UrlSource};
 use super::stage::{StageLowering, Step};
 use super::support::Feature;
+use super::{paths, url};
 use crate::dockerfile::ast::Copy;
 use crate::dockerfile::word;
 use crate::oci::history::{self, CopyText};
@@ -25,7 +26,7 @@ impl StageLowering<'_, '_, '_> {
     pub(crate) fn copy_step(&mut self, step: &Step<'_>, copy: &Copy, instruction: &'static str) -> Result<(), PlanError> {
         let words = self.copy_words(step, copy)?;
         self.refuse_copy_flags(step, copy, instruction);
-        self.check_sources(step, copy, &words, instruction)?;
+        Self::check_sources(step, copy, &words, instruction)?;
         let source = match &copy.from {
             Some(from) => self.copy_source(from).map_err(|kind| PlanError::at(step.at(from.span), kind))?,
             None => CopySource::Context(None),
@@ -43,13 +44,13 @@ impl StageLowering<'_, '_, '_> {
             destination: &words.destination,
         });
         let unpack = copy.unpack.as_ref().map(|u| u.node);
-        let (urls, paths) = split_sources(&words, unpack == Some(true));
+        let (remotes, paths) = split_sources(step, copy, &words)?;
         let has_paths = !paths.is_empty();
         let op = CopyOp {
             source,
             // With --parents a `/./` in a source marks where the kept path begins, so nothing is cleaned away.
             sources: if parents { paths } else { paths.iter().map(|s| paths::source(s)).collect() },
-            urls,
+            remotes,
             inline: words.inline,
             destination: paths::destination(&self.state.config.config.working_dir, &words.destination),
             chown: words.chown,
@@ -90,7 +91,7 @@ impl StageLowering<'_, '_, '_> {
     }
 
     fn refuse_copy_flags(&mut self, step: &Step<'_>, copy: &Copy, instruction: &'static str) {
-        let switches = [(&copy.link, Feature::Link), (&copy.parents, Feature::Parents), (&copy.keep_git_dir, Feature::KeepGitDir)];
+        let switches = [(&copy.link, Feature::Link), (&copy.parents, Feature::Parents)];
         for (switch, feature) in switches {
             if let Some(switch) = switch.as_ref().filter(|s| s.node) {
                 self.refuse_unsupported(step, switch.span, feature, instruction);
@@ -104,11 +105,11 @@ impl StageLowering<'_, '_, '_> {
         }
     }
 
-    fn check_sources(&mut self, step: &Step<'_>, copy: &Copy, words: &Words, instruction: &'static str) -> Result<(), PlanError> {
+    fn check_sources(step: &Step<'_>, copy: &Copy, words: &Words, instruction: &'static str) -> Result<(), PlanError> {
         if let (Some(_), Some(written)) = (&words.checksum, &copy.checksum) {
             let kind = match &words.sources[..] {
                 [one] if is_git(one) => None,
-                [one] if is_http(one) => words.checksum.as_deref().and_then(checksum_fault).map(PlanErrorKind::BadChecksum),
+                [one] if is_file_url(one) => words.checksum.as_deref().and_then(checksum_fault).map(PlanErrorKind::BadChecksum),
                 [_] => Some(PlanErrorKind::ChecksumOfLocal),
                 _ => Some(PlanErrorKind::ChecksumOfMany),
             };
@@ -119,14 +120,11 @@ impl StageLowering<'_, '_, '_> {
         for (source, written) in words.sources.iter().zip(&copy.sources) {
             let refusal = match source {
                 git if is_git(git) => PlanErrorKind::CopyGit,
-                http if is_http(http) => PlanErrorKind::CopyUrl,
+                http if is_file_url(http) => PlanErrorKind::CopyUrl,
                 _ => continue,
             };
             if instruction == "COPY" {
                 return Err(PlanError::at(step.at(written.span), refusal));
-            }
-            if is_git(source) {
-                self.refuse_unsupported(step, written.span, Feature::AddGit, instruction);
             }
         }
         Ok(())
@@ -139,42 +137,25 @@ impl StageLowering<'_, '_, '_> {
     }
 }
 
-/// The URLs among the sources, and the others.
-fn split_sources(words: &Words, unpack: bool) -> (Vec<UrlSource>, Vec<String>) {
-    let (mut urls, mut paths) = (Vec::new(), Vec::new());
-    for source in &words.sources {
-        if is_http(source) {
-            let (name, checksum) = (url_name(source), words.checksum.clone());
-            urls.push(UrlSource { url: source.clone(), name, checksum, unpack, after: paths.len() });
+/// The sources that are fetched, and the others.
+fn split_sources(step: &Step<'_>, copy: &Copy, words: &Words) -> Result<(Vec<RemoteSource>, Vec<String>), PlanError> {
+    let (mut remotes, mut paths) = (Vec::new(), Vec::new());
+    for (number, source) in words.sources.iter().enumerate() {
+        let what = if is_git(source) {
+            let keep = copy.keep_git_dir.as_ref().map(|keep| keep.node);
+            let git = GitRef::parse(source).expect("it was seen to be one").and_then(|git| git.with_flags(keep, words.checksum.as_deref()));
+            let written = copy.sources.get(number).map_or(step.instruction.span, |written| written.span);
+            Remote::Git(git.map_err(|error| PlanError::at(step.at(written), error))?)
+        } else if url::is_http(source) {
+            let unpack = copy.unpack.as_ref().is_some_and(|unpack| unpack.node);
+            Remote::File(UrlSource { url: source.clone(), name: url::file_name(source), checksum: words.checksum.clone(), unpack })
         } else {
             paths.push(source.clone());
-        }
+            continue;
+        };
+        remotes.push(RemoteSource { what, after: paths.len() });
     }
-    (urls, paths)
-}
-
-/// The last part of a URL's path; BuildKit's name where there is none.
-fn url_name(url: &str) -> String {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest).split(['?', '#']).next().unwrap_or_default();
-    let path = percent_decoded(rest.split_once('/').map_or("", |(_, path)| path));
-    match path.trim_end_matches('/').rsplit('/').next() {
-        None | Some("" | "." | "..") => "__unnamed__".into(),
-        Some(name) => name.into(),
-    }
-}
-
-/// `%41` → `A`; what cannot be decoded stays.
-fn percent_decoded(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let hex = bytes.get(at + 1..at + 3).and_then(|hex| std::str::from_utf8(hex).ok());
-        let byte = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(|byte| bytes[at] == b'%' && *byte != 0);
-        out.push(byte.unwrap_or(bytes[at]));
-        at += if byte.is_some() { 3 } else { 1 };
-    }
-    String::from_utf8(out).unwrap_or_else(|_| text.into())
+    Ok((remotes, paths))
 }
 
 /// What is wrong with a `--checksum` of a file, in the words of the library that BuildKit reads it with.
@@ -194,46 +175,9 @@ fn checksum_fault(text: &str) -> Option<&'static str> {
     (!is_hex).then_some("invalid checksum digest format")
 }
 
-/// A URL that is fetched as a file.
-fn is_http(source: &str) -> bool {
-    source.starts_with("http://") || source.starts_with("https://")
-}
-
-/// A URL that is cloned: any of git's own schemes, `user@host:path`, or http with a path that ends in `.git`.
-fn is_git(source: &str) -> bool {
-    if source.starts_with("git://") || source.starts_with("ssh://") {
-        return true;
-    }
-    if is_http(source) {
-        let path = source.split(['?', '#']).next().unwrap_or_default();
-        return path.strip_suffix(".git").is_some();
-    }
-    let word = |text: &str, more: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c));
-    let user_and_host = source.split_once(':').and_then(|(place, _)| place.split_once('@'));
-    user_and_host.is_some_and(|(user, host)| word(user, "-_") && word(host, "-."))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn files_are_named_by_the_path_of_their_url() {
-        for (url, name) in [
-            ("http://h/foo", "foo"),
-            ("http://h/a/b.tar.gz?x=/y#/z", "b.tar.gz"),
-            ("http://h/dir/", "dir"),
-            ("http://h", "__unnamed__"),
-            ("http://h/", "__unnamed__"),
-            ("http://h?a=/b", "__unnamed__"),
-            ("http://h/a/..", "__unnamed__"),
-            ("http://h/a%20b", "a b"),
-            ("http://h/a%2f..%2F..", "__unnamed__"),
-            ("http://h/100%", "100%"),
-        ] {
-            assert_eq!(url_name(url), name, "{url}");
-        }
-    }
 
     #[test]
     fn checksums_are_judged_as_by_buildkit() {
@@ -247,24 +191,6 @@ mod tests {
             (&good.to_uppercase().replace("SHA", "sha"), "invalid checksum digest format"),
         ] {
             assert_eq!(checksum_fault(text), Some(fault), "{text}");
-        }
-    }
-
-    #[test]
-    fn remote_sources() {
-        for (source, git, http) in [
-            ("https://example.com/a.tar.gz", false, true),
-            ("https://example.com/a.git", true, true),
-            ("https://example.com/a.git#main:dir", true, true),
-            ("http://example.com/a.git/b", false, true),
-            ("git://example.com/x", true, false),
-            ("git@github.com:a/b.git", true, false),
-            ("github.com/a/b", false, false),
-            ("dir/with:colon", false, false),
-            ("a@b", false, false),
-            ("./git@x:y", false, false),
-        ] {
-            assert_eq!((is_git(source), is_http(source)), (git, http), "{source}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What a plan refuses. The sentences are BuildKit's where scripts know them.
 
 use super::ImageRef;
+use super::git::GitRefError;
 use super::support::Feature;
 use crate::dockerfile::word::{WordError, quote};
 use crate::oci::platform::PlatformError;
@@ -145,6 +146,9 @@ pub enum PlanErrorKind {
     /// COPY of a URL.
     #[error("source can't be a URL for COPY")]
     CopyUrl,
+    /// ADD of something that is meant as a git repository.
+    #[error(transparent)]
+    Git(#[from] GitRefError),
     /// COPY of a git repository.
     #[error("source can't be a git ref for COPY")]
     CopyGit,

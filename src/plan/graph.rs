@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::oci::config::{HistoryEntry, ImageConfig};
 use crate::oci::platform::Platform;
+use crate::plan::git::GitRef;
 use crate::span::{SourceFile, Span};
 use crate::tree::chmod::Chmod;
 
@@ -89,6 +90,13 @@ pub struct Vertex {
     pub no_cache: bool,
     /// The platform it is built for.
     pub platform: Platform,
+}
+
+impl CopyOp {
+    /// Whether a fetched file is unpacked if it is an archive.
+    pub fn unpacks_fetched(&self) -> bool {
+        self.remotes.iter().any(|remote| matches!(&remote.what, Remote::File(url) if url.unpack))
+    }
 }
 
 impl Vertex {
@@ -193,6 +201,8 @@ pub enum RunMount {
         target: String,
         /// `size`
         size_bytes: Option<u64>,
+        /// Not `ro`.
+        writable: bool,
     },
     /// `type=cache`
     Cache {
@@ -306,7 +316,7 @@ pub struct CopyOp {
     /// they are as written, since `/./` in them means something.
     pub sources: Vec<String>,
     /// Sources that are fetched.
-    pub urls: Vec<UrlSource>,
+    pub remotes: Vec<RemoteSource>,
     /// Heredoc files to write besides the sources.
     pub inline: Vec<InlineFile>,
     /// Absolute destination. A trailing `/` says that it is a directory.
@@ -329,6 +339,24 @@ pub struct CopyOp {
 
 /// A source of ADD that is fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteSource {
+    /// What it is.
+    pub what: Remote,
+    /// How many of the other sources stand before it.
+    pub after: usize,
+}
+
+/// What is fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remote {
+    /// A file.
+    File(UrlSource),
+    /// The files of a repository.
+    Git(GitRef),
+}
+
+/// A file by its URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UrlSource {
     /// As written, after expansion.
     pub url: String,
@@ -338,8 +366,6 @@ pub struct UrlSource {
     pub checksum: Option<String>,
     /// `--unpack=true`
     pub unpack: bool,
-    /// How many of the other sources stand before it.
-    pub after: usize,
 }
 
 /// `WORKDIR`.

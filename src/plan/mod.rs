@@ -4,6 +4,7 @@
 //! stands only the resolver. A base whose ONBUILD names further images makes `lower` ask again ([`LowerError::NeedsImages`]).
 
 pub mod error;
+pub mod git;
 pub mod graph;
 pub mod image_config;
 pub mod options;
@@ -20,6 +21,7 @@ mod reach;
 mod run;
 mod stages;
 mod support;
+pub(crate) mod url;
 
 use std::collections::BTreeMap;
 

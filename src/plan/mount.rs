@@ -4,7 +4,6 @@ use super::error::{PlanError, PlanErrorKind};
 use super::graph::{CopySource, FileOwner, MountSharing, RunMount};
 use super::paths;
 use super::stage::{StageLowering, Step};
-use super::support::Feature;
 use crate::dockerfile::flags::csv_fields;
 use crate::dockerfile::suggest::suggest;
 use crate::dockerfile::word::quote;
@@ -236,12 +235,11 @@ impl StageLowering<'_, '_, '_> {
                 target: self.mount_target(&written.target)?,
                 writable: written.read_only == Some(false),
             },
-            Kind::Tmpfs if written.read_only == Some(true) => {
-                return Err(PlanErrorKind::Unsupported { feature: Feature::ReadOnlyTmpfs, instruction: "RUN" });
-            }
-            Kind::Tmpfs => {
-                RunMount::Tmpfs { target: self.mount_target(&written.target)?, size_bytes: written.size_bytes.filter(|b| *b > 0) }
-            }
+            Kind::Tmpfs => RunMount::Tmpfs {
+                target: self.mount_target(&written.target)?,
+                size_bytes: written.size_bytes.filter(|b| *b > 0),
+                writable: written.read_only != Some(true),
+            },
             Kind::Cache => {
                 let namespace = self.options().build_args.get("BUILDKIT_CACHE_MOUNT_NS").cloned().unwrap_or_default();
                 let id = if written.id.is_empty() { relative_clean(&written.target) } else { written.id.clone() };

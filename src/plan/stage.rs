@@ -440,7 +440,7 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
         let op = CopyOp {
             source: CopySource::Context(Some(name.into())),
             sources: vec![".".into()],
-            urls: Vec::new(),
+            remotes: Vec::new(),
             inline: Vec::new(),
             destination: "/".into(),
             chown: None,

@@ -7,20 +7,14 @@ pub enum Feature {
     RunSecurity,
     /// `RUN --device`
     RunDevice,
-    /// `RUN --mount=type=tmpfs,readonly`
-    ReadOnlyTmpfs,
     /// `COPY --link`, `ADD --link`
     Link,
     /// `COPY --parents`
     Parents,
     /// `COPY --exclude`, `ADD --exclude`
     Exclude,
-    /// `ADD --keep-git-dir`
-    KeepGitDir,
     /// `ADD --unpack` of local files
     Unpack,
-    /// `ADD https://….git`
-    AddGit,
     /// `SOURCE_DATE_EPOCH` taken from the context, a named context or a stage
     EpochFromSource,
 }
@@ -40,13 +34,10 @@ impl Feature {
         match self {
             Self::RunSecurity => "--security",
             Self::RunDevice => "--device",
-            Self::ReadOnlyTmpfs => "--mount=type=tmpfs,readonly",
             Self::Link => "--link",
             Self::Parents => "--parents",
             Self::Exclude => "--exclude",
-            Self::KeepGitDir => "--keep-git-dir",
             Self::Unpack => "--unpack",
-            Self::AddGit => "of a git repository",
             Self::EpochFromSource => "from a source",
         }
     }
@@ -55,11 +46,9 @@ impl Feature {
     pub(crate) fn hint(self) -> &'static str {
         match self {
             Self::RunSecurity | Self::RunDevice => "remove the flag: the step then runs with the default sandbox",
-            Self::ReadOnlyTmpfs => "remove readonly: what is written there is thrown away in any case",
             Self::Link => "remove --link: a COPY layer survives a changed base without it",
             Self::Parents => "write one COPY for each directory, with its full destination",
             Self::Exclude => "name the files in .dockerignore, or copy what is wanted by name",
-            Self::KeepGitDir | Self::AddGit => "clone it in a RUN, or before the build",
             Self::Unpack => "unpack it in a RUN",
             Self::EpochFromSource => "give the seconds themselves: --build-arg SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)",
         }

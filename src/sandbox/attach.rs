@@ -31,12 +31,13 @@ pub(super) fn prepare(mount: &StepMount, workspace: &Path) -> Result<(), Failure
                 make(&workspace.join(name), 0o755)?;
             }
         }
-        MountSource::Directory { directory, owner, .. } => {
+        MountSource::Directory { directory, owner, owned_anew, .. } => {
             let fresh = workspace.join("fresh");
             make(&fresh, 0o700)?;
             own(&fresh, *owner)?;
             // Whoever comes first makes it, whole; an empty one that is in use must not be replaced.
             match renameat_with(CWD, &fresh, CWD, directory, RenameFlags::NOREPLACE) {
+                Err(Errno::EXIST) if *owned_anew => own(directory, *owner)?,
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(error) => return Err(Failure::call("make the cache", Some(directory), error)),
             }

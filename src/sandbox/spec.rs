@@ -96,6 +96,8 @@ pub enum MountSource {
         path: String,
         /// Mode and owner of a directory that is made.
         owner: MountOwner,
+        /// Whether one that is there gets them too: it was filled just now.
+        owned_anew: bool,
     },
     /// Memory.
     Tmpfs {

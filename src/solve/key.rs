@@ -112,7 +112,8 @@ fn mount_parts(parts: &mut KeyParts, mount: &RunMount, input: Option<&MountInput
     let owned = |owner: &FileOwner| format!("{:o} {}:{}", owner.mode, owner.uid, owner.gid);
     let text = match mount {
         RunMount::Bind { path, writable, .. } => format!("bind {path:?} writable={writable}"),
-        RunMount::Tmpfs { size_bytes, .. } => format!("tmpfs {size_bytes:?}"),
+        RunMount::Tmpfs { size_bytes, writable: true, .. } => format!("tmpfs {size_bytes:?}"),
+        RunMount::Tmpfs { size_bytes, writable: false, .. } => format!("tmpfs {size_bytes:?} writable=false"),
         RunMount::Cache { id, path, sharing, owner, writable, .. } => {
             let owner = owner.as_ref().map(owned);
             format!("cache {id:?} {path:?} {sharing:?} {owner:?} writable={writable}")
@@ -148,7 +149,7 @@ fn copy_parts(parts: &mut KeyParts, copy: &CopyOp, inputs: &Inputs) {
     if copy.unpack_archives {
         parts.push_text("unpack", "archives");
     }
-    if copy.urls.iter().any(|url| url.unpack) {
+    if copy.unpacks_fetched() {
         parts.push_text("unpack-fetched", "archives");
     }
     inline_parts(parts, &copy.inline);

@@ -165,7 +165,7 @@ fn shown(path: &[u8]) -> std::borrow::Cow<'_, str> {
 }
 
 /// An error in the words that Go's programs print, without the number that Rust adds.
-fn go_words(error: &io::Error) -> String {
+pub fn go_words(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "no such file or directory".to_owned(),
         io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
@@ -233,6 +233,12 @@ impl BuildContext {
     /// must outlive the context.
     pub fn from_tar(reader: impl io::Read, tmp: &Path) -> Result<Self, ContextError> {
         Ok(Self { place: Place::Archive(ArchiveTree::read(reader, tmp)?), identity: identity_of(Path::new("-")) })
+    }
+
+    /// Calls the context's place by another name: for what was fetched, whose directory of today says nothing.
+    #[must_use]
+    pub fn known_as(self, name: &str) -> Self {
+        Self { identity: identity_of(Path::new(name)), ..self }
     }
 
     /// Names the context's place: the same for every build of one directory. For a step's site and the stat cache's file name.

@@ -8,6 +8,7 @@ use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 use shale_cache::{OciDigest, Store, StoreError};
 use ureq::http::StatusCode;
@@ -15,6 +16,9 @@ use ureq::http::StatusCode;
 use super::registry::http::{Request, Response, Transport, broken, http_date, without_query};
 use super::registry::retry::{Fault, with_retry};
 use super::registry::{Progress, RegistryConfig, RegistryError};
+use super::secret::{Lent, SecretError};
+use crate::plan::git::redacted;
+use crate::plan::url::percent_decoded;
 use crate::tree::entry::ContentDigest;
 
 /// Bytes read at once.
@@ -47,6 +51,12 @@ pub enum HttpError {
     /// The store cannot take it.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A secret that cannot be read.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// A secret that no header can hold.
+    #[error("the secret {0} is not text of one line")]
+    SecretNotText(String),
     /// Something in the store cannot be read or written.
     #[error("cannot {deed} {}: {source}", path.display())]
     Io {
@@ -81,6 +91,7 @@ pub struct Download {
 pub struct Downloads {
     transport: Transport,
     policy: super::registry::RetryPolicy,
+    lent: Lent,
 }
 
 enum Answer {
@@ -89,9 +100,9 @@ enum Answer {
 }
 
 impl Downloads {
-    /// With the certificates, proxies and patience that registries are talked to with.
-    pub fn new(config: RegistryConfig) -> Self {
-        Self { policy: config.retry, transport: Transport::new(config) }
+    /// With the certificates, proxies and patience that registries are talked to with, and the secrets that hosts ask for.
+    pub fn new(config: RegistryConfig, lent: Lent) -> Self {
+        Self { policy: config.retry, transport: Transport::new(config), lent }
     }
 
     /// The file at `url`. With a checksum that a known download has, nobody is asked.
@@ -101,10 +112,11 @@ impl Downloads {
         if let Some(known) = known.as_ref().filter(|known| checksum == Some(&known.blob)) {
             return Ok(known.clone());
         }
-        let shown = without_query(url);
+        let shown = &without_secrets(url);
+        let request = self.request(url, known.as_ref())?;
         let mut failure = None;
         let answer = with_retry(self.policy, shown, progress, || {
-            let response = self.transport.send(&request(url, known.as_ref()))?;
+            let response = self.transport.send(&request)?;
             match StatusCode::from_u16(response.status) {
                 Ok(StatusCode::NOT_MODIFIED) if known.is_some() => Ok(Answer::NotModified),
                 Ok(status) if status.is_success() => take(store, response, shown, progress, &mut failure).map(Answer::Fresh),
@@ -118,7 +130,7 @@ impl Downloads {
                 record.write(store, &download)?;
                 download
             }
-            (Ok(Answer::NotModified), None, None) => return Err(HttpError::Status { url: shown.into(), status: 304 }),
+            (Ok(Answer::NotModified), None, None) => return Err(HttpError::Status { url: shown.clone(), status: 304 }),
             (Err(RegistryError::Status { url, status, .. }), ..) => return Err(HttpError::Status { url, status }),
             (Err(error), ..) => return Err(HttpError::Transport(error)),
         };
@@ -129,15 +141,50 @@ impl Downloads {
     }
 }
 
-fn request(url: &str, known: Option<&Download>) -> Request {
-    let mut request = Request::get(url.to_owned());
-    // As BuildKit: the version's name says more than its time, which has whole seconds only.
-    match known {
-        Some(Download { etag: Some(etag), .. }) => request.conditions.push(("if-none-match", etag.clone())),
-        Some(Download { last_modified: Some(time), .. }) => request.conditions.push(("if-modified-since", time.clone())),
-        _ => {}
+impl Downloads {
+    fn request(&self, url: &str, known: Option<&Download>) -> Result<Request, HttpError> {
+        let (url, own) = without_user(url);
+        let mut request = Request::get(url);
+        request.authorization = self.authorization(&request)?.or(own);
+        // As BuildKit: the version's name says more than its time, which has whole seconds only.
+        match known {
+            Some(Download { etag: Some(etag), .. }) => request.conditions.push(("if-none-match", etag.clone())),
+            Some(Download { last_modified: Some(time), .. }) => request.conditions.push(("if-modified-since", time.clone())),
+            _ => {}
+        }
+        Ok(request)
     }
-    request
+
+    /// What the secrets of the host say; a token goes before a header, as in BuildKit.
+    fn authorization(&self, request: &Request) -> Result<Option<String>, HttpError> {
+        let Some(host) = request.host_name() else { return Ok(None) };
+        for (id, scheme) in [(format!("HTTP_AUTH_TOKEN_{host}"), "Bearer "), (format!("HTTP_AUTH_HEADER_{host}"), "")] {
+            let Some(value) = self.lent.secret(&id)? else { continue };
+            let text = String::from_utf8(value).ok().map(|text| format!("{scheme}{}", text.trim_end()));
+            let is_line = |text: &String| text.bytes().all(|byte| byte == b'\t' || (b' '..0x7f).contains(&byte));
+            return text.filter(is_line).map(Some).ok_or(HttpError::SecretNotText(id));
+        }
+        Ok(None)
+    }
+}
+
+/// A URL as it may be shown: without query and password.
+pub fn without_secrets(url: &str) -> String {
+    redacted(without_query(url))
+}
+
+/// A URL without user and password, and the header that they stand for.
+fn without_user(url: &str) -> (String, Option<String>) {
+    let split = || {
+        let (scheme, rest) = url.split_once("://")?;
+        let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        let (user, host) = authority.rsplit_once('@')?;
+        let (name, password) = user.split_once(':').unwrap_or((user, ""));
+        let pair = format!("{}:{}", percent_decoded(name), percent_decoded(password));
+        let header = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair));
+        Some((format!("{scheme}://{host}{path}"), Some(header)))
+    };
+    split().unwrap_or_else(|| (url.to_owned(), None))
 }
 
 /// Takes the body into the store. Failures of the store end the tries; they are left in `failure`.
@@ -256,7 +303,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let store = Store::open(&dir.path().join("store")).expect("a store");
         let (url, asked) = serve(vec![OK, SAME]);
-        let downloads = Downloads::new(RegistryConfig::default());
+        let downloads = Downloads::new(RegistryConfig::default(), Lent::default());
         let first = downloads.get(&store, &url, None, &()).expect("served");
         assert_eq!((first.size_bytes, first.mtime_secs), (5, 1_700_000_000));
         assert_eq!(store.blobs().read(&first.blob).expect("a store"), Some(b"hello".to_vec()));
@@ -269,10 +316,39 @@ mod tests {
     }
 
     #[test]
+    fn secrets_of_a_host_and_users_of_a_url_go_to_that_host_alone() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = Store::open(&dir.path().join("store")).expect("a store");
+        let (elsewhere, other) = serve(vec![OK]);
+        let moved = format!("HTTP/1.1 302 Found\r\nConnection: close\r\nLocation: {elsewhere}\r\nContent-Length: 0\r\n\r\n");
+        let (url, asked) = serve(vec![OK, OK, moved.leak(), OK]);
+        let secret = |id: &str, text: &str| (id.to_owned(), super::super::secret::SecretSource::Value(text.into()));
+        let with =
+            |secrets: Vec<_>| Downloads::new(RegistryConfig::default(), Lent { secrets: secrets.into_iter().collect(), ..Lent::default() });
+        let get = |downloads: &Downloads, url: &str| downloads.get(&store, url, None, &());
+        get(&with(vec![secret("HTTP_AUTH_HEADER_127.0.0.1", "Basic abc\n")]), &format!("{url}1")).expect("served");
+        let both = with(vec![secret("HTTP_AUTH_HEADER_127.0.0.1", "x"), secret("HTTP_AUTH_TOKEN_127.0.0.1", "tok")]);
+        get(&both, &format!("{url}2")).expect("served");
+        get(&both, &format!("{url}3")).expect("served from elsewhere");
+        get(&with(Vec::new()), &url.replace("http://", "http://u:p%40@").replace("secret", "4")).expect("served");
+        let asked = asked.lock().expect("no panic");
+        for (number, header) in
+            ["authorization: basic abc", "authorization: bearer tok", "authorization: bearer tok", "authorization: basic dtpwqa=="]
+                .iter()
+                .enumerate()
+        {
+            assert!(asked[number].contains(header), "{number}: {}", asked[number]);
+        }
+        assert!(!other.lock().expect("no panic")[0].contains("authorization"));
+        let error = get(&with(vec![secret("HTTP_AUTH_TOKEN_127.0.0.1", "a\r\nb: c")]), &url).expect_err("two lines");
+        assert!(matches!(error, HttpError::SecretNotText(_)));
+    }
+
+    #[test]
     fn refusals_read_like_buildkit_s() {
         let dir = tempfile::tempdir().expect("a folder");
         let store = Store::open(&dir.path().join("store")).expect("a store");
-        let downloads = Downloads::new(RegistryConfig::default());
+        let downloads = Downloads::new(RegistryConfig::default(), Lent::default());
         let (url, _) = serve(vec![GONE, OK]);
         let error = downloads.get(&store, &url, None, &()).expect_err("404");
         assert_eq!(error.to_string(), "failed to load cache key: invalid response status 404");

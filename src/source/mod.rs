@@ -1,8 +1,10 @@
 //! Where bytes come from.
 
+pub mod agent;
 pub mod archive;
 pub mod context;
 pub mod contexts;
+pub mod git;
 pub mod http;
 pub mod ignore;
 pub mod registry;

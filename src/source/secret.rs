@@ -7,6 +7,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 
+use super::agent::Agent;
+
 /// As in Docker: what is larger is no secret.
 pub const LIMIT_BYTES: u64 = 500 * 1024;
 
@@ -54,8 +56,8 @@ pub enum SecretError {
 pub struct Lent {
     /// `--secret` by id.
     pub secrets: BTreeMap<String, SecretSource>,
-    /// `--ssh`: sockets of agents by id.
-    pub agents: BTreeMap<String, PathBuf>,
+    /// `--ssh`: agents by id.
+    pub agents: BTreeMap<String, Agent>,
 }
 
 impl Lent {

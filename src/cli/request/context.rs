@@ -6,12 +6,17 @@ use super::RequestError;
 use crate::cli::environment::Environment;
 use crate::image::{LayoutName, NamedImage};
 use crate::oci::reference::Reference;
+use crate::plan::git::{GitRef, GitRefError, redacted};
 
 /// Where the build context is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ContextSource {
     /// A directory, absolute; not looked at yet.
     Dir(PathBuf),
+    /// A git repository.
+    Git(GitRef),
+    /// A URL: an archive, or a Dockerfile alone; its first bytes tell.
+    Http(String),
     /// Standard input: a tar archive, or a Dockerfile alone; its first bytes tell.
     Stdin,
 }
@@ -23,8 +28,10 @@ pub enum DockerfileSource {
     Default,
     /// A file of this machine, absolute.
     File(PathBuf),
-    /// A path inside a context that comes as an archive.
+    /// A path inside a context that is no local directory.
     InContext(String),
+    /// A file by its URL.
+    Url(String),
     /// Standard input.
     Stdin,
 }
@@ -36,18 +43,35 @@ pub enum NamedContext {
     Dir(PathBuf),
     /// `docker-image://ref`, `oci-layout://path[:tag][@digest]`
     Image(NamedImage),
+    /// A git repository.
+    Git(GitRef),
+    /// A URL, whose file lies in it under the name `context`.
+    Http(String),
 }
 
 pub(super) fn context_source(path: &Path, environment: &Environment) -> Result<ContextSource, RequestError> {
     if path == Path::new("-") {
         return Ok(ContextSource::Stdin);
     }
+    let dir = environment.resolve(path);
+    // As in docker: what is a directory here is one, whatever it looks like.
     let text = path.to_string_lossy();
-    let remote = ["http://", "https://", "git://", "ssh://", "git@", "github.com/", "docker-image://", "oci-layout://"];
-    if remote.iter().any(|prefix| text.starts_with(prefix)) {
-        return Err(RequestError::RemoteContext { text: text.into() });
-    }
-    Ok(ContextSource::Dir(environment.resolve(path)))
+    Ok(match if dir.is_dir() { None } else { remote(&text) } {
+        None => ContextSource::Dir(dir),
+        Some(Remote::Git(git)) => ContextSource::Git(git.map_err(|cause| RequestError::Git { text: redacted(&text), cause })?),
+        Some(Remote::Http(url)) => ContextSource::Http(url),
+    })
+}
+
+/// What is fetched.
+enum Remote {
+    Git(Result<GitRef, GitRefError>),
+    Http(String),
+}
+
+fn remote(text: &str) -> Option<Remote> {
+    let http = text.starts_with("http://") || text.starts_with("https://");
+    GitRef::parse(text).map(Remote::Git).or_else(|| http.then(|| Remote::Http(text.into())))
 }
 
 pub(super) fn dockerfile_source(
@@ -55,14 +79,19 @@ pub(super) fn dockerfile_source(
     context: &ContextSource,
     environment: &Environment,
 ) -> Result<DockerfileSource, RequestError> {
-    match (file, context) {
-        (None, _) => Ok(DockerfileSource::Default),
-        (Some(path), _) if path.as_os_str().is_empty() => Ok(DockerfileSource::Default),
-        (Some(path), ContextSource::Stdin) if path == Path::new("-") => Err(RequestError::StdinTwice),
-        (Some(path), ContextSource::Dir(_)) if path == Path::new("-") => Ok(DockerfileSource::Stdin),
-        (Some(path), ContextSource::Dir(_)) => Ok(DockerfileSource::File(environment.resolve(path))),
-        (Some(path), ContextSource::Stdin) => Ok(DockerfileSource::InContext(path.to_string_lossy().into())),
+    let Some(path) = file.filter(|path| !path.as_os_str().is_empty()) else { return Ok(DockerfileSource::Default) };
+    if path == Path::new("-") {
+        return if *context == ContextSource::Stdin { Err(RequestError::StdinTwice) } else { Ok(DockerfileSource::Stdin) };
     }
+    let text = path.to_string_lossy();
+    if text.starts_with("http://") || text.starts_with("https://") {
+        return Ok(DockerfileSource::Url(text.into()));
+    }
+    Ok(match context {
+        ContextSource::Dir(_) => DockerfileSource::File(environment.resolve(path)),
+        ContextSource::Git(_) | ContextSource::Http(_) if path.is_absolute() => DockerfileSource::File(path.into()),
+        ContextSource::Git(_) | ContextSource::Http(_) | ContextSource::Stdin => DockerfileSource::InContext(text.into()),
+    })
 }
 
 pub(super) fn named_context(text: &str, environment: &Environment) -> Result<(String, NamedContext), RequestError> {
@@ -86,8 +115,15 @@ pub(super) fn named_context(text: &str, environment: &Environment) -> Result<(St
         let path = environment.resolve(Path::new(path));
         return Ok((name, NamedContext::Image(NamedImage::Layout(LayoutName { path, tag, digest }))));
     }
-    if value.contains("://") || value.starts_with("git@") || value.starts_with("target:") {
-        return Err(error("only directories, docker-image:// and oci-layout:// are supported yet"));
+    if value.starts_with("target:") {
+        return Err(RequestError::Lent(format!("unsupported context source target for {name}: only a bake file has targets to name")));
     }
-    Ok((name, NamedContext::Dir(environment.resolve(Path::new(value)))))
+    let dir = environment.resolve(Path::new(value));
+    match remote(value) {
+        Some(Remote::Git(Ok(git))) if !(git.is_path_alike && dir.is_dir()) => Ok((name, NamedContext::Git(git))),
+        Some(Remote::Git(Err(cause))) => Err(RequestError::Git { text: redacted(value), cause }),
+        Some(Remote::Http(url)) => Ok((name, NamedContext::Http(url))),
+        None if value.contains("://") => Err(error("only directories, docker-image://, oci-layout://, git and http(s) URLs are contexts")),
+        _ => Ok((name, NamedContext::Dir(dir))),
+    }
 }

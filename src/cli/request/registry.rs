@@ -1,10 +1,11 @@
-//! How registries are reached: credentials, proxies, certificates.
+//! How registries and repositories are reached: credentials, proxies, certificates.
 
 use std::path::{Path, PathBuf};
 
 use crate::cli::Failure;
 use crate::cli::args::RegistryArgs;
 use crate::cli::environment::Environment;
+use crate::source::git::GitConfig;
 use crate::source::registry::RegistryConfig;
 
 /// Docker's `config.json`, wherever there is a place for one.
@@ -45,5 +46,17 @@ pub fn registry_config(environment: &Environment) -> RegistryConfig {
         system_ca_dir: path("SSL_CERT_DIR"),
         cert_dirs: ["/etc/docker/certs.d", "/etc/containers/certs.d"].into_iter().map(PathBuf::from).chain(home_certs).collect(),
         ..RegistryConfig::default()
+    }
+}
+
+/// What fetching from git repositories depends on. Proxies are those that git itself reads.
+pub(super) fn git_config(environment: &Environment) -> GitConfig {
+    let own = |name: &str| environment.non_empty(name).map(str::to_owned);
+    let proxies = ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy"];
+    GitConfig {
+        path: own("PATH"),
+        proxies: proxies.iter().filter_map(|name| Some(((*name).to_owned(), own(name)?))).collect(),
+        ssh_command: own("GIT_SSH_COMMAND"),
+        agent: own("SSH_AUTH_SOCK").map(|path| environment.resolve(Path::new(&path))),
     }
 }

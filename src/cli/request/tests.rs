@@ -4,6 +4,7 @@ use super::super::program::Program;
 use super::*;
 use crate::cli::output::{Destination, OutputKind};
 use crate::image::{LayoutName, NamedImage};
+use crate::plan::git::GitRef;
 
 fn resolve_in(line: &str, environment: &Environment) -> Result<(BuildRequest, Vec<String>), RequestError> {
     let argv: Vec<_> = ["shale", "build"].into_iter().chain(line.split_whitespace()).map(Into::into).collect();
@@ -50,6 +51,25 @@ fn the_dockerfile_and_the_context_come_from_where_docker_looks() {
         assert_eq!(request(line, &[]).dockerfile, dockerfile, "{line}");
     }
     assert_eq!(request("-", &[]).context, ContextSource::Stdin);
+}
+
+#[test]
+fn contexts_that_are_fetched() {
+    let git = |text: &str| GitRef::parse(text).expect("a repository").expect("good");
+    for (line, context, dockerfile) in [
+        ("-f sub/D https://h/a.git#main:x", ContextSource::Git(git("https://h/a.git#main:x")), DockerfileSource::InContext("sub/D".into())),
+        ("-f /abs/D github.com/a/b", ContextSource::Git(git("github.com/a/b")), DockerfileSource::File("/abs/D".into())),
+        ("-f - git@h:a", ContextSource::Git(git("git@h:a")), DockerfileSource::Stdin),
+        ("https://h/a.tgz", ContextSource::Http("https://h/a.tgz".into()), DockerfileSource::Default),
+        ("-f http://h/D .", ContextSource::Dir("/work dir/.".into()), DockerfileSource::Url("http://h/D".into())),
+    ] {
+        let request = request(line, &[]);
+        assert_eq!((request.context, request.dockerfile), (context, dockerfile), "{line}");
+    }
+    let named = request("--build-context a=https://h/a.git#x --build-context b=https://h/b --build-context c=git@h:c .", &[]).contexts;
+    assert_eq!(named["a"], NamedContext::Git(git("https://h/a.git#x")));
+    assert_eq!(named["b"], NamedContext::Http("https://h/b".into()));
+    assert_eq!(named["c"], NamedContext::Git(git("git@h:c")));
 }
 
 #[test]
@@ -144,15 +164,16 @@ fn what_cannot_be_served_is_refused_by_name() {
         ("--platform plan9 .", "failed to parse platform \"plan9\": unknown operating system or architecture: invalid argument"),
         ("-f - -", "invalid argument: can't use stdin for both build context and dockerfile"),
         ("-o - -o type=oci .", "only one output can be written to stdout"),
-        ("https://example.com/x.git", "context \"https://example.com/x.git\" is not supported yet: only a directory or - can be built"),
+        ("https://u:pw@h/x.git?a=b", "invalid build context \"https://u:xxxxx@h/x.git?a=b\": unexpected query \"a\""),
         ("-t Bad:1 .", "invalid tag \"Bad:1\": invalid reference format: repository name (library/Bad) must be lowercase"),
         ("-t a: .", "invalid tag \"a:\": invalid reference format"),
         ("--label =x .", "invalid value \"=x\" for --label: expected key=value"),
         ("--build-arg SOURCE_DATE_EPOCH=now .", "invalid SOURCE_DATE_EPOCH \"now\": it is a number of seconds since 1970"),
         (
-            "--build-context x=https://a/b.git .",
-            "invalid build context \"x=https://a/b.git\": only directories, docker-image:// and oci-layout:// are supported yet",
+            "--build-context x=ftp://a/b .",
+            "invalid build context \"x=ftp://a/b\": only directories, docker-image://, oci-layout://, git and http(s) URLs are contexts",
         ),
+        ("--build-context x=target:y .", "unsupported context source target for x: only a bake file has targets to name"),
     ] {
         assert_eq!(refused(line), message, "{line}");
     }

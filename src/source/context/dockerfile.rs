@@ -25,6 +25,8 @@ pub enum DockerfileFrom {
     Default,
     /// `-f PATH`: relative to the working directory; inside the archive, if the context is one.
     Path(PathBuf),
+    /// A path inside the context, whatever that is.
+    Inside(PathBuf),
     /// `-f -`: its bytes, read from stdin.
     Text(Vec<u8>),
 }
@@ -61,6 +63,7 @@ pub(super) fn load(context: &BuildContext, from: DockerfileFrom) -> Result<Loade
     match from {
         DockerfileFrom::Text(bytes) => Ok(loaded("-", "-", &bytes, None)),
         DockerfileFrom::Default => load_by_name(&Reader::Inside(context), Path::new(DEFAULT_NAME)),
+        DockerfileFrom::Inside(path) => load_by_name(&Reader::Inside(context), &path),
         DockerfileFrom::Path(path) => match &context.place {
             Place::Archive(_) => load_by_name(&Reader::Inside(context), &path),
             Place::Directory(_) => load_by_name(&Reader::Anywhere, &path),

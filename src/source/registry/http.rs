@@ -31,7 +31,7 @@ pub(in crate::source) struct Request {
     pub(super) method: Method,
     pub(super) url: String,
     /// `Authorization`; sent to the host of `url` and to no other.
-    pub(super) authorization: Option<String>,
+    pub(in crate::source) authorization: Option<String>,
     pub(super) accept: Vec<&'static str>,
     /// Offset of the first byte that is wanted.
     pub(super) from_byte: u64,
@@ -44,6 +44,12 @@ pub(in crate::source) struct Request {
 impl Request {
     pub(in crate::source) fn get(url: String) -> Self {
         Self { method: Method::GET, url, authorization: None, accept: Vec::new(), from_byte: 0, conditions: Vec::new(), form: None }
+    }
+
+    /// The host without its port; of an IPv6 address without brackets.
+    pub(in crate::source) fn host_name(&self) -> Option<String> {
+        let uri: Uri = self.url.parse().ok()?;
+        Some(uri.host()?.trim_matches(['[', ']']).to_owned())
     }
 }
 

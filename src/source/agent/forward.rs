@@ -1,8 +1,9 @@
-//! `RUN --mount=type=ssh`: the caller's agent, seen through a socket that belongs to the step.
+//! An agent, seen through a socket that belongs to a step.
 //!
 //! The step never gets the agent's own socket: it may list keys and have things signed, but neither add, remove nor lock keys, and
 //! its user need not be the caller's.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -11,27 +12,29 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use super::keys::Keyring;
+use super::{Agent, FAILURE};
+
 /// What a step may ask: a list of the keys, a signature, an extension.
 const ALLOWED: [u8; 3] = [11, 13, 27];
-/// The answer "failure", as a whole message.
-const FAILURE: [u8; 5] = [0, 0, 0, 1, 5];
 /// No message of the protocol is longer.
 const LIMIT_BYTES: usize = 256 << 10;
 
 /// A socket for a step; dropped, nobody listens on it any more.
 #[derive(Debug)]
-pub(super) struct Forwarded {
+pub struct Forwarded {
     path: PathBuf,
+    dir: File,
     is_over: Arc<AtomicBool>,
 }
 
 impl Forwarded {
-    /// Listens at `name` in `dir` for the agent at `agent`.
-    pub(super) fn start(dir: &Path, name: &str, agent: PathBuf) -> io::Result<Self> {
+    /// Listens at `name` in `dir` for an agent.
+    pub fn start(dir: &Path, name: &str, agent: Agent) -> io::Result<Self> {
         // Refused now, not when the step has run for an hour.
-        UnixStream::connect(&agent)?;
+        agent.connect()?;
         // The name of a socket is short, the store's path need not be.
-        let opened = std::fs::File::open(dir)?;
+        let opened = File::open(dir)?;
         let listener = UnixListener::bind(format!("/proc/self/fd/{}/{name}", opened.as_raw_fd()))?;
         let is_over = Arc::new(AtomicBool::new(false));
         let over = Arc::clone(&is_over);
@@ -40,17 +43,23 @@ impl Forwarded {
                 if over.load(Ordering::Acquire) {
                     return;
                 }
-                let (Ok(client), Ok(agent)) = (client, UnixStream::connect(&agent)) else { continue };
+                let (Ok(client), Ok(mut agent)) = (client, agent.connect()) else { continue };
                 // It ends with the step, which closes its end. Without a thread the client sees its socket closed.
-                drop(thread::Builder::new().name("ssh agent".into()).spawn(move || serve(client, agent)));
+                drop(thread::Builder::new().name("ssh agent".into()).spawn(move || serve(client, &mut *agent)));
             }
         })?;
-        Ok(Self { path: dir.join(name), is_over })
+        Ok(Self { path: dir.join(name), dir: opened, is_over })
     }
 
     /// The socket.
-    pub(super) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The socket by a name that is short enough for every program of this user, as long as this process lives.
+    pub fn short_path(&self) -> PathBuf {
+        let name = self.path.file_name().unwrap_or_default();
+        PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.dir.as_raw_fd())).join(name)
     }
 }
 
@@ -58,22 +67,41 @@ impl Drop for Forwarded {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::Release);
         // The listener wakes up and looks. If it cannot be reached, its socket is gone and so is every way to the agent.
-        if let (Some(dir), Some(name)) = (self.path.parent(), self.path.file_name())
-            && let Ok(opened) = std::fs::File::open(dir)
-        {
-            drop(UnixStream::connect(Path::new(&format!("/proc/self/fd/{}", opened.as_raw_fd())).join(name)));
-        }
+        drop(UnixStream::connect(self.short_path()));
+    }
+}
+
+/// Somebody who answers messages of the protocol.
+trait Asked: Send {
+    fn ask(&mut self, question: &[u8]) -> io::Result<Vec<u8>>;
+}
+
+impl Asked for UnixStream {
+    fn ask(&mut self, question: &[u8]) -> io::Result<Vec<u8>> {
+        self.write_all(question)?;
+        read_message(self)
+    }
+}
+
+impl Asked for Arc<Keyring> {
+    fn ask(&mut self, question: &[u8]) -> io::Result<Vec<u8>> {
+        Ok(self.answer(question))
+    }
+}
+
+impl Agent {
+    fn connect(&self) -> io::Result<Box<dyn Asked>> {
+        Ok(match self {
+            Self::Socket(path) => Box::new(UnixStream::connect(path)?),
+            Self::Keys(keys) => Box::new(Arc::clone(keys)),
+        })
     }
 }
 
 /// Questions and answers, one after the other, until either side leaves.
-fn serve(mut client: impl Read + Write, mut agent: impl Read + Write) {
+fn serve(mut client: impl Read + Write, agent: &mut dyn Asked) {
     while let Ok(question) = read_message(&mut client) {
-        let answer = if question.get(4).is_some_and(|kind| ALLOWED.contains(kind)) {
-            agent.write_all(&question).and_then(|()| read_message(&mut agent))
-        } else {
-            Ok(FAILURE.to_vec())
-        };
+        let answer = if question.get(4).is_some_and(|kind| ALLOWED.contains(kind)) { agent.ask(&question) } else { Ok(FAILURE.to_vec()) };
         let Ok(answer) = answer else { return };
         if client.write_all(&answer).is_err() {
             return;
@@ -118,8 +146,8 @@ mod tests {
             }
             heard
         });
-        let forwarded = Forwarded::start(dir.path(), "step", dir.path().join("agent")).expect("a socket");
-        let mut client = UnixStream::connect(forwarded.path()).expect("it listens");
+        let forwarded = Forwarded::start(dir.path(), "step", Agent::Socket(dir.path().join("agent"))).expect("a socket");
+        let mut client = UnixStream::connect(forwarded.short_path()).expect("it listens");
         for (kind, want) in [(11, message(12, b"keys")), (19, FAILURE.to_vec()), (13, message(12, b"keys")), (22, FAILURE.to_vec())] {
             client.write_all(&message(kind, b"x")).expect("it listens");
             assert_eq!(read_message(&mut client).expect("an answer"), want, "{kind}");

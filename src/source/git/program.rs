@@ -1,0 +1,202 @@
+//! The `git` program: how it is started, stopped, and what of its words is repeated.
+
+use std::io::{self, Read};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use super::GitError;
+use crate::source::registry::Progress;
+
+/// How often the one who waits looks whether he is still wanted.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// The first wait is shorter: most commands end at once.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+/// No answer that is read here is longer, and no complaint is worth more.
+const ANSWER_LIMIT_BYTES: u64 = 16 << 20;
+
+/// What git is told from outside. Nothing here is read by this module itself.
+#[derive(Clone, Debug, Default)]
+pub struct GitConfig {
+    /// `PATH`
+    pub path: Option<String>,
+    /// Proxies, as variables.
+    pub proxies: Vec<(String, String)>,
+    /// `GIT_SSH_COMMAND`: how the caller reaches hosts by ssh.
+    pub ssh_command: Option<String>,
+    /// `SSH_AUTH_SOCK`: the caller's own agent.
+    pub agent: Option<PathBuf>,
+}
+
+/// Settings by name that one command is started with. Their values are seen by nobody else: they go through the environment.
+pub(super) type Settings = Vec<(String, String)>;
+
+/// A way to start git.
+pub(super) struct Git<'a> {
+    pub(super) config: &'a GitConfig,
+    /// The socket of the agent that ssh may ask.
+    pub(super) agent: Option<&'a Path>,
+    /// Where hosts that were seen for the first time are noted.
+    pub(super) known_hosts: &'a Path,
+    /// Given to every command.
+    pub(super) settings: &'a Settings,
+    /// What must not be repeated.
+    pub(super) secrets: &'a [String],
+    pub(super) progress: &'a dyn Progress,
+}
+
+impl Git<'_> {
+    /// Runs git in `dir` and gives its answer. `deed` begins the complaint if it fails.
+    pub(super) fn run(&self, dir: &Path, deed: &str, arguments: &[&str]) -> Result<String, GitError> {
+        match self.try_run(dir, arguments)? {
+            Ok(answer) => Ok(answer),
+            Err(said) => Err(GitError::Command { deed: deed.into(), said }),
+        }
+    }
+
+    /// The same; the inner error is what git says about its failure.
+    pub(super) fn try_run(&self, dir: &Path, arguments: &[&str]) -> Result<Result<String, String>, GitError> {
+        let mut command = Command::new("git");
+        command.args(arguments).current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // A group of its own: with git end its helpers, and a Ctrl-C is told by us.
+        command.env_clear().envs(self.environment()).process_group(0);
+        let mut child = command.spawn().map_err(GitError::NoProgram)?;
+        let readers = (reader(child.stdout.take()), reader(child.stderr.take()));
+        let mut pause = FIRST_LOOK;
+        let status = loop {
+            if let Some(status) = child.try_wait().map_err(GitError::NoProgram)? {
+                break status;
+            }
+            if self.progress.is_cancelled() {
+                stop(&mut child);
+                return Err(GitError::Cancelled);
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(LOOK_EVERY);
+        };
+        let text = |reader: thread::JoinHandle<Vec<u8>>| String::from_utf8_lossy(&reader.join().unwrap_or_default()).into_owned();
+        let (answer, complaint) = (text(readers.0), text(readers.1));
+        Ok(if status.success() { Ok(answer) } else { Err(self.repeatable(&complaint, &status.to_string())) })
+    }
+
+    /// Nothing of the caller's but what is named here: neither files of settings nor variables change what is built.
+    fn environment(&self) -> Vec<(String, String)> {
+        let fixed = [
+            ("GIT_TERMINAL_PROMPT", "0"),
+            ("GIT_CONFIG_NOSYSTEM", "1"),
+            ("GIT_CONFIG_GLOBAL", "/dev/null"),
+            ("HOME", "/dev/null"),
+            ("LC_ALL", "C"),
+        ];
+        let mut variables: Vec<(String, String)> = fixed.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        variables.extend(self.config.path.clone().map(|path| ("PATH".into(), path)));
+        variables.extend(self.config.proxies.iter().cloned());
+        variables.extend(self.agent.map(|agent| ("SSH_AUTH_SOCK".into(), agent.display().to_string())));
+        let ssh = self.config.ssh_command.clone().unwrap_or_else(|| ssh_command(self.known_hosts));
+        variables.push(("GIT_SSH_COMMAND".into(), ssh));
+        // A repository must not make git read another one of this machine by way of its submodules.
+        let guard = [("protocol.file.allow".to_owned(), "user".to_owned()), ("advice.detachedHead".into(), "false".into())];
+        let settings: Vec<_> = guard.iter().chain(self.settings).collect();
+        variables.push(("GIT_CONFIG_COUNT".into(), settings.len().to_string()));
+        for (number, (key, value)) in settings.into_iter().enumerate() {
+            variables.push((format!("GIT_CONFIG_KEY_{number}"), key.clone()));
+            variables.push((format!("GIT_CONFIG_VALUE_{number}"), value.clone()));
+        }
+        variables
+    }
+
+    /// What git said, in one line and without secrets.
+    fn repeatable(&self, complaint: &str, status: &str) -> String {
+        let lines = complaint.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("hint:"));
+        let mut text = lines.collect::<Vec<_>>().join("; ");
+        for secret in self.secrets {
+            text = text.replace(secret, "xxxxx");
+        }
+        if text.is_empty() { status.into() } else { format!("{text}: {status}") }
+    }
+}
+
+/// A host that nobody knows is taken at its word, as BuildKit does, and remembered; one that has changed is refused.
+fn ssh_command(known_hosts: &Path) -> String {
+    let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
+    let files = format!("UserKnownHostsFile=\"{}\" ~/.ssh/known_hosts", known_hosts.display());
+    format!("ssh -F /dev/null -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o {}", quoted(&files))
+}
+
+/// Reads a stream beside the process, which would wait for a full pipe.
+fn reader(stream: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let Some(mut stream) = stream else { return bytes };
+        // What is cut off or broken is told by the exit status.
+        drop(stream.by_ref().take(ANSWER_LIMIT_BYTES).read_to_end(&mut bytes));
+        drop(io::copy(&mut stream, &mut io::sink()));
+        bytes
+    })
+}
+
+/// Ends git and what it has started.
+fn stop(child: &mut Child) {
+    if let Some(group) = Pid::from_raw(child.id() as i32) {
+        // It may have ended by itself.
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+    drop(child.wait());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn git<'a>(config: &'a GitConfig, settings: &'a Settings, progress: &'a dyn Progress) -> Git<'a> {
+        Git { config, agent: None, known_hosts: Path::new("/k h"), settings, secrets: &[], progress }
+    }
+
+    #[test]
+    fn a_missing_program_is_told_by_name() {
+        let config = GitConfig { path: Some("/nowhere".into()), ..GitConfig::default() };
+        let error = git(&config, &Vec::new(), &()).run(Path::new("/"), "x", &["version"]).expect_err("no git there");
+        assert!(error.to_string().starts_with("failed to find git binary: "), "{error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("git")));
+    }
+
+    #[test]
+    fn secrets_go_by_the_environment_and_are_not_repeated() {
+        let config = GitConfig::default();
+        let settings = vec![("http.https://h/.extraheader".to_owned(), "Authorization: s3cret".to_owned())];
+        let secrets = ["s3cret".to_owned()];
+        let git = Git { secrets: &secrets, ..git(&config, &settings, &()) };
+        let variables = git.environment();
+        assert!(variables.contains(&("GIT_CONFIG_COUNT".into(), "3".into())));
+        assert!(variables.contains(&("GIT_CONFIG_VALUE_2".into(), "Authorization: s3cret".into())));
+        assert!(!variables.iter().any(|(name, _)| name == "PATH" || name == "SSH_AUTH_SOCK"));
+        assert_eq!(git.repeatable("hint: x\nfatal: s3cret is wrong\n\n", "exit status: 128"), "fatal: xxxxx is wrong: exit status: 128");
+    }
+
+    #[test]
+    fn a_command_ends_when_nobody_waits_for_it() {
+        struct Gone;
+        impl Progress for Gone {
+            fn is_cancelled(&self) -> bool {
+                true
+            }
+        }
+        let dir = tempfile::tempdir().expect("a folder");
+        // A git that never ends.
+        let path = dir.path().join("git");
+        std::fs::write(&path, "#!/bin/sh\nexec sleep 1000\n").expect("written");
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+        let config = GitConfig { path: Some(format!("{}:/usr/bin:/bin", dir.path().display())), ..GitConfig::default() };
+        let error = git(&config, &Vec::new(), &Gone).run(dir.path(), "x", &[]).expect_err("stopped");
+        assert!(matches!(error, GitError::Cancelled));
+    }
+
+    #[test]
+    fn ssh_takes_odd_paths() {
+        assert!(ssh_command(Path::new("/it's here/k")).ends_with(r#"-o 'UserKnownHostsFile="/it'\''s here/k" ~/.ssh/known_hosts'"#));
+    }
+}
