@@ -8,6 +8,7 @@ mod remote;
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::thread;
 use std::time::Instant;
 
 use shale_cache::{DiffId, Lease, OciDigest, Patience, Store, Waiting};
@@ -15,9 +16,10 @@ use shale_cache::{DiffId, Lease, OciDigest, Patience, Store, Waiting};
 use crate::cli::request::BuildRequest;
 use crate::dockerfile::lint::{self, CheckOptions};
 use crate::dockerfile::{ast::Dockerfile, parse};
+use crate::execute::ahead::{self, Ahead};
 use crate::execute::forms::Forms;
 use crate::execute::log::StepLogs;
-use crate::execute::{BuildExecutor, StepError};
+use crate::execute::{BuildExecutor, StepError, run_upon};
 use crate::image::ImageService;
 use crate::plan::graph::{CopySource, Op, Plan, Warning};
 use crate::plan::{NoCache, PlanOptions};
@@ -78,12 +80,21 @@ pub fn build(request: &BuildRequest, services: Services<'_>) -> Result<BuildRepo
     let forms = Forms::new(services.store, services.images, bases.images(), &progress);
     // A machine that has come to forbid namespaces must still build what needs none: then it stays for another time.
     drop(forms.remove(&left_by_the_dead));
-    let solved = solve(request, &inputs, &plan, &bases, &forms, services);
-    for context in inputs.contexts.iter() {
-        // The next build only loses time without it, and a store that cannot be written has said so already.
-        drop(context.save_stat_cache());
-    }
-    let written = solved.and_then(|solved| output::write(request, services, &plan, &bases, &forms, &solved));
+    let written = thread::scope(|scope| {
+        let (layers, queue) = ahead::queue();
+        if let Some(wanted) = output::wanted(request, &plan) {
+            let forms = &forms;
+            let work = move || queue.work(forms, wanted);
+            // Without a thread for it everything is packed at the end.
+            drop(thread::Builder::new().name("pack ahead".into()).spawn_scoped(scope, work));
+        }
+        let solved = solve(request, &inputs, &plan, &bases, &forms, layers, services);
+        for context in inputs.contexts.iter() {
+            // The next build only loses time without it, and a store that cannot be written has said so already.
+            drop(context.save_stat_cache());
+        }
+        solved.and_then(|solved| output::write(request, services, &plan, &bases, &forms, &solved))
+    });
     forms.tidy();
     written
 }
@@ -176,6 +187,7 @@ fn solve(
     plan: &Plan,
     bases: &Bases<'_>,
     forms: &Forms<'_>,
+    ahead: Ahead,
     services: Services<'_>,
 ) -> Result<Solved, BuildError> {
     let executor = BuildExecutor {
@@ -185,9 +197,10 @@ fn solve(
         lent: request.lent.clone(),
         downloads: &inputs.remotes.downloads,
         repositories: &inputs.remotes.repositories,
-        graph: &plan.graph,
+        run_upon: run_upon(&plan.graph),
         packing: output::first_packing(request, plan),
         exported: output::exported(plan),
+        ahead,
         reporter: services.reporter,
         cancel: services.cancel.clone(),
         logs: StepLogs::new(services.store.root().join("builds").join(inputs.build_id())),

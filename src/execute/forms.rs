@@ -2,12 +2,15 @@
 //!
 //! One value serves a whole build: it starts the worker when the first unpacked form is needed, and never before.
 
+mod unpacked;
+
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use shale_cache::{DiffId, LayerId, MapId, PackKey, Packed, Store};
+use shale_cache::{DiffId, LayerId, PackKey, Packed, Store};
 
 use super::StepError;
 use crate::image::{ImageService, ResolvedImage};
@@ -17,11 +20,11 @@ use crate::layer::read::index_and_diff_id;
 use crate::plan::graph::BaseId;
 use crate::solve::snapshot::{LayerRef, Snapshot};
 use crate::source::registry::Progress;
-use crate::tree::entry::Kind;
+use crate::tree::entry::{Entry, Kind};
 use crate::tree::index::Index;
 use crate::tree::view::View;
 use crate::tree::walk::open_dir;
-use crate::worker::{From, LowerLayer, Packing, To, Worker, WorkerConfig, WriteLayer, pack};
+use crate::worker::{From, Packing, To, Worker, WorkerConfig, WriteLayer, pack};
 
 /// Layers in every form, for one build.
 pub struct Forms<'a> {
@@ -31,6 +34,7 @@ pub struct Forms<'a> {
     progress: &'a dyn Progress,
     worker: Mutex<Option<Arc<Worker>>>,
     indexes: Mutex<HashMap<LayerId, Arc<Index>>>,
+    unpacked: unpacked::Known,
     /// One lock per DiffID or layer that is being looked into, so that two stages do not do the same work.
     making: Mutex<HashMap<String, Arc<Mutex<()>>>>,
 }
@@ -44,7 +48,16 @@ impl std::fmt::Debug for Forms<'_> {
 impl<'a> Forms<'a> {
     /// Nothing is read or started yet.
     pub fn new(store: &'a Store, images: &'a ImageService, bases: &'a [ResolvedImage], progress: &'a dyn Progress) -> Self {
-        Self { store, images, bases, progress, worker: Mutex::default(), indexes: Mutex::default(), making: Mutex::default() }
+        Self {
+            store,
+            images,
+            bases,
+            progress,
+            worker: Mutex::default(),
+            indexes: Mutex::default(),
+            unpacked: unpacked::Known::default(),
+            making: Mutex::default(),
+        }
     }
 
     /// The worker, started by the first who asks.
@@ -110,72 +123,12 @@ impl<'a> Forms<'a> {
         Ok(View::new(snapshot.layers.iter().map(|layer| self.index(layer)).collect::<Result<_, _>>()?))
     }
 
-    /// A filesystem unpacked, bottom first: the lowers of a RUN.
-    ///
-    /// The kernel refuses a directory that stands twice in a stack. Of a layer that does, the upper place counts: it says again
-    /// everything that the lower one said. Layers that change nothing are left out.
-    pub fn lowers(&self, snapshot: &Snapshot) -> Result<Vec<LowerLayer>, StepError> {
-        let mut lowers: Vec<LowerLayer> = Vec::new();
-        for layer in snapshot.layers.iter() {
-            let lower = self.unpacked(layer)?;
-            lowers.retain(|below| below.fs != lower.fs);
-            if !self.index(layer)?.is_empty() {
-                lowers.push(lower);
-            }
-        }
-        Ok(lowers)
-    }
-
-    /// One layer's unpacked form.
-    fn unpacked(&self, layer: &LayerRef) -> Result<LowerLayer, StepError> {
-        let layers = self.store.layers();
-        let map = self.worker()?.map_id();
-        let (id, fs) = match layer {
-            LayerRef::Base { image, number, diff_id } => {
-                let turn = self.turn(&diff_id.0.to_string());
-                let _turn = lock(&turn);
-                match layers.by_diff(diff_id)? {
-                    Some(id) if layers.has_fs(&id, &map)? => (id, layers.fs_path(&id, &map)),
-                    _ => self.unpack_base(*image, *number, diff_id, &map)?,
-                }
-            }
-            LayerRef::Own { layer: id, .. } => {
-                let turn = self.turn(&id.to_string());
-                let _turn = lock(&turn);
-                if layers.has_fs(id, &map)? { (*id, layers.fs_path(id, &map)) } else { (*id, self.unpack_own(id, &map)?) }
-            }
-        };
-        Ok(LowerLayer { fs, index: layers.index_path(&id) })
-    }
-
-    fn unpack_base(&self, image: BaseId, number: usize, diff_id: &DiffId, map: &MapId) -> Result<(LayerId, PathBuf), StepError> {
-        let blob = self.base_blob(image, number)?;
-        self.with_fresh_dir(|dest| {
-            let (index, found) = self.worker()?.unpack(&blob, dest)?;
-            self.is_as_said(image, diff_id, found)?;
-            let id = self.store.layers().put_index(&index)?;
-            let fs = self.store.layers().commit_fs(&id, map, dest)?;
-            self.store.layers().set_by_diff(diff_id, &id)?;
-            Ok((id, fs))
-        })
-    }
-
     /// A layer is known by its DiffID to every image: what an image only says about itself must not become known.
     fn is_as_said(&self, image: BaseId, said: &DiffId, found: DiffId) -> Result<(), StepError> {
         if *said == found {
             return Ok(());
         }
         Err(StepError::WrongDiffId { image: self.bases[image.0].name.clone(), said: said.0.clone(), found: found.0 })
-    }
-
-    /// A layer of ours exists packed: its own index says what the unpacked form is to be.
-    fn unpack_own(&self, id: &LayerId, map: &MapId) -> Result<PathBuf, StepError> {
-        let blob = self.any_packed(id)?;
-        self.with_fresh_dir(|dest| {
-            let request = WriteLayer { index: self.store.layers().index_path(id), from: From::Packed, to: To::Directory(dest.to_owned()) };
-            self.worker()?.write(request, None, Some(&blob))?;
-            Ok(self.store.layers().commit_fs(id, map, dest)?)
-        })
     }
 
     /// Gives `make` a fresh directory for an unpacked form and removes what is left of it, whoever owns it.
@@ -282,6 +235,13 @@ impl<'a> Forms<'a> {
             LayerRef::Base { diff_id, .. } => return Ok(diff_id.clone()),
             LayerRef::Own { layer, .. } => layer,
         };
+        self.own_diff_id(id, clamp_secs)
+    }
+
+    /// The same of a layer of ours.
+    pub fn own_diff_id(&self, id: &LayerId, clamp_secs: Option<i64>) -> Result<DiffId, StepError> {
+        let turn = self.turn(&id.to_string());
+        let _turn = lock(&turn);
         if let Some(known) = self.store.layers().diff_id(id, clamp_secs)? {
             return Ok(known);
         }
@@ -289,6 +249,17 @@ impl<'a> Forms<'a> {
         let numbers = self.pack_into(id, Packing { encoder: Encoder::None, clamp_secs }, null)?;
         self.note_diff_id(id, clamp_secs, &numbers.diff_id)?;
         Ok(numbers.diff_id)
+    }
+
+    /// How many bytes the files of a layer hold.
+    pub fn content_bytes(&self, id: &LayerId) -> Result<u64, StepError> {
+        let size = |kind| if let Kind::File { size, hardlink: None, .. } = kind { size } else { 0 };
+        Ok(self.index_of(id)?.iter().map(|entry| size(entry.kind)).sum())
+    }
+
+    /// Whether the build was cancelled, or failed.
+    pub fn is_given_up(&self) -> bool {
+        self.progress.is_cancelled()
     }
 
     fn pack_into(&self, id: &LayerId, packing: Packing, out: File) -> Result<PackNumbers, StepError> {
@@ -307,15 +278,21 @@ impl<'a> Forms<'a> {
             } else {
                 Box::new(SameTar::new(std::io::empty()))
             };
-            return Ok(pack(&index, contents.as_mut(), packing, out)?);
+            return self.pack(&index, contents.as_mut(), packing, out);
         };
         if self.reads_everything() {
             let root = open_dir(&fs).map_err(StepError::io("open", &fs))?;
-            return Ok(pack(&index, &mut Directory::new(root), packing, out)?);
+            return self.pack(&index, &mut Directory::new(root), packing, out);
         }
         let request = WriteLayer { index: self.store.layers().index_path(id), from: From::Directory(fs), to: To::Packed(packing) };
-        let numbers = self.worker()?.write(request, Some(&out), None)?;
+        let numbers = self.worker()?.write_unless(request, Some(&out), None, &|| self.is_given_up());
+        let numbers = numbers.map_err(|error| if self.is_given_up() { StepError::Cancelled } else { error.into() })?;
         Ok(numbers.expect("a packed form has numbers"))
+    }
+
+    fn pack(&self, index: &Index, contents: &mut dyn Contents, packing: Packing, out: File) -> Result<PackNumbers, StepError> {
+        let packed = pack(index, &mut Abandoned { contents, forms: self }, packing, out);
+        packed.map_err(|error| if self.is_given_up() { StepError::Cancelled } else { error.into() })
     }
 
     /// Whether this process can read unpacked layers itself: then no other one is needed for it.
@@ -325,6 +302,29 @@ impl<'a> Forms<'a> {
 
     fn turn(&self, name: &str) -> Arc<Mutex<()>> {
         Arc::clone(lock(&self.making).entry(name.to_owned()).or_default())
+    }
+}
+
+/// Contents that cannot be read any more when the build is given up.
+struct Abandoned<'a, 'b> {
+    contents: &'a mut dyn Contents,
+    forms: &'a Forms<'b>,
+}
+
+impl Contents for Abandoned<'_, '_> {
+    fn open<'a>(&'a mut self, entry: &Entry) -> io::Result<Box<dyn Read + 'a>> {
+        Ok(Box::new(AbandonedFile { file: self.contents.open(entry)?, forms: self.forms }))
+    }
+}
+
+struct AbandonedFile<'a, 'b> {
+    file: Box<dyn Read + 'a>,
+    forms: &'a Forms<'b>,
+}
+
+impl Read for AbandonedFile<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.forms.is_given_up() { Err(io::Error::other("the build was given up")) } else { self.file.read(buffer) }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a miss does: COPY and ADD select and graft, RUN runs, WORKDIR makes a directory. Layers change their form on demand.
 
+pub mod ahead;
 mod copy;
 mod error;
 pub mod forms;
@@ -12,7 +13,7 @@ mod workdir;
 
 use shale_cache::{ContentId, LayerId, ListId, Store};
 
-use crate::plan::graph::{Graph, Op, VertexId};
+use crate::plan::graph::{CopySource, Graph, Op, Vertex, VertexId};
 use crate::sandbox::cancel::Cancel;
 use crate::solve::event::Reporter;
 use crate::solve::key::Inputs;
@@ -40,12 +41,14 @@ pub struct BuildExecutor<'a> {
     pub repositories: &'a Repositories,
     /// Secrets and agents.
     pub lent: Lent,
-    /// The graph, to see what a layer is needed for.
-    pub graph: &'a Graph,
+    /// Which vertices' results a RUN will have below it ([`run_upon`]).
+    pub run_upon: Vec<bool>,
     /// How layers of the vertices that are exported are packed at once; the others are not compressed.
     pub packing: Packing,
     /// Which vertices' layers are exported.
     pub exported: Vec<bool>,
+    /// Packs exported layers while others are made.
+    pub ahead: ahead::Ahead,
     /// Takes the output of RUNs.
     pub reporter: &'a dyn Reporter,
     /// Ends running steps.
@@ -104,6 +107,17 @@ impl Executor for BuildExecutor<'_> {
         }
     }
 
+    fn reads_early(&self, vertex: &Vertex) -> bool {
+        // What is fetched is shown in the step's own line.
+        matches!(&vertex.op, Op::Copy(op) if matches!(op.source, CopySource::Context(_)) && op.remotes.is_empty())
+    }
+
+    fn settled(&self, vertex: VertexId, layer: &LayerId) {
+        if self.exported[vertex.0] {
+            self.ahead.push(*layer);
+        }
+    }
+
     fn cancel(&self) {
         // Not a second wish of the user's: what is being stopped keeps its grace.
         self.cancel.ask();
@@ -114,19 +128,26 @@ impl Executor for BuildExecutor<'_> {
     }
 }
 
+/// Which vertices' results lie below a RUN, by its parent or by a mount, and be it by layers on top of them.
+pub fn run_upon(graph: &Graph) -> Vec<bool> {
+    let mut upon = vec![false; graph.vertices.len()];
+    // Whoever builds on a vertex stands behind it.
+    for (number, vertex) in graph.vertices.iter().enumerate().rev() {
+        if matches!(vertex.op, Op::Run(_)) {
+            for input in vertex.inputs() {
+                upon[input.0] = true;
+            }
+        } else if let Some(parent) = vertex.parent.filter(|_| upon[number]) {
+            upon[parent.0] = true;
+        }
+    }
+    upon
+}
+
 impl BuildExecutor<'_> {
     /// Whether a RUN will have the result of `id` below it: then its layer is wanted unpacked.
     fn is_run_upon(&self, id: VertexId) -> bool {
-        let mut upon = vec![false; self.graph.vertices.len()];
-        upon[id.0] = true;
-        for (number, vertex) in self.graph.vertices.iter().enumerate().skip(id.0 + 1) {
-            // By its parent or by a mount.
-            if matches!(vertex.op, Op::Run(_)) && vertex.inputs().iter().any(|input| upon[input.0]) {
-                return true;
-            }
-            upon[number] = vertex.parent.is_some_and(|parent| upon[parent.0]);
-        }
-        false
+        self.run_upon[id.0]
     }
 
     /// Puts an index into the store, under its id.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Cursor, Read, Seek as _, SeekFrom};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,11 @@ use crate::tree::entry::Entry;
 pub trait Contents {
     /// Opens the content of a regular file of the index.
     fn open<'a>(&'a mut self, entry: &Entry) -> io::Result<Box<dyn Read + 'a>>;
+
+    /// The directory in which the file itself lies under its path in the index, if it may get one more name instead of being copied.
+    fn shared(&self, _entry: &Entry) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 /// An unpacked layer, or any directory laid out like the index.
@@ -40,6 +45,32 @@ pub fn open_beneath(root: impl AsFd, path: &[u8]) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     Ok(File::from(openat2(root, path, flags, Mode::empty(), resolve)?))
+}
+
+/// Unpacked layers that become one. Their files are what the merged layer's are to be, and nobody changes either.
+#[derive(Debug)]
+pub struct Shared {
+    /// The layers' directories.
+    pub roots: Vec<OwnedFd>,
+    /// In which of them a file lies, by its path.
+    pub sources: HashMap<Vec<u8>, usize>,
+}
+
+impl Shared {
+    fn root(&self, entry: &Entry) -> Option<BorrowedFd<'_>> {
+        Some(self.roots[*self.sources.get(&entry.path)?].as_fd())
+    }
+}
+
+impl Contents for Shared {
+    fn open<'a>(&'a mut self, entry: &Entry) -> io::Result<Box<dyn Read + 'a>> {
+        let root = self.root(entry).ok_or_else(|| io::Error::other("no layer was given for the file"))?;
+        Ok(Box::new(open_beneath(root, &entry.path)?))
+    }
+
+    fn shared(&self, entry: &Entry) -> Option<BorrowedFd<'_>> {
+        self.root(entry)
+    }
 }
 
 /// Where one file's bytes lie.

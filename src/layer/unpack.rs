@@ -81,6 +81,21 @@ impl Unpacker {
         Ok(futimens(&file, &times(entry.mtime))?)
     }
 
+    /// Gives a file of another unpacked layer one more name. False where that cannot be: the file system has a limit of names.
+    fn share(&mut self, entry: &Entry, contents: &dyn Contents) -> Result<bool, LayerError> {
+        let Some(from) = contents.shared(entry) else { return Ok(false) };
+        let mut linked = || {
+            let from = if parent(&entry.path).is_empty() { from.try_clone_to_owned()? } else { open_dir(from, parent(&entry.path))? };
+            let name = file_name(&entry.path);
+            match linkat(&from, name, self.dir_of(&entry.path)?, name, AtFlags::empty()) {
+                Ok(()) => Ok(true),
+                Err(Errno::MLINK | Errno::XDEV | Errno::PERM) => Ok(false),
+                Err(error) => Err(error.into()),
+            }
+        };
+        linked().map_err(LayerError::io("share", shown(&entry.path)))
+    }
+
     fn make_other(&mut self, entry: &Entry) -> io::Result<()> {
         let name = file_name(&entry.path).to_vec();
         if entry.is_dir() {
@@ -139,6 +154,7 @@ pub fn write_dir(index: &Index, contents: &mut dyn Contents, root: OwnedFd) -> R
     for entry in index.iter() {
         match &entry.kind {
             Kind::File { hardlink: Some(first), .. } => unpacker.link(&entry.path, first)?,
+            Kind::File { hardlink: None, .. } if unpacker.share(&entry, contents)? => {}
             Kind::File { size, digest, hardlink: None } => {
                 let source = contents.open(&entry).map_err(LayerError::io("read", shown(&entry.path)))?;
                 let mut source = Hashing { source, hash: blake3::Hasher::new(), size_bytes: 0 };

@@ -12,6 +12,7 @@ use super::{BuildError, BuildReport, Services};
 use crate::cli::output::{Destination as Place, Output, OutputKind};
 use crate::cli::request::BuildRequest;
 use crate::execute::StepError;
+use crate::execute::ahead::Wanted;
 use crate::execute::forms::Forms;
 use crate::export::{Destination, ExportImage, Exported, Format, MediaTypes, export};
 use crate::image::ImageError;
@@ -69,6 +70,14 @@ pub(super) fn exported(plan: &Plan) -> Vec<bool> {
         }
     }
     exported
+}
+
+/// What exported layers are to be made into, if any.
+pub(super) fn wanted(request: &BuildRequest, plan: &Plan) -> Option<Wanted> {
+    if request.outputs.iter().any(is_archive) {
+        return Some(Wanted::Packed(first_packing(request, plan)));
+    }
+    request.outputs.iter().any(|output| output.kind != OutputKind::CacheOnly).then_some(Wanted::DiffId)
 }
 
 /// How the first output wants its layers; plain where only the store keeps the image.

@@ -63,6 +63,12 @@ pub trait Executor: Sync {
     fn below(&self, step: &Step<'_>, selection: &Self::Selection) -> Result<Option<ListId>, Self::Error>;
     /// Runs the step.
     fn execute(&self, step: &Step<'_>, selection: Self::Selection) -> Result<Made, Self::Error>;
+    /// Whether what a step reads can be looked at before the steps in front of it are done: then it may be, on another thread.
+    fn reads_early(&self, _vertex: &Vertex) -> bool {
+        false
+    }
+    /// Takes note that a step ran and which layer its result is: who exports it may begin to pack.
+    fn settled(&self, _vertex: VertexId, _layer: &LayerId) {}
     /// Ends whatever runs, soon: another step failed or the user asked.
     fn cancel(&self);
     /// Whether [`Executor::cancel`] was called.

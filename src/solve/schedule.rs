@@ -1,13 +1,14 @@
 //! The one place with threads for steps: every vertex whose inputs are solved runs at once, up to a limit.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc;
 use std::thread;
 
 use shale_cache::{DiffId, Store};
 
-use super::event::{Event, Reporter};
+use super::event::{Event, Reporter, TaskId};
 use super::snapshot::Snapshot;
+use super::step::Selected;
 use super::{Executor, Site, SolveError, Solved, Step, Tally, reachable, step};
 use crate::plan::graph::{BaseId, Graph, Op, Vertex, VertexId};
 
@@ -37,31 +38,37 @@ impl<E: Executor> Solver<'_, E> {
     /// Solves what `roots` need. After the first failure running steps are cancelled and none is begun.
     pub fn solve(&self, roots: &[VertexId], reporter: &dyn Reporter) -> Result<Solved, SolveError<E::Error>> {
         let needed = reachable(self.graph, roots);
-        let mut state = State::new(self.graph, &needed);
-        let (sender, results) = mpsc::channel();
+        let mut state = State::new(self.graph, &needed, |vertex| self.executor.reads_early(vertex));
+        let (sender, results) = mpsc::channel::<Done<E>>();
         let mut failure = None;
         thread::scope(|scope| {
             let mut running = 0;
             loop {
                 while running < limit() && failure.is_none() && !self.executor.is_cancelled() {
-                    let Some(id) = state.ready.pop_front() else { break };
-                    let step = self.step(id, &state, reporter);
                     let sender = sender.clone();
+                    // The receiver lives as long as the scope.
+                    if let Some((id, early)) = state.next() {
+                        let step = self.step(id, &state, reporter);
+                        scope.spawn(move || {
+                            let task = step.task;
+                            sender.send(Done::Step(id, task, self.one(step, early, reporter))).ok();
+                        });
+                    } else if let Some(id) = state.next_early() {
+                        scope.spawn(move || sender.send(Done::Early(id, self.early(id))).ok());
+                    } else {
+                        break;
+                    }
                     running += 1;
-                    scope.spawn(move || {
-                        let task = step.task;
-                        // The receiver lives as long as the scope.
-                        sender.send((id, task, self.one(step, reporter))).ok();
-                    });
                 }
                 if running == 0 {
                     break;
                 }
-                let (id, task, outcome) = results.recv().expect("a running step holds a sender");
+                let done = results.recv().expect("a running step holds a sender");
                 running -= 1;
-                match outcome {
-                    Ok(outcome) => state.solved(self.graph, id, outcome),
-                    Err(error) => {
+                match done {
+                    Done::Early(id, selected) => state.selected(id, selected),
+                    Done::Step(id, _, Ok(outcome)) => state.solved(self.graph, id, outcome),
+                    Done::Step(id, task, Err(error)) => {
                         self.executor.cancel();
                         failure.get_or_insert((id, task, error));
                     }
@@ -75,7 +82,13 @@ impl<E: Executor> Solver<'_, E> {
         }
     }
 
-    fn step(&self, id: VertexId, state: &State, reporter: &dyn Reporter) -> Step<'_> {
+    /// What a step reads, before its parent is known. Nothing is shown of it: its turn comes later.
+    fn early(&self, id: VertexId) -> Selected<E> {
+        let vertex = &self.graph.vertices[id.0];
+        self.executor.select(&Step { id, vertex, parent: Snapshot::scratch(), sources: Vec::new(), task: TaskId(usize::MAX) })
+    }
+
+    fn step(&self, id: VertexId, state: &State<E>, reporter: &dyn Reporter) -> Step<'_> {
         let vertex: &Vertex = &self.graph.vertices[id.0];
         let snapshot = |id: VertexId| state.snapshots[id.0].clone().expect("inputs are solved first");
         Step {
@@ -87,7 +100,7 @@ impl<E: Executor> Solver<'_, E> {
         }
     }
 
-    fn one(&self, step: Step<'_>, reporter: &dyn Reporter) -> Result<Outcome, E::Error> {
+    fn one(&self, step: Step<'_>, early: Option<Selected<E>>, reporter: &dyn Reporter) -> Result<Outcome, E::Error> {
         match step.vertex.op {
             Op::Scratch => Ok(Outcome { snapshot: Snapshot::scratch(), hit: None }),
             Op::Image(BaseId(number)) => {
@@ -95,30 +108,50 @@ impl<E: Executor> Solver<'_, E> {
                 reporter.report(Event::Cached { task: step.task });
                 Ok(Outcome { snapshot: Snapshot::base(BaseId(number), &self.bases[number]), hit: None })
             }
-            _ => step::run(self, &step, reporter),
+            _ => step::run(self, &step, early, reporter),
         }
     }
 }
 
+/// What a thread did.
+enum Done<E: Executor> {
+    /// A vertex, start to end.
+    Step(VertexId, TaskId, Result<Outcome, E::Error>),
+    /// What a step selects, before its turn.
+    Early(VertexId, Selected<E>),
+}
+
+/// How far the selection is of a step that may look at its files before its turn.
+enum Early<E: Executor> {
+    Running,
+    Selected(Selected<E>),
+}
+
 /// Progress through the graph; only the coordinating thread touches it.
-struct State {
+struct State<E: Executor> {
     snapshots: Vec<Option<Snapshot>>,
     /// How many inputs of each vertex are not solved yet.
     waiting: Vec<usize>,
     /// Who waits for each vertex.
     dependents: Vec<Vec<VertexId>>,
     ready: VecDeque<VertexId>,
+    /// Who may look at its files before its turn.
+    readers: VecDeque<VertexId>,
+    /// Who does, or did.
+    early: HashMap<VertexId, Early<E>>,
     tally: Tally,
 }
 
-impl State {
-    fn new(graph: &Graph, needed: &[bool]) -> Self {
+impl<E: Executor> State<E> {
+    fn new(graph: &Graph, needed: &[bool], reads_early: impl Fn(&Vertex) -> bool) -> Self {
         let count = graph.vertices.len();
         let mut state = Self {
             snapshots: vec![None; count],
             waiting: vec![0; count],
             dependents: vec![Vec::new(); count],
             ready: VecDeque::new(),
+            readers: VecDeque::new(),
+            early: HashMap::new(),
             tally: Tally::default(),
         };
         for (number, vertex) in graph.vertices.iter().enumerate().filter(|(number, _)| needed[*number]) {
@@ -129,9 +162,41 @@ impl State {
             }
             if inputs.is_empty() {
                 state.ready.push_back(VertexId(number));
+            } else if reads_early(vertex) {
+                state.readers.push_back(VertexId(number));
             }
         }
         state
+    }
+
+    /// A vertex whose turn it is, with what it selected early. One whose files are being looked at waits for that.
+    fn next(&mut self) -> Option<(VertexId, Option<Selected<E>>)> {
+        let at = self.ready.iter().position(|id| !matches!(self.early.get(id), Some(Early::Running)))?;
+        let id = self.ready.remove(at)?;
+        match self.early.remove(&id) {
+            Some(Early::Selected(selected)) => Some((id, Some(selected))),
+            _ => Some((id, None)),
+        }
+    }
+
+    /// A step that nobody has begun and that may look at its files now. No more of them wait for their turn than there are cores:
+    /// what a large context selects takes memory.
+    fn next_early(&mut self) -> Option<VertexId> {
+        if self.early.len() >= cores() {
+            return None;
+        }
+        loop {
+            let id = self.readers.pop_front()?;
+            // With nothing to wait for it has its turn, or had it.
+            if self.waiting[id.0] > 0 {
+                self.early.insert(id, Early::Running);
+                return Some(id);
+            }
+        }
+    }
+
+    fn selected(&mut self, id: VertexId, selected: Selected<E>) {
+        self.early.insert(id, Early::Selected(selected));
     }
 
     fn solved(&mut self, graph: &Graph, id: VertexId, outcome: Outcome) {
@@ -153,5 +218,9 @@ impl State {
 
 /// Steps at once: more than cores, since many wait for networks, but not so many that they fight for memory.
 fn limit() -> usize {
-    thread::available_parallelism().map_or(1, usize::from).max(4) * 2
+    cores().max(4) * 2
+}
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
 }

@@ -11,12 +11,20 @@ use super::schedule::{Outcome, Solver};
 use super::{Executor, Held, Made, Step};
 use crate::plan::graph::{Op, Vertex};
 
-/// Solves one step and reports how it went.
-pub(super) fn run<E: Executor>(solver: &Solver<'_, E>, step: &Step<'_>, reporter: &dyn Reporter) -> Result<Outcome, E::Error> {
+/// What a step selected: its inputs, and what is to be written.
+pub(super) type Selected<E> = Result<(Inputs, <E as Executor>::Selection), <E as Executor>::Error>;
+
+/// Solves one step and reports how it went. `early` is what it selected, if somebody did that already.
+pub(super) fn run<E: Executor>(
+    solver: &Solver<'_, E>,
+    step: &Step<'_>,
+    early: Option<Selected<E>>,
+    reporter: &dyn Reporter,
+) -> Result<Outcome, E::Error> {
     let started = Instant::now();
     let task = step.task;
     reporter.report(Event::Started { task, name: step.vertex.name.clone() });
-    let outcome = look_then_run(solver, step, reporter, started);
+    let outcome = look_then_run(solver, step, early, reporter, started);
     reporter.report(match &outcome {
         Ok(Outcome { hit: Some(true), .. }) => Event::Cached { task },
         Ok(_) => Event::Done { task, elapsed: started.elapsed() },
@@ -29,10 +37,11 @@ pub(super) fn run<E: Executor>(solver: &Solver<'_, E>, step: &Step<'_>, reporter
 fn look_then_run<E: Executor>(
     solver: &Solver<'_, E>,
     step: &Step<'_>,
+    early: Option<Selected<E>>,
     reporter: &dyn Reporter,
     started: Instant,
 ) -> Result<Outcome, E::Error> {
-    let (inputs, selection) = solver.executor.select(step)?;
+    let (inputs, selection) = early.unwrap_or_else(|| solver.executor.select(step))?;
     let first = key::first_look(step.vertex, &step.parent.chain, &inputs);
     let site = site(solver, step.vertex);
     let lock = match look(solver, step, &first, reporter)? {
@@ -54,6 +63,7 @@ fn look_then_run<E: Executor>(
     tell_why(solver, step, &site, &first, reporter)?;
     let made = solver.executor.execute(step, selection)?;
     let record = record(solver, &made, site, first, started)?;
+    solver.executor.settled(step.id, &record.layer);
     let outcome = Outcome { snapshot: step.parent.with_layer(record.content, record.layer, created(&record)), hit: Some(false) };
     let written = made.inputs.as_ref();
     store_records(solver, step, lock, record, second, written)?;

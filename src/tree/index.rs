@@ -111,6 +111,16 @@ impl Index {
         Self::check(bytes)
     }
 
+    /// Opens an index file that another process of this build has checked with [`Self::open`]: this one looks at its header alone.
+    /// A step's process opens every layer below it, and must not read all of a large base for that.
+    ///
+    /// # Panics
+    /// In accessors, if the file was never an index.
+    pub fn open_checked(path: &Path) -> Result<Self, IndexError> {
+        let bytes = load(path).map_err(|source| IndexError::Read { path: path.to_owned(), source })?;
+        Self::framed(bytes)
+    }
+
     /// Takes encoded bytes, checking all of them.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, IndexError> {
         Self::check(Bytes::Owned(bytes))
@@ -300,7 +310,8 @@ impl Index {
         Record::parse(&self.bytes[self.offset(i)..self.offset(i + 1)]).expect("records are checked when the index is opened")
     }
 
-    fn check(bytes: Bytes) -> Result<Self, IndexError> {
+    /// Checks the header alone.
+    fn framed(bytes: Bytes) -> Result<Self, IndexError> {
         if bytes.len() < HEADER || &bytes[..8] != MAGIC || u32_at(&bytes, 8) != VERSION {
             return Err(IndexError::Foreign);
         }
@@ -314,7 +325,13 @@ impl Index {
         if records_at > inline_at as usize {
             return corrupt(0, "the offset table does not fit the file");
         }
-        let index = Self { bytes, count, inline_at: inline_at as usize };
+        Ok(Self { bytes, count, inline_at: inline_at as usize })
+    }
+
+    fn check(bytes: Bytes) -> Result<Self, IndexError> {
+        let corrupt = |record, what| Err(IndexError::Corrupt { record, what });
+        let index = Self::framed(bytes)?;
+        let (count, records_at) = (index.count, HEADER + 8 * (index.count + 1));
         let mut links = HashMap::new();
         let mut previous: Option<Record<'_>> = None;
         for i in 0..count {

@@ -9,6 +9,7 @@ pub mod entry;
 pub mod glob;
 pub mod graft;
 pub mod index;
+pub mod merge;
 mod record;
 pub mod select;
 pub mod view;

@@ -4,6 +4,8 @@
 //! that is not a directory hides what lies below it. A directory that a layer only implies (it has entries below the path but
 //! none for it) takes its metadata from a lower layer, or is 0755 and root's.
 
+mod table;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
@@ -12,6 +14,7 @@ use std::sync::Arc;
 use super::entry::{ContentDigest, Entry, Kind, Mtime, join, parent};
 use super::index::{Index, is_below};
 use super::{Node, NodeKind, Tree};
+use table::Memory;
 
 /// How many symlinks one resolution follows before it counts as a loop (as Linux does).
 const SYMLINK_LIMIT: usize = 40;
@@ -32,6 +35,8 @@ pub enum ResolveError {
 pub struct View {
     /// Bottom first.
     layers: Vec<Arc<Index>>,
+    /// What a high stack has been asked already.
+    memory: Arc<Memory>,
 }
 
 /// One path of a [`View`]: the layer that decides, and its entry.
@@ -64,7 +69,7 @@ struct Child {
 impl View {
     /// Stacks indexes, the bottom one first.
     pub fn new(layers: Vec<Arc<Index>>) -> Self {
-        Self { layers }
+        Self { layers, memory: Arc::default() }
     }
 
     /// The layers, bottom first.
@@ -77,13 +82,16 @@ impl View {
     pub fn with(&self, top: Arc<Index>) -> Self {
         let mut layers = self.layers.clone();
         layers.push(top);
-        Self { layers }
+        Self::new(layers)
     }
 
     /// What is at `path`, and the number of the layer that it comes from. Follows no symlink; the root has no entry.
     pub fn get(&self, path: &[u8]) -> Option<(usize, Entry)> {
         if path.is_empty() {
             return None;
+        }
+        if let Some(table) = self.table() {
+            return table.get(self, path);
         }
         let mut implied = None;
         for (number, index) in self.layers.iter().enumerate().rev() {
@@ -179,6 +187,9 @@ impl View {
     }
 
     fn level(&self, path: &[u8]) -> Level {
+        if let Some(level) = self.memory.level(path) {
+            return level;
+        }
         let mut members = Vec::new();
         for (number, index) in self.layers.iter().enumerate().rev() {
             let (start, own) = match index.search(path) {
@@ -229,6 +240,7 @@ impl View {
             }
         }
         children.retain(|_, child| !child.removed);
+        self.remember(&children);
         children
     }
 

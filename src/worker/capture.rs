@@ -32,7 +32,7 @@ pub(super) fn capture(upper: &Path, lowers: &[LowerLayer]) -> Result<Vec<u8>, Fa
     if found.is_empty() {
         return Ok(Index::empty().as_bytes().to_vec());
     }
-    let below = lowers.iter().map(|lower| Index::open(&lower.index).map(Arc::new)).collect::<Result<Vec<_>, _>>();
+    let below = lowers.iter().map(|lower| Index::open_checked(&lower.index).map(Arc::new)).collect::<Result<Vec<_>, _>>();
     let below = View::new(below.map_err(|error| Failure::Other(error.to_string()))?);
     let made = diff(&found, &below, &inline);
     apply(&root, &made)?;

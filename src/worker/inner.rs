@@ -53,8 +53,13 @@ fn serve(socket: UnixStream) {
     let reply = match take_request(&socket) {
         Ok((Request::Run(request), fds)) => run(&socket, &request, fds),
         Ok((Request::Unpack(dest), fds)) => unpack(&dest, fds),
-        Ok((Request::Write(request), fds)) => layers::write(*request, fds).map(|numbers| (Reply::Written(numbers), Vec::new())),
+        Ok((Request::Write(request, niceness), fds)) => {
+            // Where priorities cannot be set it is not nicer than others.
+            rustix::process::setpriority_process(None, niceness).ok();
+            layers::write(*request, fds).map(|numbers| (Reply::Written(numbers), Vec::new()))
+        }
         Ok((Request::Read(from, paths), _)) => layers::read(*from, &paths).map(|read| (Reply::Contents(read), Vec::new())),
+        Ok((Request::Merge(lowers, dest), _)) => layers::merge(&lowers, &dest).map(|index| (Reply::Merged, index)),
         Ok((Request::Remove(paths), _)) => remove(&paths).map(|()| (Reply::Done, Vec::new())),
         Err(error) => Err(Failure::call("read a request", None, error)),
     };

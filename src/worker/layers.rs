@@ -5,19 +5,21 @@ use std::fs::File;
 use std::io::{BufWriter, Read as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use shale_cache::DiffId;
 
 use crate::layer::LayerError;
 use crate::layer::compress::{Decoder, Encoder, PackNumbers, PackWriter};
-use crate::layer::contents::{Contents, Directory, Gathered, SameTar, SourceRef};
+use crate::layer::contents::{Contents, Directory, Gathered, SameTar, Shared, SourceRef};
 use crate::layer::read::read_digested;
 use crate::layer::unpack::{Unpacker, write_dir};
 use crate::layer::write::{Options, write_tar};
-use crate::sandbox::{Deed, Failure};
+use crate::sandbox::{Deed, Failure, LowerLayer};
 use crate::tree::entry::{Entry, Kind, Mtime};
 use crate::tree::index::Index;
+use crate::tree::merge::{Merged, merge as merge_indexes};
 use crate::tree::walk::open_dir;
 
 /// Bytes written at once.
@@ -106,6 +108,16 @@ pub(super) fn write(request: WriteLayer, fds: Vec<OwnedFd>) -> Result<Option<Pac
         }
         (To::Packed(_), None) => unreachable!("taken above"),
     })
+}
+
+/// Makes one unpacked layer of several in a fresh directory; returns its index.
+pub(super) fn merge(lowers: &[LowerLayer], dest: &Path) -> Result<Vec<u8>, Failure> {
+    let indexes = lowers.iter().map(|lower| Index::open(&lower.index).map(Arc::new)).collect::<Result<Vec<_>, _>>();
+    let Merged { index, sources } = merge_indexes(&indexes.map_err(|error| Failure::Other(error.to_string()))?);
+    let roots = lowers.iter().map(|lower| open_dir(&lower.fs).deed_on("open", &lower.fs)).collect::<Result<_, _>>()?;
+    let root = open_dir(dest).deed_on("open", dest)?;
+    write_dir(&index, &mut Shared { roots, sources }, root)?;
+    Ok(index.as_bytes().to_vec())
 }
 
 /// Reads whole contents, for what an index carries.

@@ -175,12 +175,39 @@ impl Worker {
         }
     }
 
-    /// Writes a layer in another form. `out` takes a packed form, `packed` is the source of [`From::Packed`].
-    pub fn write(&self, request: WriteLayer, out: Option<&File>, packed: Option<&File>) -> Result<Option<PackNumbers>, SandboxError> {
+    /// Writes a layer in another form, until it is not wanted any more; `is_unwanted` is asked now and then.
+    pub fn write_unless(
+        &self,
+        request: WriteLayer,
+        out: Option<&File>,
+        packed: Option<&File>,
+        is_unwanted: &dyn Fn() -> bool,
+    ) -> Result<Option<PackNumbers>, SandboxError> {
         let fds: Vec<BorrowedFd<'_>> = out.into_iter().chain(packed).map(AsFd::as_fd).collect();
-        let socket = self.ask(&Request::Write(Box::new(request)), &fds)?;
+        let niceness = rustix::process::getpriority_process(None).unwrap_or_default();
+        let socket = self.ask(&Request::Write(Box::new(request), niceness), &fds)?;
+        // Who writes in vain ends with the worker.
+        while !relay::is_answered(&socket).map_err(|e| SandboxError::call("wait for the worker", e))? {
+            if is_unwanted() {
+                return Err(SandboxError::Gone("unheard"));
+            }
+        }
         match next_reply(&socket)? {
             (Reply::Written(numbers), _) => Ok(numbers),
+            (other, _) => Err(unexpected(other)),
+        }
+    }
+
+    /// Writes a layer in another form. `out` takes a packed form, `packed` is the source of [`From::Packed`].
+    pub fn write(&self, request: WriteLayer, out: Option<&File>, packed: Option<&File>) -> Result<Option<PackNumbers>, SandboxError> {
+        self.write_unless(request, out, packed, &|| false)
+    }
+
+    /// Makes one layer of several, bottom first, in a fresh directory of the store's `tmp/`; returns the encoded index.
+    pub fn merge(&self, lowers: Vec<LowerLayer>, dest: &Path) -> Result<Vec<u8>, SandboxError> {
+        let socket = self.ask(&Request::Merge(lowers, dest.to_owned()), &[])?;
+        match next_reply(&socket)? {
+            (Reply::Merged, index) => Ok(index),
             (other, _) => Err(unexpected(other)),
         }
     }

@@ -18,7 +18,7 @@ use shale_cache::DiffId;
 
 use super::layers::{self, WriteLayer};
 use crate::layer::compress::PackNumbers;
-use crate::sandbox::{Exit, Failure, RunRequest};
+use crate::sandbox::{Exit, Failure, LowerLayer, RunRequest};
 
 /// What the processes that start the worker say to the main process, and back.
 #[derive(Debug, Serialize, Deserialize)]
@@ -43,10 +43,12 @@ pub(super) enum Request {
     Run(Box<RunRequest>),
     /// Unpack a blob into a fresh directory. Descriptor: the blob.
     Unpack(PathBuf),
-    /// Write a layer in another form. Descriptors: as `layers::{To, From}` say.
-    Write(Box<WriteLayer>),
+    /// Write a layer in another form, with the niceness of who asks. Descriptors: as `layers::{To, From}` say.
+    Write(Box<WriteLayer>, i32),
     /// Read a few contents of mapped ids, by path.
     Read(Box<layers::From>, Vec<Vec<u8>>),
+    /// Make one layer of several, bottom first, in a fresh directory.
+    Merge(Vec<LowerLayer>, PathBuf),
     /// Delete trees of mapped ids.
     Remove(Vec<PathBuf>),
 }
@@ -69,6 +71,8 @@ pub(super) enum Reply {
     Written(Option<PackNumbers>),
     /// What was read, in the order that was asked for.
     Contents(Vec<Vec<u8>>),
+    /// Merged; the bytes are the index.
+    Merged,
     /// Done, nothing to say.
     Done,
     /// Not done.

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -18,6 +18,9 @@ use crate::tree::entry::Mtime;
 const READ_BYTES: usize = 64 << 10;
 /// The largest pipe that a command can make of its own.
 const MAX_PIPE_BYTES: usize = 4 << 20;
+
+/// How long to wait before somebody is asked whether the answer is still wanted.
+const MOMENT: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// A step's output: (our end, its end) each.
 pub(super) struct Pipes {
@@ -34,6 +37,16 @@ impl Pipes {
             Ok((ours, theirs))
         };
         Ok(Self { stdout: pipe()?, stderr: pipe()? })
+    }
+}
+
+/// Waits a moment for an answer. True if one is there, or nobody is left to give one.
+pub(super) fn is_answered(socket: &UnixStream) -> io::Result<bool> {
+    let mut fds = [PollFd::new(socket, PollFlags::IN)];
+    match poll(&mut fds, Some(&MOMENT)) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -1,0 +1,75 @@
+//! Packing while later steps run: a layer that will be exported is packed as soon as it is there.
+//!
+//! One layer at a time and with low priority, so that it takes what steps leave of the machine. Whoever exports finds the packed
+//! form, or waits for the rest of it, or packs what nobody came to: the bytes are the same.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, PoisonError};
+
+use shale_cache::LayerId;
+
+use super::forms::Forms;
+use crate::worker::Packing;
+
+/// Layers of less content than this are packed when they are exported: it takes less time than to ask for it.
+const WORTH_BYTES: u64 = 1 << 20;
+/// Steps by which a thread that packs is nicer than others.
+const NICENESS: i32 = 10;
+
+/// What a layer is made into ahead of its export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// A blob.
+    Packed(Packing),
+    /// The digest of its tar: the store keeps images without packing them.
+    DiffId,
+}
+
+/// Where layers go in.
+#[derive(Debug)]
+pub struct Ahead(Mutex<Sender<LayerId>>);
+
+/// Where they come out.
+#[derive(Debug)]
+pub struct Queue(Receiver<LayerId>);
+
+/// A queue for one build. It ends when the first half is dropped.
+pub fn queue() -> (Ahead, Queue) {
+    let (sender, receiver) = channel();
+    (Ahead(Mutex::new(sender)), Queue(receiver))
+}
+
+impl Ahead {
+    /// Takes a layer of a step that just ran.
+    pub(super) fn push(&self, layer: LayerId) {
+        // Nobody listens where nobody could start the thread for it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).send(layer).ok();
+    }
+}
+
+impl Queue {
+    /// Packs what comes until nothing more can come. What fails here fails again, and is told, when it is exported.
+    pub fn work(self, forms: &Forms<'_>, wanted: Wanted) {
+        let mut threads = None;
+        while let Ok(layer) = self.0.recv() {
+            if forms.is_given_up() {
+                return;
+            }
+            if !forms.content_bytes(&layer).is_ok_and(|bytes| bytes >= WORTH_BYTES) {
+                continue;
+            }
+            // Threads of its own: those of other work are not to become slow.
+            let threads = threads.get_or_insert_with(|| {
+                let nice = |_| {
+                    rustix::process::nice(NICENESS).ok();
+                };
+                rayon::ThreadPoolBuilder::new().thread_name(|_| "pack".into()).start_handler(nice).build()
+            });
+            let Ok(threads) = threads else { return };
+            threads.install(|| match wanted {
+                Wanted::Packed(packing) => drop(forms.own_packed(&layer, packing)),
+                Wanted::DiffId => drop(forms.own_diff_id(&layer, None)),
+            });
+        }
+    }
+}

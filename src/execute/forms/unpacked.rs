@@ -1,0 +1,206 @@
+//! Unpacked forms: what a RUN stacks.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use shale_cache::{ContentId, DiffId, KnownLayer, LayerId, MapId};
+
+use super::{Forms, lock};
+use crate::execute::StepError;
+use crate::plan::graph::BaseId;
+use crate::solve::snapshot::{LayerRef, Snapshot};
+use crate::worker::{From, LowerLayer, To, WriteLayer};
+
+/// Layers that are merged into one where a stack is high. A step's cost grows with the stack by about 20 µs a layer.
+const MERGED_AT_ONCE: usize = 64;
+/// The highest stack that is mounted as it is. Images seldom have so many layers; the kernel takes 500, older ones about 200.
+const HIGHEST_STACK: usize = 128;
+/// Layers that are fetched and unpacked at a time; as many as an image fetches blobs at a time.
+const PARALLEL_LAYERS: usize = 4;
+
+/// An unpacked layer by the name of its index.
+#[derive(Clone, Debug)]
+struct Unpacked {
+    id: LayerId,
+    is_empty: bool,
+    lower: LowerLayer,
+}
+
+/// What this build has found or made unpacked. A build's lease keeps it there.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    layers: Mutex<HashMap<LayerRef, Unpacked>>,
+    merged: Mutex<HashMap<ContentId, Unpacked>>,
+}
+
+impl Forms<'_> {
+    /// A filesystem unpacked, bottom first: the lowers of a RUN. The oldest layers of a high stack are merged, in blocks that stay
+    /// the same for the steps that follow.
+    ///
+    /// The kernel refuses a directory that stands twice in a stack. Of a layer that does, the upper place counts: it says again
+    /// everything that the lower one said. Layers that change nothing are left out.
+    pub fn lowers(&self, snapshot: &Snapshot) -> Result<Vec<LowerLayer>, StepError> {
+        let (old, young) = snapshot.layers.split_at(merged_layers(snapshot.layers.len()));
+        let mut stack = Vec::new();
+        for block in old.chunks(MERGED_AT_ONCE) {
+            stack.push(self.merged(block)?);
+        }
+        stack.extend(self.all_unpacked(young)?);
+        let mut seen = HashSet::new();
+        let mut lowers: Vec<LowerLayer> =
+            stack.into_iter().rev().filter(|layer| !layer.is_empty && seen.insert(layer.id)).map(|layer| layer.lower).collect();
+        lowers.reverse();
+        Ok(lowers)
+    }
+
+    /// Layers unpacked, several at a time where they must be fetched or made.
+    fn all_unpacked(&self, layers: &[LayerRef]) -> Result<Vec<Unpacked>, StepError> {
+        let mut found: Vec<Option<Unpacked>> = {
+            let known = lock(&self.unpacked.layers);
+            layers.iter().map(|layer| known.get(layer).cloned()).collect()
+        };
+        let absent: Vec<usize> = (0..layers.len()).filter(|n| found[*n].is_none()).collect();
+        let made = Mutex::new(Vec::new());
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let Some(n) = absent.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let result = self.unpacked(&layers[*n]);
+                if result.is_err() {
+                    // The others end what they have begun and begin nothing more.
+                    next.store(absent.len(), Ordering::Relaxed);
+                }
+                lock(&made).push((*n, result));
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 1..PARALLEL_LAYERS.min(absent.len()) {
+                scope.spawn(work);
+            }
+            work();
+        });
+        let mut made = made.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        made.sort_by_key(|(n, _)| *n);
+        for (n, result) in made {
+            let layer = result?;
+            lock(&self.unpacked.layers).insert(layers[n].clone(), layer.clone());
+            found[n] = Some(layer);
+        }
+        Ok(found.into_iter().map(|layer| layer.expect("all were found or made")).collect())
+    }
+
+    /// One layer's unpacked form.
+    fn unpacked(&self, layer: &LayerRef) -> Result<Unpacked, StepError> {
+        let layers = self.store.layers();
+        let map = self.worker()?.map_id();
+        let (id, fs) = match layer {
+            LayerRef::Base { image, number, diff_id } => {
+                let turn = self.turn(&diff_id.0.to_string());
+                let _turn = lock(&turn);
+                match layers.by_diff(diff_id)? {
+                    Some(id) if layers.has_fs(&id, &map)? => (id, layers.fs_path(&id, &map)),
+                    _ => self.unpack_base(*image, *number, diff_id, &map)?,
+                }
+            }
+            LayerRef::Own { layer: id, .. } => {
+                let turn = self.turn(&id.to_string());
+                let _turn = lock(&turn);
+                if layers.has_fs(id, &map)? { (*id, layers.fs_path(id, &map)) } else { (*id, self.unpack_own(id, &map)?) }
+            }
+        };
+        self.as_unpacked(id, fs)
+    }
+
+    fn as_unpacked(&self, id: LayerId, fs: PathBuf) -> Result<Unpacked, StepError> {
+        let is_empty = self.index_of(&id)?.is_empty();
+        Ok(Unpacked { id, is_empty, lower: LowerLayer { fs, index: self.store.layers().index_path(&id) } })
+    }
+
+    /// Several layers unpacked as one, which is kept under a name of its own for the next steps and builds.
+    fn merged(&self, block: &[LayerRef]) -> Result<Unpacked, StepError> {
+        let ids = block.iter().map(|layer| self.layer_id(layer)).collect::<Result<Vec<_>, _>>()?;
+        let name = merged_name(&ids);
+        if let Some(known) = lock(&self.unpacked.merged).get(&name) {
+            return Ok(known.clone());
+        }
+        let turn = self.turn(&name.to_string());
+        let _turn = lock(&turn);
+        let layers = self.store.layers();
+        let map = self.worker()?.map_id();
+        let id = match layers.by_content(&name)? {
+            Some(known) if layers.has_fs(&known.layer, &map)? => known.layer,
+            _ => self.merge(block, &name, &map)?,
+        };
+        let merged = self.as_unpacked(id, layers.fs_path(&id, &map))?;
+        lock(&self.unpacked.merged).insert(name, merged.clone());
+        Ok(merged)
+    }
+
+    fn merge(&self, block: &[LayerRef], name: &ContentId, map: &MapId) -> Result<LayerId, StepError> {
+        let lowers: Vec<LowerLayer> = self.all_unpacked(block)?.into_iter().map(|layer| layer.lower).collect();
+        self.with_fresh_dir(|dest| {
+            let index = self.worker()?.merge(lowers, dest)?;
+            let layers = self.store.layers();
+            let id = layers.put_index(&index)?;
+            layers.commit_fs(&id, map, dest)?;
+            layers.set_by_content(name, &KnownLayer { layer: id, created_secs: 0, created_nanos: 0 })?;
+            Ok(id)
+        })
+    }
+
+    fn unpack_base(&self, image: BaseId, number: usize, diff_id: &DiffId, map: &MapId) -> Result<(LayerId, PathBuf), StepError> {
+        let blob = self.base_blob(image, number)?;
+        self.with_fresh_dir(|dest| {
+            let (index, found) = self.worker()?.unpack(&blob, dest)?;
+            self.is_as_said(image, diff_id, found)?;
+            let id = self.store.layers().put_index(&index)?;
+            let fs = self.store.layers().commit_fs(&id, map, dest)?;
+            self.store.layers().set_by_diff(diff_id, &id)?;
+            Ok((id, fs))
+        })
+    }
+
+    /// A layer of ours exists packed: its own index says what the unpacked form is to be.
+    fn unpack_own(&self, id: &LayerId, map: &MapId) -> Result<PathBuf, StepError> {
+        let blob = self.any_packed(id)?;
+        self.with_fresh_dir(|dest| {
+            let request = WriteLayer { index: self.store.layers().index_path(id), from: From::Packed, to: To::Directory(dest.to_owned()) };
+            self.worker()?.write(request, None, Some(&blob))?;
+            Ok(self.store.layers().commit_fs(id, map, dest)?)
+        })
+    }
+}
+
+/// How many layers of a stack are merged, counted from its bottom: whole blocks, and none of a stack that is not too high.
+fn merged_layers(count: usize) -> usize {
+    if count <= HIGHEST_STACK { 0 } else { (count - MERGED_AT_ONCE) / MERGED_AT_ONCE * MERGED_AT_ONCE }
+}
+
+/// The name of what layers are together. Content ids of another origin are hashed in domains of their own.
+fn merged_name(ids: &[LayerId]) -> ContentId {
+    let mut hasher = blake3::Hasher::new_derive_key("shale 2026 merged layers");
+    for id in ids {
+        hasher.update(id.as_bytes());
+    }
+    ContentId::from_bytes(*hasher.finalize().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{HIGHEST_STACK, MERGED_AT_ONCE, merged_layers};
+
+    #[test]
+    fn high_stacks_stay_low_and_blocks_stay_whole() {
+        assert_eq!(merged_layers(HIGHEST_STACK), 0);
+        for count in HIGHEST_STACK + 1..20_000 {
+            let merged = merged_layers(count);
+            assert_eq!(merged % MERGED_AT_ONCE, 0);
+            let stack = merged / MERGED_AT_ONCE + (count - merged);
+            assert!(stack <= HIGHEST_STACK + count / MERGED_AT_ONCE, "{stack} of {count}");
+            // A block is not taken apart again.
+            assert!(merged_layers(count + 1) >= merged);
+        }
+    }
+}
