@@ -1,0 +1,186 @@
+#!/usr/bin/env python3
+"""How cost grows: files, layers, steps, sizes, each by factors, with time, CPU and memory.
+
+  growth.py --shale BINARY --base busybox.tar [--only files,layers,steps,size]
+            [--scale 1.0] [--dir DIR] [--json FILE]
+
+Every row is one build into a store of its own, cold and then again with
+nothing changed. Time is wall seconds, CPU is of the command and of all that it
+started, memory is the largest VmHWM of any of its processes whose program is
+shale: what a RUN's own command takes is not the builder's. The last column is
+the cost by unit, to be read down: it must not rise.
+"""
+import argparse, json, os, resource, shutil, subprocess, tempfile, threading, time
+
+
+def peaks(root, seen):
+    """Notes VmHWM of every process of shale below root, by pid."""
+    parents = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", "rb") as f:
+                    text = f.read()
+                parents[int(name)] = int(text[text.rindex(b")") + 2:].split()[1])
+            except OSError:
+                pass
+    for pid in parents:
+        at = pid
+        while at not in (root, 0, 1) and at in parents:
+            at = parents[at]
+        if at != root:
+            continue
+        try:
+            if "shale" not in os.path.basename(os.readlink(f"/proc/{pid}/exe")):
+                continue
+            with open(f"/proc/{pid}/status") as f:
+                for line in f:
+                    if line.startswith("VmHWM:"):
+                        seen[pid] = max(seen.get(pid, 0), int(line.split()[1]))
+        except OSError:
+            pass
+
+
+def run(command, env):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    began = time.monotonic()
+    child = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    seen, over = {}, threading.Event()
+
+    def watch():
+        while not over.wait(.01):
+            peaks(child.pid, seen)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    _, said = child.communicate()
+    wall = time.monotonic() - began
+    over.set()
+    watcher.join()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if child.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{said.decode(errors='replace')[-3000:]}")
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"wall": wall, "cpu": cpu, "mb": max(seen.values(), default=0) / 1024}
+
+
+class Bench:
+    def __init__(self, a):
+        self.a, self.rows = a, []
+        self.dir = tempfile.mkdtemp(prefix="shale-growth-", dir=a.dir)
+        self.env = dict(os.environ, SHALE_ROOT=os.path.join(self.dir, "store"))
+        self.reset()
+
+    def reset(self):
+        store = self.env["SHALE_ROOT"]
+        subprocess.run(["chmod", "-R", "u+rwx", store], stderr=subprocess.DEVNULL)
+        shutil.rmtree(store, ignore_errors=True)
+        subprocess.run([self.a.shale, "load", "-q", "-i", self.a.base], env=self.env, check=True, stdout=subprocess.DEVNULL)
+
+    def context(self, dockerfile):
+        ctx = os.path.join(self.dir, "ctx")
+        shutil.rmtree(ctx, ignore_errors=True)
+        os.mkdir(ctx)
+        with open(os.path.join(ctx, "Dockerfile"), "w") as f:
+            f.write(dockerfile)
+        return ctx
+
+    def build(self, ctx, *more):
+        return run([self.a.shale, "build", "-q", "-t", "growth", *more, ctx], self.env)
+
+    def row(self, what, count, unit, ctx, *more):
+        for how in ("cold", "again"):
+            r = dict(self.build(ctx, *more), what=what, count=count, how=how)
+            self.rows.append(r)
+            per = r["cpu"] / count * 1e6
+            print(f'| {what} | {count:,} | {how} | {r["wall"]:.2f} | {r["cpu"]:.2f} | {r["mb"]:.0f} | {per:,.1f} µs/{unit} |', flush=True)
+
+    def sized(self, counts):
+        return [max(1, int(n * self.a.scale)) for n in counts]
+
+    # What grows.
+
+    def files(self):
+        for count in self.sized([1_000, 10_000, 100_000]):
+            self.reset()
+            ctx = self.context("FROM busybox\nCOPY src /src\n")
+            for n in range(count):
+                if n % 100 == 0:
+                    os.makedirs(f"{ctx}/src/d{n // 10_000}/e{n // 100}")
+                with open(f"{ctx}/src/d{n // 10_000}/e{n // 100}/file_{n}.c", "w") as f:
+                    f.write(f"{n}\n" * 40)
+            self.row("files, COPY alone", count, "file", ctx)
+            self.reset()
+            with open(f"{ctx}/Dockerfile", "a") as f:
+                f.write("RUN touch /done\nCOPY --from=busybox /bin/busybox /b\n")
+            self.row("files, a RUN on top", count, "file", ctx)
+
+    def layers(self):
+        for count in self.sized([1, 10, 100, 300]):
+            self.reset()
+            steps = "".join(f"COPY <<E /l/{n}\n{n}\nE\n" for n in range(count))
+            base = self.context(f"FROM busybox\n{steps}")
+            run([self.a.shale, "build", "-q", "-t", "high", base], self.env)
+            archive = os.path.join(self.dir, "high.tar")
+            subprocess.run([self.a.shale, "save", "-o", archive, "high"], env=self.env, check=True)
+            self.reset()
+            subprocess.run([self.a.shale, "load", "-q", "-i", archive], env=self.env, check=True, stdout=subprocess.DEVNULL)
+            ctx = self.context("FROM high\nRUN echo >/x\nRUN echo >/y\n")
+            self.row("layers of a base, two RUNs", count, "layer", ctx)
+
+    def steps(self):
+        for count in self.sized([10, 100, 1_000]):
+            self.reset()
+            steps = "".join(f"RUN echo {n} >/f{n}\n" for n in range(count))
+            ctx = self.context(f"FROM busybox AS b\n{steps}FROM scratch\nCOPY --from=b /f* /\n")
+            self.row("RUN steps, read by COPY --from", count, "step", ctx)
+            self.reset()
+            steps = "".join(f"COPY <<E /f{n}\n{n}\nE\n" for n in range(count))
+            self.row("COPY steps", count, "step", self.context(f"FROM busybox\n{steps}"))
+
+    def size(self):
+        # Blocks that differ and half compress, so that nothing is shared and gzip has work.
+        block = os.urandom(1 << 19) + b"the quick brown fox jumps over the lazy dog " * 11_916
+        for count in self.sized([1, 100, 1_000, 8_000]):
+            self.reset()
+            ctx = self.context("FROM busybox\nCOPY big /big\n")
+            with open(f"{ctx}/big", "wb") as f:
+                for n in range(count):
+                    f.write(n.to_bytes(8, "little") + block[8:1 << 20])
+            out = os.path.join(self.dir, "out.tar")
+            self.row("MB in one file, gzip archive", count, "MB", ctx, "-o", f"type=oci,dest={out}")
+            self.reset()
+            self.row("MB, a RUN on top", count, "MB", self.grown(ctx, "RUN touch /done\n"))
+            for path in (out, f"{ctx}/big"):
+                os.remove(path)
+
+    def grown(self, ctx, line):
+        with open(f"{ctx}/Dockerfile", "a") as f:
+            f.write(line)
+        return ctx
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--shale", default="shale")
+    p.add_argument("--base", required=True, help="archive of an image named busybox")
+    p.add_argument("--only", default="files,layers,steps,size")
+    p.add_argument("--scale", type=float, default=1.0, help="multiplies every count")
+    p.add_argument("--dir", help="where contexts and stores are made")
+    p.add_argument("--json", help="rows as JSON, too")
+    a = p.parse_args()
+    bench = Bench(a)
+    try:
+        print("| what grows | count | | wall s | cpu s | memory MB | cpu by unit |\n|---|---|---|---|---|---|---|")
+        for name in a.only.split(","):
+            getattr(bench, name)()
+    finally:
+        subprocess.run([a.shale, "builder", "prune", "--all", "--force"], env=bench.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        shutil.rmtree(bench.dir, ignore_errors=True)
+    if a.json:
+        with open(a.json, "w") as f:
+            json.dump(bench.rows, f, indent=1)
+
+
+if __name__ == "__main__":
+    main()
