@@ -1,4 +1,7 @@
 //! What a build pays for its context: validating the stat cache of an unchanged one, and hashing a new one.
+//!
+//! Floors (two virtual cores of Sapphire Rapids): walk and stat of 12,400 entries 21 ms, of 98,800 165;
+//! validation of 10,000 files 26 ms, of 79,000 217.
 
 #![expect(clippy::unwrap_used, reason = "a bench that cannot set itself up has nothing to say")]
 

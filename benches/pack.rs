@@ -1,11 +1,14 @@
 //! Packing: the tar writer and each encoder, in bytes per second. Compare rows of one run only.
+//!
+//! Floors, one core (two virtual cores of Sapphire Rapids): SHA-256 1.44 GB/s, blake3 4.8; gzip by zlib-rs
+//! at level 6 73 MB/s of text, at 1 186; by chunks on two cores 122 and 336. tar of 10,000 files with SHA-256 0.9 GB/s.
 
 #![expect(clippy::unwrap_used, reason = "a bench that cannot set itself up has nothing to say")]
 
 use std::io::{self, Read, Write};
 
 use divan::counter::BytesCount;
-use shale::layer::compress::{Encoder, PackWriter};
+use shale::layer::compress::{DEFAULT_GZIP_LEVEL, Encoder, PackWriter};
 use shale::layer::contents::Contents;
 use shale::layer::write::{Options, write_tar};
 use shale::tree::entry::{Entry, Kind, Mtime};
@@ -46,10 +49,11 @@ fn sample(kind: &str, len: usize) -> Vec<u8> {
     out
 }
 
-const ENCODERS: [(&str, Encoder); 5] = [
+const ENCODERS: [(&str, Encoder); 6] = [
     ("plain", Encoder::None),
     ("gzip-1", Encoder::Gzip { level: 1 }),
     ("gzip-4", Encoder::Gzip { level: 4 }),
+    ("gzip-5", Encoder::Gzip { level: 5 }),
     ("gzip-6", Encoder::Gzip { level: 6 }),
     ("zstd-3", Encoder::Zstd { level: 3 }),
 ];
@@ -64,14 +68,28 @@ fn pack(bencher: divan::Bencher<'_, '_>, kind: &str, encoder: &str) {
     });
 }
 
-#[divan::bench(args = ["plain", "gzip-1", "gzip-4", "gzip-6", "zstd-3"], sample_count = 5)]
+#[divan::bench(args = ["plain", "gzip-1", "gzip-4", "gzip-5", "gzip-6", "zstd-3"], sample_count = 5)]
 fn text(bencher: divan::Bencher<'_, '_>, encoder: &str) {
     pack(bencher, "text", encoder);
 }
 
-#[divan::bench(args = ["plain", "gzip-1", "gzip-4", "gzip-6", "zstd-3"], sample_count = 5)]
+#[divan::bench(args = ["plain", "gzip-1", "gzip-4", "gzip-5", "gzip-6", "zstd-3"], sample_count = 5)]
 fn half_noise(bencher: divan::Bencher<'_, '_>, encoder: &str) {
     pack(bencher, "half", encoder);
+}
+
+/// The default level on several threads: the bytes are the same, so only the time differs.
+#[divan::bench(args = [1, 2, 4], sample_count = 5)]
+fn gzip_by_threads(bencher: divan::Bencher<'_, '_>, threads: usize) {
+    let bytes = sample("text", SIZE_BYTES);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    bencher.counter(BytesCount::new(SIZE_BYTES)).bench_local(|| {
+        pool.install(|| {
+            let mut writer = PackWriter::new(io::sink(), Encoder::Gzip { level: DEFAULT_GZIP_LEVEL }).unwrap();
+            writer.write_all(&bytes).unwrap();
+            writer.finish().unwrap().0
+        })
+    });
 }
 
 struct Same(Vec<u8>);

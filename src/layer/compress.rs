@@ -4,7 +4,6 @@
 //! as dictionary, and ends with a sync flush. Within a chunk each piece of [`PIECE_BYTES`] that would not compress is stored. Where
 //! a chunk or a piece begins depends on nothing but its offset, so neither cores nor timing reach the bytes.
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::sync::Arc;
@@ -16,9 +15,9 @@ use sha2::{Digest as _, Sha256};
 use shale_cache::{DiffId, OciDigest};
 
 /// Uncompressed bytes per chunk.
-pub const CHUNK_BYTES: usize = 128 << 10;
+pub const CHUNK_BYTES: usize = 256 << 10;
 /// Bytes that are judged together: deflated or stored. Smaller ones are too few to tell noise from data by counting.
-const PIECE_BYTES: usize = 16 << 10;
+const PIECE_BYTES: usize = 8 << 10;
 /// What a chunk may refer back to.
 const DICTIONARY_BYTES: usize = 32 << 10;
 /// The most that a stored deflate block holds.
@@ -68,7 +67,7 @@ impl Encoder {
     pub fn version(self) -> &'static str {
         match self {
             Self::None => "1",
-            Self::Gzip { .. } => "2 flate2-1.1.10 chunk-131072 piece-16384",
+            Self::Gzip { .. } => "2 flate2-1.1.10 chunk-262144 piece-8192",
             Self::Zstd { .. } => "1 zstd-0.14",
         }
     }
@@ -295,17 +294,14 @@ fn dictionary(before: &[u8]) -> &[u8] {
     &before[before.len().saturating_sub(DICTIONARY_BYTES)..]
 }
 
-thread_local! {
-    /// One compressor per thread, for the level of its last chunk: its tables are larger than a chunk.
-    static COMPRESSOR: RefCell<Option<(u32, Compress)>> = const { RefCell::new(None) };
-}
-
 /// Deflates a chunk, piece by piece: runs of noise are stored, what lies between is compressed.
 fn deflate(chunk: &[u8], dictionary: &[u8], level: u32) -> io::Result<Deflated> {
     let mut crc = crc32fast::Hasher::new();
     crc.update(chunk);
     if level == 0 {
-        return Ok(Deflated { bytes: stored(chunk), crc });
+        let mut bytes = Vec::new();
+        store(chunk, &mut bytes);
+        return Ok(Deflated { bytes, crc });
     }
     let mut bytes = Vec::new();
     let mut begun = 0;
@@ -317,7 +313,7 @@ fn deflate(chunk: &[u8], dictionary: &[u8], level: u32) -> io::Result<Deflated> 
         if at > begun && (noise != is_stored || len == 0) {
             let run = &chunk[begun..at];
             if is_stored {
-                bytes.append(&mut stored(run));
+                store(run, &mut bytes);
             } else {
                 // What lies right before the run: of this chunk, else of the one before.
                 let before = if begun == 0 { dictionary } else { self::dictionary(&chunk[..begun]) };
@@ -334,32 +330,25 @@ fn deflate(chunk: &[u8], dictionary: &[u8], level: u32) -> io::Result<Deflated> 
 /// Appends a run as deflate blocks that end with a sync flush, or stored where that is shorter.
 fn deflate_run(run: &[u8], dictionary: &[u8], level: u32, out: &mut Vec<u8>) -> io::Result<()> {
     let begun = out.len();
-    COMPRESSOR.with_borrow_mut(|slot| {
-        let compress = match slot {
-            Some((of, compress)) if *of == level => {
-                compress.reset();
-                compress
-            }
-            _ => &mut slot.insert((level, Compress::new(Compression::new(level), false))).1,
-        };
-        if !dictionary.is_empty() {
-            compress.set_dictionary(dictionary).map_err(io::Error::other)?;
+    // Never one that was used before: what zlib-rs keeps over a reset has reached the bytes.
+    let mut compress = Compress::new(Compression::new(level), false);
+    if !dictionary.is_empty() {
+        compress.set_dictionary(dictionary).map_err(io::Error::other)?;
+    }
+    out.reserve(run.len() / 2 + 64);
+    loop {
+        let rest = &run[compress.total_in() as usize..];
+        let status = compress.compress_vec(rest, out, FlushCompress::Sync).map_err(io::Error::other)?;
+        // A flush is complete once it leaves room behind.
+        if compress.total_in() as usize == run.len() && out.len() < out.capacity() {
+            break;
         }
-        out.reserve(run.len() / 2 + 64);
-        loop {
-            let rest = &run[compress.total_in() as usize..];
-            let status = compress.compress_vec(rest, out, FlushCompress::Sync).map_err(io::Error::other)?;
-            // A flush is complete once it leaves room behind.
-            if compress.total_in() as usize == run.len() && out.len() < out.capacity() {
-                return Ok::<(), io::Error>(());
-            }
-            debug_assert!(status != Status::StreamEnd);
-            out.reserve(run.len() / 4 + 64);
-        }
-    })?;
+        debug_assert!(status != Status::StreamEnd);
+        out.reserve(run.len() / 4 + 64);
+    }
     if out.len() - begun >= run.len() {
         out.truncate(begun);
-        out.append(&mut stored(run));
+        store(run, out);
     }
     Ok(())
 }
@@ -370,31 +359,36 @@ fn is_noise(piece: &[u8]) -> bool {
     if piece.len() < PIECE_BYTES {
         return false;
     }
+    // Most of what is not noise shows it early.
+    let (start, _) = piece.split_at(PIECE_BYTES / 8);
+    is_even(start, 2) && is_even(piece, 64)
+}
+
+/// Whether the sum of squares of how often each byte stands there is that of chance, n²/256 + n, up to a part of it: a 64th more
+/// leaves nothing to win. Much less is an order of some kind, such as a table that counts up.
+fn is_even(bytes: &[u8], part: u64) -> bool {
     // Four tables, so that equal neighbours do not wait for each other.
     let mut counts = [[0_u32; 256]; 4];
-    for four in piece.chunks_exact(4) {
+    for four in bytes.chunks_exact(4) {
         for (table, byte) in counts.iter_mut().zip(four) {
             table[usize::from(*byte)] += 1;
         }
     }
-    // The sum of squares of chance is about n²/256 + n. Half a percent more still leaves nothing to win; much less than that is an
-    // order of some kind, such as a table that counts up.
     let squares: u64 = (0..256).map(|byte| counts.iter().map(|table| u64::from(table[byte])).sum::<u64>().pow(2)).sum();
-    let (n, flat) = (piece.len() as u64, (piece.len() as u64).pow(2) / 256);
-    (flat + n / 2..=flat + n + flat / 200).contains(&squares)
+    let (n, flat) = (bytes.len() as u64, (bytes.len() as u64).pow(2) / 256);
+    (flat + n / 2..=flat + n + flat / part).contains(&squares)
 }
 
-/// Bytes in stored blocks, ending on a byte boundary as a sync flush does.
-fn stored(chunk: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(chunk.len() + 5 * (chunk.len() / STORED_BLOCK_BYTES + 1));
-    for block in chunk.chunks(STORED_BLOCK_BYTES) {
+/// Appends bytes in stored blocks, ending on a byte boundary as a sync flush does.
+fn store(bytes: &[u8], out: &mut Vec<u8>) {
+    out.reserve(bytes.len() + 5 * (bytes.len() / STORED_BLOCK_BYTES + 1));
+    for block in bytes.chunks(STORED_BLOCK_BYTES) {
         let length = block.len() as u16;
         out.push(0);
         out.extend_from_slice(&length.to_le_bytes());
         out.extend_from_slice(&(!length).to_le_bytes());
         out.extend_from_slice(block);
     }
-    out
 }
 
 /// Reads plain bytes from a stream of any compression that BuildKit detects, by its first bytes.
