@@ -71,7 +71,7 @@ pub fn build(request: &BuildRequest, services: Services<'_>) -> Result<BuildRepo
     let left_by_the_dead = services.store.reap()?;
     let inputs = Inputs::open(request, services)?;
     let dockerfile = parsed(&inputs)?;
-    let options = plan_options(request);
+    let options = plan_options(request, &inputs);
     let mut bases = Bases::new(request, services);
     let plan = bases.plan(&dockerfile, &inputs, &options)?;
     output::check(request, &plan)?;
@@ -125,7 +125,7 @@ fn parsed(inputs: &Inputs) -> Result<Dockerfile, BuildError> {
     }
 }
 
-fn plan_options(request: &BuildRequest) -> PlanOptions {
+fn plan_options(request: &BuildRequest, inputs: &Inputs) -> PlanOptions {
     PlanOptions {
         build_args: request.build_args.clone(),
         target: request.target.clone(),
@@ -139,6 +139,7 @@ fn plan_options(request: &BuildRequest) -> PlanOptions {
         shm_size_bytes: request.shm_size_bytes,
         ulimits: request.ulimits.clone(),
         source_date_epoch: request.source_date_epoch,
+        source_times: inputs.times.clone(),
     }
 }
 

@@ -272,6 +272,14 @@ fn a_repository_is_a_context() {
             ("in\n".into(), "one\n".into(), "two\n".into())
         );
         assert_eq!(built.image.files["c"].mode, 0o600);
+        // The commit's time, and that of the newest file in an archive, for a SOURCE_DATE_EPOCH that names them.
+        server.sh("touch -d @1600000000 dated && tar -cf dated.tar dated");
+        let dockerfile = "ARG SOURCE_DATE_EPOCH=src\nFROM scratch\nARG SOURCE_DATE_EPOCH\nCOPY <<E /epoch\n$SOURCE_DATE_EPOCH\nE\n";
+        lab.context("dated", &[("Dockerfile", dockerfile)]);
+        let archive = format!("src={}/plain/dated.tar", server.base);
+        for (value, epoch) in [(named[0].as_str(), "1700000000\n"), (&archive, "1600000000\n"), ("src=ctx", "\n")] {
+            assert_eq!(lab.build("dated", &["--build-context", value]).image.text("epoch"), epoch, "{value}");
+        }
     });
 }
 

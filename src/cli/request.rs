@@ -156,12 +156,6 @@ pub enum RequestError {
     /// A host entry that cannot be read.
     #[error("{0}")]
     AddHost(String),
-    /// SOURCE_DATE_EPOCH is no number of seconds.
-    #[error("invalid SOURCE_DATE_EPOCH {text:?}: it is a number of seconds since 1970")]
-    Epoch {
-        /// Its value.
-        text: String,
-    },
     /// `--secret` or `--ssh` that cannot be read.
     #[error("{0}")]
     Lent(String),
@@ -181,10 +175,8 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<(BuildRequ
     let context = context_source(&args.context, environment)?;
     let dockerfile = dockerfile_source(args.file.as_deref(), &context, environment)?;
     let build_args = build_args(&args.build_args, environment)?;
-    let source_date_epoch = match build_args.get("SOURCE_DATE_EPOCH").map(String::as_str) {
-        None | Some("") => None,
-        Some(text) => Some(text.parse().map_err(|_| RequestError::Epoch { text: text.into() })?),
-    };
+    // What is no number may name a context, which the plan knows.
+    let source_date_epoch = build_args.get("SOURCE_DATE_EPOCH").and_then(|text| text.parse().ok());
     let mut outputs = outputs(&args.outputs, environment)?;
     // What is loaded elsewhere is an image of the store first.
     if args.load && outputs.iter().all(|output| output.kind != OutputKind::Store) {

@@ -16,6 +16,9 @@ use crate::source::context::{self, BuildContext, DockerfileFrom, LoadedDockerfil
 use crate::source::contexts::Contexts;
 use crate::span::SourceFile;
 
+/// What a `SOURCE_DATE_EPOCH` calls the main context.
+const MAIN: &str = "context";
+
 /// What the build reads from outside the store.
 #[derive(Debug)]
 pub(super) struct Inputs {
@@ -27,6 +30,8 @@ pub(super) struct Inputs {
     pub(super) contexts: Contexts,
     /// Fetches files and from repositories.
     pub(super) remotes: Remotes,
+    /// Times of contexts that were fetched, in seconds; the main one's is `context`.
+    pub(super) times: BTreeMap<String, i64>,
     /// Hold the files of contexts that came as a stream.
     spooled: Vec<TmpDir>,
 }
@@ -53,18 +58,22 @@ impl Inputs {
     fn open_all(request: &BuildRequest, services: Services<'_>) -> Result<Self, BuildError> {
         let caches = services.store.root().join("contexts");
         let remotes = Remotes::new(request);
-        let mut spooled = Vec::new();
+        let (mut spooled, mut times) = (Vec::new(), BTreeMap::new());
         let (loaded, main) = match &request.context {
             ContextSource::Dir(dir) => {
                 let opened = context::open(dir, dockerfile_from(request, &remotes, services)?, Some(&caches))?;
                 (opened.dockerfile, Some(opened.context))
             }
             ContextSource::Git(git) => {
-                let context = remotes.main_git(git, services)?;
+                let (context, committed_secs) = remotes.main_git(git, services)?;
+                times.insert(MAIN.into(), committed_secs);
                 (context.load_dockerfile(dockerfile_from(request, &remotes, services)?)?, Some(context))
             }
             ContextSource::Http(url) => {
-                let Fetched { context, is_archive, place } = remotes.main_http(url, services)?;
+                let fetched = remotes.main_http(url, services)?;
+                let made_secs = if fetched.is_archive { fetched.made_secs() } else { fetched.modified_secs };
+                times.extend(made_secs.map(|secs| (MAIN.to_owned(), secs)));
+                let Fetched { context, is_archive, place, .. } = fetched;
                 let from = match dockerfile_from(request, &remotes, services)? {
                     DockerfileFrom::Default if !is_archive => DockerfileFrom::Inside(remote::FILE_NAME.into()),
                     DockerfileFrom::Inside(_) if !is_archive => return Err(BuildError::TwoDockerfiles { context: "context" }),
@@ -77,13 +86,18 @@ impl Inputs {
         };
         let LoadedDockerfile { source, path: dockerfile, .. } = loaded.utf8()?;
         let contexts = Contexts { main, named: BTreeMap::new() };
-        let mut inputs = Self { source, dockerfile, contexts, remotes, spooled };
+        let mut inputs = Self { source, dockerfile, contexts, remotes, times, spooled };
         for (name, named) in &request.contexts {
             let context = match named {
                 NamedContext::Dir(dir) => BuildContext::open_named(dir, Some(&caches))?,
-                NamedContext::Git(git) => inputs.remotes.named_git(name, git, services)?,
+                NamedContext::Git(git) => {
+                    let (context, committed_secs) = inputs.remotes.named_git(name, git, services)?;
+                    inputs.times.insert(name.clone(), committed_secs);
+                    context
+                }
                 NamedContext::Http(url) => {
                     let fetched = inputs.remotes.named_http(name, url, services)?;
+                    inputs.times.extend(fetched.made_secs().map(|secs| (name.clone(), secs)));
                     inputs.spooled.push(fetched.place);
                     fetched.context
                 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use shale_cache::TmpDir;
@@ -10,6 +10,9 @@ use shale_cache::TmpDir;
 use super::bases::Pulling;
 use super::{BuildError, Services};
 use crate::cli::request::BuildRequest;
+use crate::layer::LayerError;
+use crate::layer::compress::Decoder;
+use crate::layer::read::Members;
 use crate::plan::git::{GitRef, redacted};
 use crate::solve::event::{Event, TaskId};
 use crate::source::context::{BuildContext, IGNORE_FILE, archive};
@@ -39,6 +42,30 @@ pub(super) struct Fetched {
     pub(super) is_archive: bool,
     /// Holds its files.
     pub(super) place: TmpDir,
+    /// When it was made: what the server says.
+    pub(super) modified_secs: Option<i64>,
+    /// The file that came.
+    pub(super) blob: PathBuf,
+}
+
+impl Fetched {
+    /// When it was made: what the server says, else the newest file of an archive.
+    pub(super) fn made_secs(&self) -> Option<i64> {
+        self.modified_secs.or_else(|| newest_secs(&self.blob).ok().flatten())
+    }
+}
+
+/// The time of the newest file in an archive.
+fn newest_secs(archive: &Path) -> Result<Option<i64>, LayerError> {
+    let stream = |source| LayerError::Stream { source };
+    let mut members = Members::new(Decoder::new(File::open(archive).map_err(stream)?).map_err(stream)?);
+    let mut newest = None;
+    while let Some(member) = members.advance()? {
+        if member.kind.is_file() {
+            newest = newest.max(Some(member.mtime.secs));
+        }
+    }
+    Ok(newest)
 }
 
 impl Remotes {
@@ -51,19 +78,19 @@ impl Remotes {
         }
     }
 
-    /// The main context, if it is a repository.
-    pub(super) fn main_git(&self, git: &GitRef, services: Services<'_>) -> Result<BuildContext, BuildError> {
+    /// The main context, if it is a repository, and the time of its commit.
+    pub(super) fn main_git(&self, git: &GitRef, services: Services<'_>) -> Result<(BuildContext, i64), BuildError> {
         let git = if self.keep_git_dir { GitRef { keep_git_dir: Some(true), ..git.clone() } } else { git.clone() };
         let name = format!("[internal] load git source {}", git.shown_with_ref());
         self.git(&git, name, services)
     }
 
-    /// A named context that is a repository.
-    pub(super) fn named_git(&self, name: &str, git: &GitRef, services: Services<'_>) -> Result<BuildContext, BuildError> {
+    /// A named context that is a repository, and the time of its commit.
+    pub(super) fn named_git(&self, name: &str, git: &GitRef, services: Services<'_>) -> Result<(BuildContext, i64), BuildError> {
         self.git(git, format!("[context {name}] {}", git.shown_with_ref()), services)
     }
 
-    fn git(&self, git: &GitRef, name: String, services: Services<'_>) -> Result<BuildContext, BuildError> {
+    fn git(&self, git: &GitRef, name: String, services: Services<'_>) -> Result<(BuildContext, i64), BuildError> {
         let checkout = shown(name, services, |task| {
             let checkout = self.repositories.get(services.store, git, &Pulling::of(services, task))?;
             services.reporter.report(Event::Note { task, text: format!("{} is commit {}", git.shown_with_ref(), checkout.commit) });
@@ -74,7 +101,8 @@ impl Remotes {
             Ok(checkout)
         })?;
         let caches = services.store.root().join("contexts");
-        Ok(BuildContext::open_dir(&checkout.dir, Some(&caches))?.known_as(&git.shown_with_ref()))
+        let context = BuildContext::open_dir(&checkout.dir, Some(&caches))?.known_as(&git.shown_with_ref());
+        Ok((context, checkout.committed_secs))
     }
 
     /// The main context, if it is a URL.
@@ -89,7 +117,7 @@ impl Remotes {
         }
         let place = services.store.tmp()?;
         let context = BuildContext::from_tar(open()?, place.path())?.known_as(&without_secrets(url));
-        Ok(Fetched { context, is_archive: true, place })
+        Ok(Fetched { context, is_archive: true, place, modified_secs: download.modified_secs(), blob })
     }
 
     /// A named context that is a URL: the file as it is, even if it is an archive.
@@ -124,7 +152,7 @@ fn file_alone(url: &str, download: &Download, blob: &Path, services: Services<'_
     };
     make().map_err(failed("write", &path))?;
     let context = BuildContext::open_dir(place.path(), None)?.known_as(&redacted(url));
-    Ok(Fetched { context, is_archive: false, place })
+    Ok(Fetched { context, is_archive: false, place, modified_secs: download.modified_secs(), blob: blob.to_owned() })
 }
 
 /// Works as a task of its own in the progress display.

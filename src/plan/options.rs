@@ -32,6 +32,9 @@ pub struct PlanOptions {
     pub ulimits: Vec<(String, u64, u64)>,
     /// `SOURCE_DATE_EPOCH` in seconds; the build argument of that name stands over it.
     pub source_date_epoch: Option<i64>,
+    /// The times, in seconds, of what was fetched for contexts, for a `SOURCE_DATE_EPOCH` that names one: the main context's is
+    /// `context`. A source that has no time sets none.
+    pub source_times: BTreeMap<String, i64>,
 }
 
 /// The hostname of a RUN when nobody asks for another, as BuildKit has it.
@@ -88,6 +91,7 @@ impl Default for PlanOptions {
             shm_size_bytes: None,
             ulimits: Vec::new(),
             source_date_epoch: None,
+            source_times: BTreeMap::new(),
         }
     }
 }

@@ -95,6 +95,11 @@ impl GlobalScope {
         self.variables.get(name)
     }
 
+    /// Puts another value in the place of a name's own.
+    pub(crate) fn replace(&mut self, name: &str, value: &str) {
+        self.variables.set(name, value, Origin::Arg);
+    }
+
     /// Whether a name is declared, with or without a value.
     pub fn knows(&self, name: &str) -> bool {
         self.declared.iter().any(|n| n == name) || self.variables.get(name).is_some()

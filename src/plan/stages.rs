@@ -77,13 +77,14 @@ impl<'a> StageTable<'a> {
         if dockerfile.stages.is_empty() {
             return Err(vec![PlanError::of_option(PlanErrorKind::NoStages)]);
         }
-        let build_args = options.effective_build_args();
-        let global = GlobalScope::evaluate(dockerfile, options, platform, &build_args)?;
+        let mut build_args = options.effective_build_args();
+        let mut global = GlobalScope::evaluate(dockerfile, options, platform, &build_args)?;
+        let epoch = resolve_epoch(dockerfile, options, &mut build_args, &mut global).map_err(|e| vec![e])?;
         let mut table = Self {
             dockerfile,
             options,
             platform: platform.clone(),
-            epoch: resolve_epoch(dockerfile, options, &build_args, &global).map_err(|e| vec![e])?,
+            epoch,
             build_args,
             global,
             entries: Vec::new(),
@@ -366,14 +367,24 @@ fn contexts_by_short_name(contexts: &BTreeMap<String, NamedContext>) -> Result<B
 fn resolve_epoch(
     dockerfile: &Dockerfile,
     options: &PlanOptions,
-    build_args: &BTreeMap<String, String>,
-    global: &GlobalScope,
+    build_args: &mut BTreeMap<String, String>,
+    global: &mut GlobalScope,
 ) -> Result<Option<i64>, PlanError> {
     let Some(text) = build_args.get(EPOCH_ARG).cloned().or_else(|| global.get(EPOCH_ARG)).filter(|t| !t.is_empty()) else {
         return Ok(None);
     };
     if let Ok(seconds) = text.parse() {
         return Ok(Some(seconds));
+    }
+    if text == "context" || options.contexts.contains_key(&text) {
+        let epoch = options.source_times.get(&text).copied();
+        // Stages see the seconds.
+        let seconds = epoch.map(|seconds| seconds.to_string()).unwrap_or_default();
+        match build_args.get_mut(EPOCH_ARG) {
+            Some(given) => *given = seconds,
+            None => global.replace(EPOCH_ARG, &seconds),
+        }
+        return Ok(epoch);
     }
     let stage = dockerfile.stages.iter().find(|stage| lower_name(stage).is_some_and(|name| name == text.to_lowercase()));
     let fault = stage.and_then(|stage| stage.instructions.iter().find(|i| !matches!(i.kind, InstructionKind::Add(_))));
@@ -382,7 +393,7 @@ fn resolve_epoch(
         return Err(PlanError::of_option(PlanErrorKind::EpochStage(name)));
     }
     let named = dockerfile.stages.iter().filter_map(lower_name).any(|n| n == text.to_lowercase());
-    let kind = if text == "context" || named || options.contexts.contains_key(&text) {
+    let kind = if named {
         PlanErrorKind::Unsupported { feature: Feature::EpochFromSource, instruction: EPOCH_ARG }
     } else {
         PlanErrorKind::BadEpoch(text)

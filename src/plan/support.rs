@@ -15,7 +15,7 @@ pub enum Feature {
     Exclude,
     /// `ADD --unpack` of local files
     Unpack,
-    /// `SOURCE_DATE_EPOCH` taken from the context, a named context or a stage
+    /// `SOURCE_DATE_EPOCH` taken from a stage
     EpochFromSource,
 }
 
@@ -38,7 +38,7 @@ impl Feature {
             Self::Parents => "--parents",
             Self::Exclude => "--exclude",
             Self::Unpack => "--unpack",
-            Self::EpochFromSource => "from a source",
+            Self::EpochFromSource => "from a stage",
         }
     }
 

@@ -86,6 +86,13 @@ pub struct Download {
     last_modified: Option<String>,
 }
 
+impl Download {
+    /// `Last-Modified`, if the server says it.
+    pub fn modified_secs(&self) -> Option<i64> {
+        self.last_modified.as_ref().map(|_| self.mtime_secs)
+    }
+}
+
 /// Fetches files.
 #[derive(Debug)]
 pub struct Downloads {
