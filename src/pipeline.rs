@@ -6,12 +6,10 @@ mod inputs;
 mod output;
 mod remote;
 
-use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::thread;
-use std::time::Instant;
 
-use shale_cache::{DiffId, Lease, OciDigest, Patience, Store, Waiting};
+use shale_cache::{DiffId, OciDigest, Store};
 
 use crate::cli::request::BuildRequest;
 use crate::dockerfile::lint::{self, CheckOptions};
@@ -67,7 +65,7 @@ pub struct BuildReport {
 
 /// Builds what the request asks for.
 pub fn build(request: &BuildRequest, services: Services<'_>) -> Result<BuildReport, BuildError> {
-    let _lease = lease(services)?;
+    let _lease = services.store.lease()?;
     let left_by_the_dead = services.store.reap()?;
     let inputs = Inputs::open(request, services)?;
     let dockerfile = parsed(&inputs)?;
@@ -97,24 +95,6 @@ pub fn build(request: &BuildRequest, services: Services<'_>) -> Result<BuildRepo
     });
     forms.tidy();
     written
-}
-
-/// The right to use what the store has until the build ends. Whoever prunes the store meanwhile is waited for.
-fn lease(services: Services<'_>) -> Result<Lease, BuildError> {
-    let reporter = services.reporter;
-    let waiting = Cell::new(None);
-    let mut on_wait = |wait: &Waiting| {
-        let task = reporter.new_task();
-        waiting.set(Some((task, Instant::now())));
-        let who = wait.holder_pid.map_or_else(|| "another process".into(), |pid| format!("process {pid}"));
-        reporter.report(Event::Started { task, name: format!("[internal] wait for {who}, which prunes the store") });
-    };
-    let mut patience = Patience { on_wait: &mut on_wait, keep_waiting: &|| !services.cancel.is_cancelled() };
-    let lease = services.store.lease_with(&mut patience);
-    if let Some((task, since)) = waiting.get() {
-        reporter.report(Event::Done { task, elapsed: since.elapsed() });
-    }
-    Ok(lease?)
 }
 
 /// Every error of the file at once.
@@ -191,6 +171,8 @@ fn solve(
     ahead: Ahead,
     services: Services<'_>,
 ) -> Result<Solved, BuildError> {
+    let logs = services.store.root().join("builds").join(inputs.build_id());
+    services.store.rely_on(&logs)?;
     let executor = BuildExecutor {
         store: services.store,
         forms,
@@ -204,7 +186,7 @@ fn solve(
         ahead,
         reporter: services.reporter,
         cancel: services.cancel.clone(),
-        logs: StepLogs::new(services.store.root().join("builds").join(inputs.build_id())),
+        logs: StepLogs::new(logs),
     };
     let diff_ids: Vec<Vec<DiffId>> =
         bases.images().iter().map(|image| image.layers.iter().map(|layer| layer.diff_id.clone()).collect()).collect();

@@ -42,7 +42,11 @@ fn mistakes_exit_as_docker_s_do() {
         (&["build", "-o", "type=floppy", "."], 1, "ERROR: unknown output type \"floppy\""),
         (&["build", "-t", "Bad", "."], 1, "ERROR: invalid tag \"Bad\": invalid reference format"),
         (&["frobnicate"], 1, "unknown command: shale frobnicate\n"),
-        (&["builder", "prune"], 1, "hint: shale builder prune --all --force\n"),
+        (
+            &["system", "prune", "-f", "--volumes", "--filter", "until=1h"],
+            1,
+            "ERROR: The \"until\" filter is not supported with \"--volumes\"\n",
+        ),
         (&["version", "--format", "{{if .x}}{{end}}"], 1, "can't evaluate field x in type system.versionInfo"),
         (&["version", "--format", "{{.x"], 64, "template parsing error: template: version:1: unclosed action"),
         (&["inspect", "-f", "{{.x", "y"], 64, "template parsing error: template: :1: unclosed action"),

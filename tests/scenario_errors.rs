@@ -106,7 +106,7 @@ fn bad_command_lines_and_contexts() {
             (&["rmi", "none"], 1, &["No such image: none:latest"]),
             (&["save", "-o", "s.tar", "none"], 1, &["No such image: none:latest"]),
             (&["tag", "none", "a"], 1, &["No such image: none:latest"]),
-            (&["builder", "prune"], 1, &["hint: shale builder prune --all --force"]),
+            (&["builder", "prune", "-f", "--filter", "colour=red"], 1, &["invalid filter 'colour'"]),
         ];
         for (args, code, words) in rows {
             let what = format!("{:?}: {args:?}", lab.who());

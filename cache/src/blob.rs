@@ -12,6 +12,7 @@ use crate::digest::OciDigest;
 use crate::durable::Trust;
 use crate::entry::{self, Found, is_absent};
 use crate::error::StoreError;
+use crate::inventory::blob_name;
 use crate::store::Inner;
 use crate::tmp::rename_dir;
 
@@ -60,13 +61,14 @@ impl<'a> Blobs<'a> {
 
     /// The size of a blob that is there and whole.
     pub fn size(self, digest: &OciDigest) -> Result<Option<u64>, StoreError> {
+        self.rely_on(digest)?;
         let found = self.store.read_entry::<Made>(entry::MADE, &self.made_path(digest))?;
         let Found::Entry(Made { size_bytes }, trust) = found else { return Ok(None) };
         let path = self.path(digest);
         if file_len(&path)? != Some(size_bytes) {
             return Ok(None);
         }
-        if trust == Trust::None {
+        if trust == Trust::None && !self.store.is_read_only() {
             // The bytes themselves tell whether they survived. Noting that they did saves the next one the work.
             if !is_as_named(digest, &path)? {
                 return Ok(None);
@@ -74,6 +76,16 @@ impl<'a> Blobs<'a> {
             self.mark_made(digest, size_bytes)?;
         }
         Ok(Some(size_bytes))
+    }
+
+    /// Whether a blob seems to be there, for those who delete: nothing is hashed, and it does not count as used.
+    pub(crate) fn is_there(self, digest: &OciDigest) -> Result<bool, StoreError> {
+        let made = self.store.read_entry::<Made>(entry::MADE, &self.made_path(digest))?.whole();
+        Ok(made.is_some() && file_len(&self.path(digest))? == made.map(|made| made.size_bytes))
+    }
+
+    fn rely_on(self, digest: &OciDigest) -> Result<(), StoreError> {
+        if self.store.has_lease() { self.store.rely_on_file(blob_name(digest), &self.path(digest)) } else { Ok(()) }
     }
 
     /// Keeps some bytes.

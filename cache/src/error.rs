@@ -38,6 +38,12 @@ pub enum StoreError {
         /// What the system said.
         source: io::Error,
     },
+    /// The store lies on a read-only file system, or its folder may not be written.
+    #[error("the store {} is read-only", path.display())]
+    ReadOnly {
+        /// The store.
+        path: PathBuf,
+    },
     /// The store belongs to another user.
     #[error("the store {} belongs to uid {owner}, not to uid {uid}", path.display())]
     ForeignOwner {

@@ -1,32 +1,117 @@
 //! Deletes what is still good, to get its space back.
+//!
+//! A pruning lists the store without holding anything, chooses, and deletes in batches: the gate of the leases is closed, leases and
+//! images are read again, what nobody needs is renamed into `trash/`, the gate is opened, and `trash/` is emptied. It skips what is
+//! in use and never waits for a build. A layer goes with one rename, and a record without its layer never hits, so a pruning that
+//! is killed leaves rubbish and no damage.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
-use crate::blob::Blobs;
-use crate::digest::{LayerId, OciDigest};
-use crate::entry;
+use crate::digest::{LayerId, ListId, OciDigest};
+use crate::entry::{self, is_absent};
 use crate::error::StoreError;
-use crate::image::{ImageRecord, Images};
-use crate::layer::PackedEntry;
-use crate::lease::Lease;
+use crate::image::Images;
+use crate::inventory::{Inventory, Item, ItemKind, lists_of, step_records};
+use crate::last_use;
+use crate::layer::KnownLayer;
+use crate::lease::{Gate, InUse};
+use crate::needed::Needed;
 use crate::store::Inner;
-use crate::tmp::{make_dirs, names_in};
+use crate::tmp::names_in;
+use crate::usage::MeasureMapped;
+
+/// So many items go between two openings of the gate: some milliseconds of renaming.
+const BATCH: usize = 64;
+/// The folders whose children are deleted at once; everything else can be large and goes to `trash/` first.
+const SMALL: &[&str] = &["steps", "blobs/made"];
+
+/// Which items a pruning may take. An empty filter takes all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ItemFilter {
+    /// Only of these kinds.
+    pub kinds: Option<Vec<ItemKind>>,
+    /// Only those whose id contains this.
+    pub id: Option<String>,
+    /// Only those that were not used for so many seconds.
+    pub unused_for_secs: Option<i64>,
+    /// Only those that are shared with images, or only those that are not.
+    pub is_shared: Option<bool>,
+    /// Only those that are in use, or only those that are not.
+    pub is_in_use: Option<bool>,
+    /// Only those whose description contains this.
+    pub description: Option<String>,
+}
+
+impl ItemFilter {
+    /// Whether an item passes, at a time in seconds since 1970.
+    pub fn takes(&self, item: &Item, now_secs: i64) -> bool {
+        self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&item.kind))
+            && self.id.as_ref().is_none_or(|id| item.id.contains(id.as_str()))
+            && self.unused_for_secs.is_none_or(|secs| item.last_used_secs <= now_secs.saturating_sub(secs))
+            && self.is_shared.is_none_or(|is| item.is_shared == is)
+            && self.is_in_use.is_none_or(|is| item.is_in_use == is)
+            && self.description.as_ref().is_none_or(|text| item.description.contains(text.as_str()))
+    }
+}
+
+/// How much may stay. All zero: nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Caps {
+    /// So many bytes always stay.
+    pub reserved_bytes: u64,
+    /// No more than so many bytes stay, if not 0.
+    pub max_used_bytes: u64,
+    /// So many bytes of the file system are to be free.
+    pub min_free_bytes: u64,
+}
+
+impl Caps {
+    /// How many of the used bytes may stay; `free_bytes` are those that the file system has left.
+    pub fn keep_bytes(&self, used_bytes: u64, free_bytes: u64) -> u64 {
+        let lacking = self.min_free_bytes.saturating_sub(free_bytes);
+        let mut keep = if self.max_used_bytes == 0 && self.min_free_bytes != 0 { used_bytes } else { self.max_used_bytes };
+        if lacking > 0 {
+            keep = keep.min(used_bytes.saturating_sub(lacking));
+        }
+        keep.max(self.reserved_bytes)
+    }
+}
+
+/// What a pruning is to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PruneOptions {
+    /// Take what is shared with images and records of past builds too.
+    pub all: bool,
+    /// Take only these.
+    pub filter: ItemFilter,
+    /// Stop where so much is left.
+    pub caps: Caps,
+}
+
+impl PruneOptions {
+    /// Everything that nobody uses and no image needs.
+    pub fn everything() -> Self {
+        Self { all: true, ..Self::default() }
+    }
+
+    fn may_take(&self, item: &Item, now_secs: i64) -> bool {
+        let is_plain = !item.is_shared && item.kind != ItemKind::Build;
+        (self.all || is_plain) && self.filter.takes(item, now_secs)
+    }
+}
 
 /// What a pruning did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PruneReport {
     /// Freed bytes, as allocated blocks.
     pub bytes: u64,
-    /// Step records and their indexes by site.
-    pub steps: usize,
-    /// Layers that went with all their forms.
-    pub layers: usize,
-    /// Unpacked forms whose layers stayed, because an image has them packed.
-    pub unpacked: usize,
-    /// Blobs.
-    pub blobs: usize,
+    /// What went, in that order.
+    pub removed: Vec<Item>,
+    /// How many items were left because a running build relies on them.
+    pub in_use: usize,
     /// Trees with files of other ids, for a worker to delete.
     pub undeletable: Vec<PathBuf>,
 }
@@ -37,172 +122,184 @@ pub struct Gc<'a> {
     store: &'a Arc<Inner>,
 }
 
-/// What images need.
-#[derive(Default)]
-struct Needed {
-    blobs: BTreeSet<OciDigest>,
-    /// Layers that an image names: their indexes stay.
-    layers: BTreeSet<LayerId>,
-    /// Those of them that the image has in no packed form: their unpacked forms stay.
-    unpacked: BTreeSet<LayerId>,
-}
-
 impl<'a> Gc<'a> {
     pub(crate) fn new(store: &'a Arc<Inner>) -> Self {
         Self { store }
     }
 
-    /// Drops the whole build cache: records, lists, cache mounts, stat caches, logs, and every layer and blob that no image needs.
-    /// Images stay, those without a name too. Never waits: [`StoreError::Busy`] if a build holds the lease.
+    /// Drops the whole build cache: records, lists, cache mounts, stat caches, logs, and every layer and blob that no image needs and
+    /// no running build uses. Images stay, those without a name too.
     pub fn prune_all(self) -> Result<PruneReport, StoreError> {
-        let _alone = Lease::alone(&self.store.lease_path())?;
-        let needed = self.needed()?;
+        self.prune(&[PruneOptions::everything()], None, &mut |paths| vec![None; paths.len()])
+    }
+
+    /// Prunes by some rules, one after the other. Ends early at `deadline`.
+    pub fn prune(
+        self,
+        rules: &[PruneOptions],
+        deadline: Option<Instant>,
+        mapped: &mut MeasureMapped<'_>,
+    ) -> Result<PruneReport, StoreError> {
+        self.require_writable()?;
+        let inventory = Inventory::of(self.store, mapped)?;
+        let now_secs = last_use::now_secs();
         let mut report = PruneReport::default();
-        let mut stuck = Vec::new();
-
-        // Records go before what they point to: a pruning that is interrupted leaves nothing that hits and is not there.
-        report.steps = self.count_steps()?;
-        for dir in ["steps", "lists", "by-content", "contexts", "mounts", "builds"] {
-            self.drop_whole(dir, &mut stuck)?;
+        let own = inventory.items.iter().filter(|item| !item.is_shared);
+        let mut used_bytes = inventory.overhead_bytes + own.map(|item| item.size_bytes).sum::<u64>();
+        let (mut left, used): (Vec<Item>, Vec<Item>) = inventory.items.into_iter().partition(|item| !item.is_in_use);
+        report.in_use = used.len();
+        for rule in rules {
+            let free_bytes = self.free_bytes()?.saturating_add(report.bytes);
+            let keep_bytes = rule.caps.keep_bytes(used_bytes, free_bytes);
+            let (mut chosen, mut stays) = (Vec::new(), Vec::new());
+            for item in left {
+                if used_bytes > keep_bytes && rule.may_take(&item, now_secs) {
+                    used_bytes -= if item.is_shared { 0 } else { item.size_bytes.min(used_bytes) };
+                    chosen.push(item);
+                } else {
+                    stays.push(item);
+                }
+            }
+            left = stays;
+            if !self.evict(chosen, deadline, &mut report)? {
+                break;
+            }
         }
-        self.prune_by_diff(&needed, &mut stuck)?;
-        self.prune_layers(&needed, &mut report, &mut stuck)?;
-        self.prune_blobs(&needed, &mut report, &mut stuck)?;
-        self.prune_marks()?;
+        let everything = rules.iter().any(|rule| *rule == PruneOptions::everything());
+        report.bytes += self.sweep(everything)?;
+        self.finish(report)
+    }
 
-        let (removed, left) = self.store.reap()?;
-        report.bytes = removed.bytes;
-        report.undeletable = stuck.into_iter().chain(left).collect();
+    /// Removes images, and of what they needed everything that neither other images nor the build cache have.
+    pub fn remove_images(self, ids: &[OciDigest], mapped: &mut MeasureMapped<'_>) -> Result<PruneReport, StoreError> {
+        self.require_writable()?;
+        let mut before = Needed::default();
+        for id in ids {
+            if let Some(record) = Images::new(self.store).get(id)? {
+                let own = Needed::of_image(self.store, &record)?;
+                before.blobs.extend(own.blobs);
+                before.layers.extend(own.layers);
+            }
+            Images::new(self.store).remove(id)?;
+        }
+        let was_needed = |item: &Item| match item.layer {
+            Some(layer) => item.uses == 0 && before.layers.contains(&layer),
+            None => item.kind == ItemKind::Blob && item.blobs.iter().any(|blob| before.blobs.contains(blob)),
+        };
+        let mut report = PruneReport::default();
+        let items = Inventory::of(self.store, mapped)?.items;
+        let chosen = items.into_iter().filter(|item| !item.is_shared && was_needed(item)).collect();
+        self.evict(chosen, None, &mut report)?;
+        self.finish(report)
+    }
+
+    /// Moves items out of the way, but for those that are needed after all. Returns whether there was time for all.
+    fn evict(self, items: Vec<Item>, deadline: Option<Instant>, report: &mut PruneReport) -> Result<bool, StoreError> {
+        let mut items = items.into_iter().peekable();
+        while items.peek().is_some() {
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(false);
+            }
+            let gate = Gate::close(self.store)?;
+            let in_use = InUse::read(self.store)?;
+            let needed = Needed::of(self.store)?;
+            for item in items.by_ref().take(BATCH) {
+                if item.names().iter().any(|name| in_use.has(name)) {
+                    report.in_use += 1;
+                } else if is_free(&item, &needed) {
+                    for path in &item.paths {
+                        self.drop_path(path, &mut report.undeletable);
+                    }
+                    report.bytes += item.size_bytes;
+                    report.removed.push(item);
+                }
+            }
+            drop(gate);
+            self.store.empty_trash()?;
+        }
+        Ok(true)
+    }
+
+    fn finish(self, mut report: PruneReport) -> Result<PruneReport, StoreError> {
+        self.prune_marks()?;
+        let (_, left) = self.store.reap()?;
+        report.undeletable.extend(left);
         Ok(report)
     }
 
-    fn needed(self) -> Result<Needed, StoreError> {
-        let mut needed = Needed::default();
-        for ImageRecord { id, manifest, layers, .. } in Images::new(self.store).records()? {
-            needed.blobs.insert(id);
-            needed.blobs.extend(manifest.map(|manifest| manifest.digest));
-            for layer in layers {
-                needed.layers.extend(layer.layer);
-                let packed = layer.blob.map(|blob| blob.digest);
-                let has_blob = match &packed {
-                    Some(digest) => Blobs::new(self.store).size(digest)?.is_some(),
-                    None => false,
-                };
-                if let Some(layer) = layer.layer.filter(|_| !has_blob) {
-                    match self.best_packed(&layer)? {
-                        Some(blob) => needed.blobs.extend([blob]),
-                        None => needed.unpacked.extend([layer]),
-                    }
-                }
-                needed.blobs.extend(packed);
-            }
-        }
-        Ok(needed)
-    }
-
-    /// The packed form that stays of a layer: one form is enough to make the others. It has all times, and is the smallest then.
-    fn best_packed(self, layer: &LayerId) -> Result<Option<OciDigest>, StoreError> {
-        let dir = self.layer_dir(&layer.to_hex()).join("packed");
-        let mut best = None;
-        for name in names_in(&dir)? {
-            let Some(PackedEntry { key, packed }) = self.packed_entry(&dir.join(name))? else { continue };
-            let rank = (key.clamp_secs.is_some(), packed.size_bytes, packed.blob.clone());
-            if Blobs::new(self.store).size(&packed.blob)?.is_some() && best.as_ref().is_none_or(|best| rank < *best) {
-                best = Some(rank);
-            }
-        }
-        Ok(best.map(|(.., blob)| blob))
-    }
-
-    fn packed_entry(self, path: &Path) -> Result<Option<PackedEntry>, StoreError> {
-        Ok(self.store.read_entry::<PackedEntry>(entry::PACKED, path)?.trusted())
-    }
-
-    fn count_steps(self) -> Result<usize, StoreError> {
-        let steps = self.store.root().join("steps");
-        let dirs = names_in(&steps)?.into_iter().filter(|name| name != "last");
-        dirs.map(|dir| names_in(&steps.join(dir)).map(|names| names.len())).sum()
-    }
-
-    /// Replaces a directory of the store by an empty one.
-    fn drop_whole(self, name: &str, stuck: &mut Vec<PathBuf>) -> Result<(), StoreError> {
-        let path = self.store.root().join(name);
-        if !names_in(&path)?.is_empty() {
-            self.drop_path(&path, stuck);
-        }
-        make_dirs(&path).map_err(|error| StoreError::io("create", &path, error))
-    }
-
     /// Moves something to `trash/`; what belongs to another id cannot be moved either.
-    fn drop_path(self, path: &Path, stuck: &mut Vec<PathBuf>) {
-        if self.store.move_to_trash(path).is_err() && path.symlink_metadata().is_ok() {
-            stuck.push(path.to_owned());
+    fn drop_path(self, relative: &Path, stuck: &mut Vec<PathBuf>) {
+        let path = self.store.root().join(relative);
+        if SMALL.iter().any(|folder| relative.starts_with(folder)) && std::fs::remove_file(&path).is_ok() {
+            return;
+        }
+        if self.store.move_to_trash(&path).is_err() && path.symlink_metadata().is_ok() {
+            stuck.push(path);
         }
     }
 
-    fn prune_by_diff(self, needed: &Needed, stuck: &mut Vec<PathBuf>) -> Result<(), StoreError> {
-        let dir = self.store.root().join("by-diff");
-        for name in names_in(&dir)? {
-            let path = dir.join(name);
-            let target = self.store.read_entry::<LayerId>(entry::POINTER, &path)?.trusted();
-            if target.is_none_or(|layer| !needed.layers.contains(&layer)) {
-                self.drop_path(&path, stuck);
-            }
-        }
-        Ok(())
-    }
-
-    fn prune_layers(self, needed: &Needed, report: &mut PruneReport, stuck: &mut Vec<PathBuf>) -> Result<(), StoreError> {
-        for name in names_in(&self.store.root().join("layers"))? {
-            let dir = self.layer_dir(&name);
-            let Some(layer) = name.parse().ok().filter(|layer: &LayerId| needed.layers.contains(layer)) else {
-                report.layers += 1;
-                self.drop_path(&dir, stuck);
-                continue;
-            };
-            for packed in names_in(&dir.join("packed"))? {
-                let path = dir.join("packed").join(packed);
-                if self.packed_entry(&path)?.is_none_or(|entry| !needed.blobs.contains(&entry.packed.blob)) {
-                    self.drop_path(&path, stuck);
+    /// Deletes what leads nowhere: records without a layer, pointers to layers that are gone, lists of no record. Returns their bytes.
+    /// A build that makes the same thing at this moment loses a record and nothing else.
+    fn sweep(self, everything: bool) -> Result<u64, StoreError> {
+        let (root, mut bytes) = (self.store.root(), 0);
+        let layers: BTreeSet<LayerId> = names_in(&root.join("layers"))?.iter().filter_map(|name| name.parse().ok()).collect();
+        let mut lists: BTreeSet<ListId> = BTreeSet::new();
+        let mut keys = BTreeSet::new();
+        for (path, record) in step_records(self.store)? {
+            match record.filter(|record| layers.contains(&record.layer)) {
+                Some(record) => {
+                    lists.extend(lists_of(&record));
+                    keys.insert(record.key);
                 }
-            }
-            if !needed.unpacked.contains(&layer) && dir.join("fs").exists() {
-                report.unpacked += names_in(&dir.join("fs"))?.len();
-                self.drop_path(&dir.join("fs"), stuck);
+                None => bytes += remove_small(&root.join(path)),
             }
         }
-        Ok(())
-    }
-
-    fn prune_blobs(self, needed: &Needed, report: &mut PruneReport, stuck: &mut Vec<PathBuf>) -> Result<(), StoreError> {
-        let blobs = self.store.root().join("blobs");
-        for made in names_in(&blobs.join("made"))? {
-            if OciDigest::from_file_name(&made).is_none_or(|digest| !needed.blobs.contains(&digest)) {
-                self.drop_path(&blobs.join("made").join(made), stuck);
+        let is_fresh = |path: &Path| {
+            std::fs::symlink_metadata(path).is_ok_and(|meta| last_use::mtime_secs(&meta) + last_use::GRAIN_SECS > last_use::now_secs())
+        };
+        for name in names_in(&root.join("lists"))? {
+            let path = root.join("lists").join(&name);
+            // A build writes the list before the record.
+            let is_needed = name.parse().is_ok_and(|id: ListId| lists.contains(&id)) || !everything && is_fresh(&path);
+            bytes += if is_needed { 0 } else { remove_small(&path) };
+        }
+        for name in names_in(&root.join("by-diff"))? {
+            let path = root.join("by-diff").join(name);
+            let layer = self.store.read_entry::<LayerId>(entry::POINTER, &path)?.whole();
+            bytes += if layer.is_some_and(|layer| layers.contains(&layer)) { 0 } else { remove_small(&path) };
+        }
+        for name in names_in(&root.join("by-content"))? {
+            let path = root.join("by-content").join(name);
+            let known = self.store.read_entry::<KnownLayer>(entry::KNOWN, &path)?.whole();
+            // A layer that only an image has is no longer a step's.
+            let is_needed = known.is_some_and(|known| layers.contains(&known.layer)) && !(everything && keys.is_empty());
+            bytes += if is_needed { 0 } else { remove_small(&path) };
+        }
+        if everything && keys.is_empty() {
+            // Why a step misses can be told from them for as long as there is a cache.
+            for name in names_in(&root.join("steps/last"))? {
+                bytes += remove_small(&root.join("steps/last").join(name));
             }
         }
-        for algorithm in ["sha256", "sha512"] {
-            for hex in names_in(&blobs.join(algorithm))? {
-                let digest = format!("{algorithm}:{hex}").parse::<OciDigest>().ok();
-                if digest.is_none_or(|digest| !needed.blobs.contains(&digest)) {
-                    report.blobs += 1;
-                    self.drop_path(&blobs.join(algorithm).join(hex), stuck);
-                }
+        for folder in ["steps", "mounts"] {
+            for dir in names_in(&root.join(folder))? {
+                // Fails where something is left.
+                drop(std::fs::remove_dir(root.join(folder).join(dir)));
             }
         }
-        Ok(())
+        Ok(bytes)
     }
 
     /// Forgets the marks of past boots from which nothing is left.
     fn prune_marks(self) -> Result<(), StoreError> {
         let root = self.store.root();
         let mut used = BTreeSet::from([self.store.durability.epoch().to_owned()]);
-        let mut entries = Vec::new();
-        for dir in ["blobs/made", "by-diff"] {
+        let mut entries: Vec<PathBuf> = step_paths(root)?;
+        for dir in ["blobs/made", "by-diff", "by-content"] {
             entries.extend(names_in(&root.join(dir))?.into_iter().map(|name| root.join(dir).join(name)));
         }
         for layer in names_in(&root.join("layers"))? {
-            let dir = self.layer_dir(&layer);
+            let dir = root.join("layers").join(layer);
             entries.push(dir.join("made"));
             for notes in [dir.join("packed"), dir.join("diff")] {
                 entries.extend(names_in(&notes)?.into_iter().map(|name| notes.join(name)));
@@ -213,14 +310,48 @@ impl<'a> Gc<'a> {
             used.extend(entry::epoch_at(&path));
         }
         for epoch in names_in(&root.join("durable"))? {
-            if !used.contains(&epoch) {
+            if !used.contains(epoch.strip_suffix(".new").unwrap_or(&epoch)) {
                 drop(std::fs::remove_file(root.join("durable").join(epoch)));
             }
         }
         Ok(())
     }
 
-    fn layer_dir(self, name: &str) -> PathBuf {
-        self.store.root().join("layers").join(name)
+    /// What the file system has left for this user.
+    pub fn free_bytes(self) -> Result<u64, StoreError> {
+        let found =
+            rustix::fs::statvfs(self.store.root()).map_err(|error| StoreError::io("ask for the space of", self.store.root(), error))?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
+    fn require_writable(self) -> Result<(), StoreError> {
+        if self.store.is_read_only() { Err(StoreError::ReadOnly { path: self.store.root().to_owned() }) } else { Ok(()) }
+    }
+}
+
+/// Whether images can do without an item. One that was listed as nobody's may have become part of an image since.
+fn is_free(item: &Item, needed: &Needed) -> bool {
+    let has_unpacked = item.is_shared && item.paths.iter().any(|path| path.iter().any(|part| part == "fs"));
+    let is_needed = |layer| if item.is_shared { has_unpacked && needed.unpacked.contains(&layer) } else { needed.layers.contains(&layer) };
+    let is_layer_free = item.layer.is_none_or(|layer| !is_needed(layer));
+    is_layer_free && !item.blobs.iter().any(|blob| needed.blobs.contains(blob))
+}
+
+fn step_paths(root: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let mut paths = Vec::new();
+    for dir in names_in(&root.join("steps"))? {
+        let dir = root.join("steps").join(dir);
+        paths.extend(names_in(&dir)?.into_iter().map(|name| dir.join(name)));
+    }
+    Ok(paths)
+}
+
+/// Deletes a file and returns what it took.
+fn remove_small(path: &Path) -> u64 {
+    let bytes = std::fs::symlink_metadata(path).map_or(0, |meta| crate::usage::allocated(&meta));
+    match std::fs::remove_file(path) {
+        Ok(()) => bytes,
+        Err(error) if is_absent(&error) => 0,
+        Err(_) => 0,
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::{DiffId, LayerId, OciDigest};
 use crate::entry::{self, is_absent};
 use crate::error::StoreError;
+use crate::inventory::blob_name;
 use crate::store::Inner;
 use crate::tmp::names_in;
 
@@ -71,8 +72,20 @@ impl<'a> Images<'a> {
         self.store.write_entry(entry::IMAGE, &self.record_path(&record.id), record)
     }
 
-    /// The record of an image.
+    /// The record of an image. Under a lease, what it names stays from now on, even if the image is removed.
     pub fn get(self, id: &OciDigest) -> Result<Option<ImageRecord>, StoreError> {
+        let record = self.read(id)?;
+        match &record {
+            Some(known) if self.store.has_lease() => {
+                self.store.rely_on(parts_of(known))?;
+                // Only if it is still there was everything still there.
+                self.read(id)
+            }
+            _ => Ok(record),
+        }
+    }
+
+    fn read(self, id: &OciDigest) -> Result<Option<ImageRecord>, StoreError> {
         self.store.read_entry(entry::IMAGE, &self.record_path(id)).map(entry::Found::whole)
     }
 
@@ -149,7 +162,7 @@ impl<'a> Images<'a> {
     }
 
     pub(crate) fn records(self) -> Result<Vec<ImageRecord>, StoreError> {
-        self.ids()?.iter().filter_map(|id| self.get(id).transpose()).collect()
+        self.ids()?.iter().filter_map(|id| self.read(id).transpose()).collect()
     }
 
     fn names(self) -> Result<Vec<Named>, StoreError> {
@@ -169,6 +182,14 @@ impl<'a> Images<'a> {
     fn name_path(self, name: &str) -> PathBuf {
         self.store.root().join("images/names").join(escape(name))
     }
+}
+
+/// What leases call the parts of an image.
+fn parts_of(record: &ImageRecord) -> Vec<String> {
+    let layers = record.layers.iter().filter_map(|layer| layer.layer.map(|id| format!("layers/{id}")));
+    let packed = record.layers.iter().filter_map(|layer| layer.blob.as_ref());
+    let blobs = packed.chain(&record.manifest).map(|blob| &blob.digest).chain([&record.id]).map(blob_name);
+    layers.chain(blobs).collect()
 }
 
 /// Whether there was such a file.

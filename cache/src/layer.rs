@@ -122,6 +122,7 @@ impl<'a> Layers<'a> {
 
     /// Whether the layer's index is there and whole.
     pub fn has_index(self, layer: &LayerId) -> Result<bool, StoreError> {
+        self.rely_on(layer)?;
         let made_path = self.dir(layer).join("made");
         let Found::Entry(made, trust) = self.store.read_entry::<Made>(entry::MADE, &made_path)? else { return Ok(false) };
         let path = self.index_path(layer);
@@ -133,7 +134,7 @@ impl<'a> Layers<'a> {
         }
         let bytes = std::fs::read(&path).map_err(|error| StoreError::io("read", &path, error))?;
         let is_whole = LayerId::of_index(&bytes) == *layer;
-        if is_whole {
+        if is_whole && !self.store.is_read_only() {
             self.store.write_entry(entry::MADE, &made_path, &made)?;
         }
         Ok(is_whole)
@@ -141,7 +142,12 @@ impl<'a> Layers<'a> {
 
     /// Whether the index is there, for a caller that knows it to have been whole in this boot.
     pub(crate) fn has_index_file(self, layer: &LayerId) -> Result<bool, StoreError> {
+        self.rely_on(layer)?;
         file_len(&self.index_path(layer)).map(|len| len.is_some())
+    }
+
+    fn rely_on(self, layer: &LayerId) -> Result<(), StoreError> {
+        if self.store.has_lease() { self.store.rely_on_file(format!("layers/{layer}"), &self.index_path(layer)) } else { Ok(()) }
     }
 
     /// Where the unpacked form is, if it is there.
@@ -151,6 +157,7 @@ impl<'a> Layers<'a> {
 
     /// Whether the unpacked form is there and whole.
     pub fn has_fs(self, layer: &LayerId, map: &MapId) -> Result<bool, StoreError> {
+        self.rely_on(layer)?;
         let made = self.store.read_entry::<Made>(entry::MADE, &self.fs_dir(layer, map).join("made"))?;
         Ok(made.trusted().is_some() && self.fs_path(layer, map).is_dir())
     }

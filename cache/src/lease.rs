@@ -1,48 +1,216 @@
-//! The lease: what a build has looked up stays until the build ends.
+//! Leases: what a build has looked up or made stays until the build ends.
 //!
-//! A build holds the file `lease` shared; whoever deletes entries holds it alone, and never waits for it.
+//! ```text
+//! lease              the gate: a flock, held for moments
+//! leases/<id>        one per build, locked by it; a line for each thing that it relies on: `layers/<id>`, `blobs/sha256/<hex>` …
+//! ```
+//!
+//! A build holds the gate shared while it adds a line, and looks for the thing only then. Whoever deletes holds the gate alone
+//! from the reading of all leases to the last renaming into `trash/`, and deletes there after it has let go. So a line is either
+//! read, or it was added when the thing was gone already and the build finds nothing. Neither waits for longer than some
+//! renamings take; a build that runs for hours keeps nobody from deleting what it does not use. The lease of a process that is
+//! gone is told by its free lock.
+//!
+//! A lease whose file may not be written (mode 0400) covers everything: so says a build that could not add a line, as on a full disk.
 
+use std::collections::HashSet;
 use std::fs::File;
-use std::os::unix::fs::MetadataExt as _;
+use std::io::Write as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
+use crate::entry::is_absent;
 use crate::error::StoreError;
-use crate::lock::{Patience, Wait, open_lock_file, try_flock};
+use crate::last_use;
+use crate::lock::{FileLock, open_lock_file, try_flock};
+use crate::store::Inner;
+use crate::tmp::{names_in, unique_name};
 
-/// A held lease. Dropping it gives it back.
+/// How long a pruning tries to get the gate. Builds hold it for microseconds; a version of shale without lines in its
+/// leases holds it for a whole build.
+const GATE_PATIENCE: Duration = Duration::from_secs(2);
+/// The mode of a lease that covers everything.
+const COVERS_ALL: u32 = 0o400;
+
+/// A held lease. Dropping the last of a store's handle ends it.
 #[derive(Debug)]
 pub struct Lease {
-    file: File,
+    store: Arc<Inner>,
 }
 
 impl Lease {
-    /// Takes the lease with others, waiting while someone holds it alone.
-    pub(crate) fn shared(path: &Path, patience: &mut Patience<'_>) -> Result<Self, StoreError> {
-        let file = open_lock_file(path)?;
-        let mut wait = Wait::new();
-        while !try_flock(&file, FlockOperation::NonBlockingLockShared, path)? {
-            wait.pause(path, patience, || holders_of(&file).first().copied())?;
-        }
-        Ok(Self { file })
-    }
-
-    /// Takes the lease alone, now or not at all.
-    pub(crate) fn alone(path: &Path) -> Result<Self, StoreError> {
-        let file = open_lock_file(path)?;
-        if try_flock(&file, FlockOperation::NonBlockingLockExclusive, path)? {
-            Ok(Self { file })
-        } else {
-            Err(StoreError::Busy { path: path.to_owned(), holders: holders_of(&file) })
-        }
+    pub(crate) fn take(store: &Arc<Inner>) -> Result<Self, StoreError> {
+        store.begin_lease()?;
+        Ok(Self { store: Arc::clone(store) })
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        self.store.end_lease();
+    }
+}
+
+/// The lease of one opened store.
+#[derive(Debug, Default)]
+pub(crate) struct Leased {
+    holders: usize,
+    file: Option<LeaseFile>,
+}
+
+#[derive(Debug)]
+struct LeaseFile {
+    lock: FileLock,
+    gate: File,
+    names: HashSet<String>,
+}
+
+impl LeaseFile {
+    fn add(&mut self, names: Vec<String>, gate_path: &Path) -> Result<(), StoreError> {
+        lock_blocking(&self.gate, FlockOperation::LockShared, gate_path)?;
+        let mut lines = names.join("\n");
+        lines.push('\n');
+        let written = self.lock.file().write_all(lines.as_bytes());
+        // A change of the mode takes no space.
+        let written = written.or_else(|_| rustix::fs::fchmod(self.lock.file(), COVERS_ALL.into()));
+        let _ = rustix::fs::flock(&self.gate, FlockOperation::Unlock);
+        self.names.extend(names);
+        written.map_err(|error| StoreError::io("note in", gate_path, error))
+    }
+}
+
+impl Inner {
+    /// A store that cannot be written needs no lease: nobody deletes in it.
+    pub(crate) fn begin_lease(&self) -> Result<(), StoreError> {
+        let mut leased = self.leased.lock().unwrap_or_else(PoisonError::into_inner);
+        leased.holders += 1;
+        if leased.file.is_none() && !self.is_read_only() {
+            leased.file = Some(self.new_lease_file()?);
+        }
+        Ok(())
+    }
+
+    fn new_lease_file(&self) -> Result<LeaseFile, StoreError> {
+        let gate = open_lock_file(&self.lease_path())?;
+        loop {
+            // A reaper can be faster than our lock.
+            if let Some(lock) = FileLock::try_take(&self.leases().join(unique_name()))? {
+                return Ok(LeaseFile { lock, gate, names: HashSet::new() });
+            }
+        }
+    }
+
+    fn end_lease(&self) {
+        let mut leased = self.leased.lock().unwrap_or_else(PoisonError::into_inner);
+        leased.holders -= 1;
+        if leased.holders == 0 {
+            leased.file = None;
+        }
+    }
+
+    /// Whether this process holds a lease: then what it reads counts as used.
+    pub(crate) fn has_lease(&self) -> bool {
+        self.leased.lock().unwrap_or_else(PoisonError::into_inner).file.is_some()
+    }
+
+    /// Says that this process relies on some things, by their paths below the root, if it holds a lease. To be called before it
+    /// is looked whether they are there.
+    pub(crate) fn rely_on(&self, names: impl IntoIterator<Item = String>) -> Result<(), StoreError> {
+        let mut leased = self.leased.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(file) = leased.file.as_mut() else { return Ok(()) };
+        let fresh: Vec<String> = names.into_iter().filter(|name| !file.names.contains(name)).collect();
+        if fresh.is_empty() { Ok(()) } else { file.add(fresh, &self.lease_path()) }
+    }
+
+    /// The same for one thing, whose last use the modification time of a file tells.
+    pub(crate) fn rely_on_file(&self, name: String, dated: &Path) -> Result<(), StoreError> {
+        {
+            let leased = self.leased.lock().unwrap_or_else(PoisonError::into_inner);
+            if leased.file.as_ref().is_none_or(|file| file.names.contains(&name)) {
+                return Ok(());
+            }
+        }
+        self.rely_on([name])?;
+        last_use::note(dated);
+        Ok(())
+    }
+}
+
+/// What running builds rely on.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct InUse {
+    names: HashSet<String>,
+    /// Somebody relies on everything.
+    all: bool,
+}
+
+impl InUse {
+    /// Reads all leases, and removes those of dead processes.
+    pub(crate) fn read(store: &Inner) -> Result<Self, StoreError> {
+        let mut in_use = Self::default();
+        for name in names_in(&store.leases())? {
+            let path = store.leases().join(name);
+            let dead = FileLock::try_take_existing(&path)?;
+            if dead.is_some() {
+                continue;
+            }
+            match std::fs::metadata(&path).and_then(|meta| Ok((meta, std::fs::read_to_string(&path)?))) {
+                Ok((meta, text)) => {
+                    in_use.all |= meta.permissions().mode() & 0o777 == COVERS_ALL;
+                    in_use.names.extend(text.lines().map(str::to_owned));
+                }
+                Err(error) if is_absent(&error) => {}
+                Err(error) => return Err(StoreError::io("read", &path, error)),
+            }
+        }
+        Ok(in_use)
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.all || self.names.contains(name)
+    }
+}
+
+/// The gate held alone: no build can begin to rely on anything.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    file: File,
+}
+
+impl Gate {
+    pub(crate) fn close(store: &Inner) -> Result<Self, StoreError> {
+        let path = store.lease_path();
+        let file = open_lock_file(&path)?;
+        let since = Instant::now();
+        while !try_flock(&file, FlockOperation::NonBlockingLockExclusive, &path)? {
+            if since.elapsed() > GATE_PATIENCE {
+                return Err(StoreError::Busy { holders: holders_of(&file), path });
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        Ok(Self { file })
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
         // Not left to close(): a child between fork and exec may still share the description.
         let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
+fn lock_blocking(file: &File, operation: FlockOperation, path: &Path) -> Result<(), StoreError> {
+    loop {
+        match rustix::fs::flock(file, operation) {
+            Ok(()) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(StoreError::io("lock", path, error)),
+        }
     }
 }
 

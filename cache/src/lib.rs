@@ -6,7 +6,7 @@
 //! <root>/                      0700, owned by the one user
 //!   version                    "shale store 1"
 //!   CACHEDIR.TAG               backup programs skip the directory
-//!   lease                      flock: shared by builds, alone for gc                      lease
+//!   lease  leases/<id>         what running builds rely on                                lease
 //!   durable/<epoch>            until when the entries of a boot are on the disk           durable
 //!   blobs/<algorithm>/<hex>    OCI content: configs, manifests, packed layers             blob
 //!   blobs/made/<alg>-<hex>     its size and stamp
@@ -26,7 +26,8 @@
 //!   locks/<name>               flock; there only while held                               lock
 //!   tmp/<id>/  tmp/<id>.lock   unfinished things of one process                           tmp
 //!   trash/                     what is being deleted                                      remove
-//!   mounts/ contexts/ builds/  kept here, written by others
+//!   mounts/<MapId>/<id>        kept here, written by others: RUN cache mounts,
+//!   contexts/ git/ builds/     stat caches, git checkouts, records and logs of builds
 //! ```
 //!
 //! **Writing.** A file is written in `tmp/` and renamed to its place, so no reader ever sees half of one, and nobody locks to
@@ -41,7 +42,7 @@
 //! | list | hash tells | hash tells |
 //! | image and its names | checksum tells | kept; what they point to is checked |
 //!
-//! **Deleting.** Only [`Gc`] deletes what is still good, and only while no [`Lease`] is held.
+//! **Deleting.** Only [`Gc`] deletes what is still good, and nothing that a [`Lease`] covers or an image needs.
 
 mod digest;
 mod durable;
@@ -59,7 +60,10 @@ mod list;
 mod step;
 
 mod gc;
+mod inventory;
+mod last_use;
 mod lease;
+mod needed;
 mod remove;
 mod usage;
 
@@ -70,8 +74,9 @@ pub use blob::{BlobWriter, Blobs};
 pub use digest::{CacheKey, ChainId, ContentId, DiffId, DigestError, LayerId, ListId, OciDigest};
 pub use durable::SyncJob;
 pub use error::StoreError;
-pub use gc::{Gc, PruneReport};
+pub use gc::{Caps, Gc, ItemFilter, PruneOptions, PruneReport};
 pub use image::{BlobRef, ImageLayer, ImageRecord, Images};
+pub use inventory::{ImageUsage, Inventory, Item, ItemKind};
 pub use key::{KEY_FORMAT, KeyParts, KeyValue};
 pub use layer::{KnownLayer, Layers, MapId, PackKey, Packed};
 pub use lease::Lease;
@@ -80,4 +85,4 @@ pub use lock::{Patience, Waiting};
 pub use step::{KeyLock, Lookup, STEP_RECORD_VERSION, StepRecord, StepSite, Steps};
 pub use store::Store;
 pub use tmp::TmpDir;
-pub use usage::Usage;
+pub use usage::{MeasureMapped, tree_bytes};

@@ -96,6 +96,11 @@ impl FileLock {
         Ok(taken.then(|| Self { file, path: path.to_owned() }))
     }
 
+    /// The locked file: what its holder writes behind its id is for others to read.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
     fn held(mut file: File, path: &Path) -> Self {
         // The pid only serves a message to whoever waits: a full disk must not stop a build here. A file that is new is not
         // truncated: ext4 would write it to the disk at once when it is closed.

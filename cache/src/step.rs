@@ -14,6 +14,7 @@ use crate::durable::Trust;
 use crate::entry::{self, Found};
 use crate::error::StoreError;
 use crate::key::{KeyParts, push_bytes};
+use crate::last_use;
 use crate::layer::Layers;
 use crate::lock::{FileLock, Patience};
 use crate::store::Inner;
@@ -123,6 +124,9 @@ impl<'a> Steps<'a> {
             Trust::Synced => layers.has_index(&record.layer)?,
             Trust::None => false,
         };
+        if has_layer && self.store.has_lease() {
+            last_use::note(&self.path(key));
+        }
         Ok(has_layer.then_some(record))
     }
 

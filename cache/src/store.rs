@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{Access, FlockOperation};
+use rustix::io::Errno;
 
 use crate::blob::Blobs;
 use crate::durable::{Durability, SyncJob, current_epoch};
@@ -14,13 +15,13 @@ use crate::entry::is_absent;
 use crate::error::StoreError;
 use crate::gc::Gc;
 use crate::image::Images;
+use crate::inventory::Inventory;
 use crate::layer::Layers;
-use crate::lease::Lease;
+use crate::lease::{Lease, Leased};
 use crate::list::Lists;
-use crate::lock::Patience;
 use crate::step::Steps;
 use crate::tmp::{Scratch, TmpDir, make_dir, make_dirs, names_in, rename_dir};
-use crate::usage::Usage;
+use crate::usage::MeasureMapped;
 
 /// The version of the layout. Raise it when an older shale must not touch the store.
 const VERSION: &str = "shale store 1";
@@ -35,6 +36,7 @@ const DIRECTORIES: &[&str] = &[
     "durable",
     "images",
     "layers",
+    "leases",
     "lists",
     "locks",
     "mounts",
@@ -61,9 +63,20 @@ impl Store {
     pub(crate) fn open_in_epoch(root: &Path, epoch: String) -> Result<Self, StoreError> {
         make_dirs(root).map_err(|error| StoreError::io("create the store", root, error))?;
         let root = root.canonicalize().map_err(|error| StoreError::io("open the store", root, error))?;
-        check_access(&root)?;
-        prepare(&root)?;
-        let inner = Inner { root, durability: Durability::new(epoch), scratch: OnceLock::new(), scratch_making: Mutex::new(()) };
+        let is_read_only = !check_access(&root)?;
+        if !is_read_only {
+            prepare(&root)?;
+        } else if !read_version(&root)? {
+            return Err(StoreError::io("write the store", &root, std::io::ErrorKind::PermissionDenied));
+        }
+        let inner = Inner {
+            root,
+            durability: Durability::new(epoch),
+            scratch: OnceLock::new(),
+            scratch_making: Mutex::new(()),
+            leased: Mutex::default(),
+            is_read_only,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -102,14 +115,22 @@ impl Store {
         Gc::new(&self.inner)
     }
 
-    /// Takes the lease that every build, pull and load holds while it runs. Waits while a [`Gc`] runs.
+    /// Takes a lease: what this process looks up or makes from now on stays until it is dropped. Every build, load and save
+    /// holds one; whoever writes gets one by itself, for as long as the store is open.
     pub fn lease(&self) -> Result<Lease, StoreError> {
-        self.lease_with(&mut Patience { on_wait: &mut |_| {}, keep_waiting: &|| true })
+        Lease::take(&self.inner)
     }
 
-    /// Takes the lease, and tells when that takes long.
-    pub fn lease_with(&self, patience: &mut Patience<'_>) -> Result<Lease, StoreError> {
-        Lease::shared(&self.inner.lease_path(), patience)
+    /// Says that something below the root, which the store does not look up itself, is used by this process until its lease ends.
+    /// To be called before it is looked whether it is there.
+    pub fn rely_on(&self, path: &Path) -> Result<(), StoreError> {
+        let name = path.strip_prefix(self.root()).unwrap_or(path).display().to_string();
+        self.inner.rely_on_file(name, path)
+    }
+
+    /// Whether the store is on a read-only file system or may not be written: then it can be read only.
+    pub fn is_read_only(&self) -> bool {
+        self.inner.is_read_only()
     }
 
     /// Makes a fresh directory in `tmp/`, which the next process can tell to be dead when this one is.
@@ -139,9 +160,9 @@ impl Store {
         self.inner.durability.take_job(self.inner.root())
     }
 
-    /// How much space each part takes.
-    pub fn usage(&self) -> Result<Usage, StoreError> {
-        Usage::of(&self.inner)
+    /// Everything that the store holds, with what it takes.
+    pub fn inventory(&self, mapped: &mut MeasureMapped<'_>) -> Result<Inventory, StoreError> {
+        Inventory::of(&self.inner, mapped)
     }
 }
 
@@ -152,6 +173,8 @@ pub(crate) struct Inner {
     pub(crate) durability: Durability,
     scratch: OnceLock<Scratch>,
     scratch_making: Mutex<()>,
+    pub(crate) leased: Mutex<Leased>,
+    is_read_only: bool,
 }
 
 impl Inner {
@@ -179,15 +202,28 @@ impl Inner {
         self.root.join("lease")
     }
 
+    pub(crate) fn leases(&self) -> PathBuf {
+        self.root.join("leases")
+    }
+
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.is_read_only
+    }
+
     /// This process's directory in `tmp/`, made at the first call: a build that only hits makes none.
     pub(crate) fn scratch(&self) -> Result<&Scratch, StoreError> {
         if let Some(scratch) = self.scratch.get() {
             return Ok(scratch);
         }
+        if self.is_read_only {
+            return Err(StoreError::ReadOnly { path: self.root.clone() });
+        }
         let _making = self.scratch_making.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(scratch) = self.scratch.get() {
             return Ok(scratch);
         }
+        // What it makes must not be deleted before somebody says what it is for.
+        self.begin_lease()?;
         let fresh = Scratch::new(&self.tmp())?;
         Ok(self.scratch.get_or_init(|| fresh))
     }
@@ -218,15 +254,19 @@ impl Drop for Inner {
     }
 }
 
-/// Refuses a store of another user, and one that cannot be written.
-fn check_access(root: &Path) -> Result<(), StoreError> {
+/// Refuses a store of another user. Returns whether it can be written.
+fn check_access(root: &Path) -> Result<bool, StoreError> {
     let meta = std::fs::metadata(root).map_err(|error| StoreError::io("open the store", root, error))?;
     let uid = rustix::process::geteuid().as_raw();
     if meta.uid() != uid {
         return Err(StoreError::ForeignOwner { path: root.to_owned(), owner: meta.uid(), uid });
     }
-    rustix::fs::access(root, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK)
-        .map_err(|error| StoreError::io("write the store", root, error))
+    rustix::fs::access(root, Access::READ_OK | Access::EXEC_OK).map_err(|error| StoreError::io("read the store", root, error))?;
+    match rustix::fs::access(root, Access::WRITE_OK) {
+        Ok(()) => Ok(true),
+        Err(Errno::ROFS | Errno::ACCESS) => Ok(false),
+        Err(error) => Err(StoreError::io("write the store", root, error)),
+    }
 }
 
 /// Checks the version, and makes what is missing.

@@ -99,8 +99,14 @@ impl Inner {
         (removed, left)
     }
 
-    /// Deletes what dead processes left. Costs three readings of empty directories when there is nothing.
+    /// Deletes what dead processes left. Costs four readings of nearly empty directories when there is nothing.
     pub(crate) fn reap(&self) -> Result<(Removed, Vec<PathBuf>), StoreError> {
+        if self.is_read_only() {
+            return Ok((Removed::default(), Vec::new()));
+        }
+        for name in names_in(&self.leases())? {
+            drop(FileLock::try_take_existing(&self.leases().join(name))?);
+        }
         for name in names_in(&self.tmp())? {
             self.reap_scratch(&name)?;
         }
@@ -178,10 +184,10 @@ pub(crate) fn rename_dir(from: &Path, to: &Path) -> std::io::Result<()> {
 fn rename_into(from: &Path, to: &Path) -> std::io::Result<()> {
     match std::fs::rename(from, to) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && is_there(from) => {
-            if let Some(parent) = to.parent() {
-                make_dirs(parent)?;
-            }
-            std::fs::rename(from, to)
+            let Some(parent) = to.parent() else { return Err(error) };
+            // A pruning removes the directory while it is empty.
+            let try_again = || make_dirs(parent).and_then(|()| std::fs::rename(from, to));
+            (0..10).map(|_| try_again()).find(Result::is_ok).unwrap_or_else(try_again)
         }
         other => other,
     }

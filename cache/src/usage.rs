@@ -1,128 +1,107 @@
-//! How much space the parts of a store take.
+//! How much space trees take: allocated bytes, as `du` counts them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::entry::is_absent;
 use crate::error::StoreError;
-use crate::store::Inner;
-use crate::tmp::names_in;
 
-/// Allocated bytes, by part of the store.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Configs, manifests and packed layers.
-    pub blobs_bytes: u64,
-    /// Indexes of layers and the notes about their packed forms.
-    pub indexes_bytes: u64,
-    /// Unpacked forms of layers.
-    pub unpacked_bytes: u64,
-    /// Step records, lists, pointers to layers, stat caches.
-    pub records_bytes: u64,
-    /// Image records and names.
-    pub images_bytes: u64,
-    /// RUN cache mounts.
-    pub mounts_bytes: u64,
-    /// Records and logs of builds.
-    pub builds_bytes: u64,
-    /// What is being made or deleted.
-    pub transient_bytes: u64,
-    /// Directories that this user cannot look into, for they belong to mapped ids. What is in them is not counted.
-    pub unreadable_dirs: u64,
-}
+/// Measures trees that belong to mapped ids, which only a worker can read: allocated bytes for each, `None` where it cannot either.
+pub type MeasureMapped<'a> = dyn FnMut(&[PathBuf]) -> Vec<Option<u64>> + 'a;
 
-impl Usage {
-    /// All of it together.
-    pub fn total_bytes(&self) -> u64 {
-        self.blobs_bytes
-            + self.indexes_bytes
-            + self.unpacked_bytes
-            + self.records_bytes
-            + self.images_bytes
-            + self.mounts_bytes
-            + self.builds_bytes
-            + self.transient_bytes
-    }
-
-    pub(crate) fn of(store: &Inner) -> Result<Self, StoreError> {
-        let root = store.root();
-        let mut walk = Walk { unpacked: Vec::new(), seen: HashSet::new(), unreadable_dirs: 0 };
-        let mut by_name = BTreeMap::new();
-        for name in names_in(root)? {
-            let path = root.join(&name);
-            by_name.insert(name, walk.bytes_of(&path)?);
-        }
-        let mut take = |names: &[&str]| names.iter().filter_map(|name| by_name.remove(*name)).sum();
-        let mut usage = Self {
-            blobs_bytes: take(&["blobs"]),
-            indexes_bytes: take(&["layers"]),
-            unpacked_bytes: 0,
-            records_bytes: take(&["steps", "lists", "by-diff", "by-content", "contexts"]),
-            images_bytes: take(&["images"]),
-            mounts_bytes: take(&["mounts"]),
-            builds_bytes: take(&["builds"]),
-            transient_bytes: take(&["tmp", "trash"]),
-            unreadable_dirs: 0,
-        };
-        for path in std::mem::take(&mut walk.unpacked) {
-            usage.unpacked_bytes += walk.bytes_of(&path)?;
-        }
-        usage.unreadable_dirs = walk.unreadable_dirs;
-        Ok(usage)
-    }
-}
-
-struct Walk {
-    /// Unpacked forms met on the way, left for a count of their own.
-    unpacked: Vec<PathBuf>,
-    /// Files with several names that have been counted.
+/// Counts trees, and files with several names once in all of them together.
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
     seen: HashSet<(u64, u64)>,
-    unreadable_dirs: u64,
 }
 
-impl Walk {
-    fn bytes_of(&mut self, top: &Path) -> Result<u64, StoreError> {
-        let (mut bytes, mut todo) = (0, vec![top.to_owned()]);
+impl Meter {
+    /// The allocated bytes of a file or tree; `None` if a directory in it may not be read. What is not there takes nothing.
+    pub(crate) fn tree(&mut self, top: &Path) -> Result<Option<u64>, StoreError> {
+        let (mut bytes, mut todo, mut counted) = (0, vec![top.to_owned()], Vec::new());
         while let Some(path) = todo.pop() {
             let meta = match std::fs::symlink_metadata(&path) {
                 Ok(meta) => meta,
                 // Other processes make and delete while this one counts.
                 Err(error) if is_absent(&error) => continue,
-                Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-                    self.unreadable_dirs += 1;
-                    continue;
-                }
+                Err(error) if is_denied(&error) => return Ok(self.forget(&counted)),
                 Err(error) => return Err(StoreError::io("stat", &path, error)),
             };
-            if meta.is_dir() || meta.nlink() == 1 || self.seen.insert((meta.dev(), meta.ino())) {
-                bytes += meta.blocks() * 512;
+            if meta.is_dir() || meta.nlink() == 1 {
+                bytes += allocated(&meta);
+            } else if self.seen.insert((meta.dev(), meta.ino())) {
+                counted.push((meta.dev(), meta.ino()));
+                bytes += allocated(&meta);
             }
             if meta.is_dir() {
-                self.push_children(top, &path, &mut todo)?;
+                match std::fs::read_dir(&path) {
+                    Ok(entries) => {
+                        for entry in entries {
+                            todo.push(entry.map_err(|error| StoreError::io("list", &path, error))?.path());
+                        }
+                    }
+                    Err(error) if is_absent(&error) => {}
+                    Err(error) if is_denied(&error) => return Ok(self.forget(&counted)),
+                    Err(error) => return Err(StoreError::io("list", &path, error)),
+                }
             }
         }
-        Ok(bytes)
+        Ok(Some(bytes))
     }
 
-    fn push_children(&mut self, top: &Path, dir: &Path, todo: &mut Vec<PathBuf>) -> Result<(), StoreError> {
-        let is_layers = top.file_name().is_some_and(|name| name == "layers");
-        match std::fs::read_dir(dir) {
-            Ok(entries) => {
-                for entry in entries {
-                    let path = entry.map_err(|error| StoreError::io("list", dir, error))?.path();
-                    // layers/<id>/fs
-                    let is_fs = is_layers && path.file_name().is_some_and(|name| name == "fs") && dir.parent() == Some(top);
-                    if is_fs { self.unpacked.push(path) } else { todo.push(path) }
-                }
-                Ok(())
-            }
-            Err(error) if is_absent(&error) => Ok(()),
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-                self.unreadable_dirs += 1;
-                Ok(())
-            }
-            Err(error) => Err(StoreError::io("list", dir, error)),
+    fn forget(&mut self, counted: &[(u64, u64)]) -> Option<u64> {
+        for inode in counted {
+            self.seen.remove(inode);
         }
+        None
     }
+
+    /// Many trees, with the help of a worker for those that this process may not read. The second value counts those that nobody
+    /// could read; they count as nothing.
+    pub(crate) fn trees(&mut self, paths: &[PathBuf], mapped: &mut MeasureMapped<'_>) -> Result<(Vec<u64>, usize), StoreError> {
+        let mut sizes = Vec::with_capacity(paths.len());
+        let mut unreadable = Vec::new();
+        for (at, path) in paths.iter().enumerate() {
+            let size = self.tree(path)?;
+            if size.is_none() {
+                unreadable.push(at);
+            }
+            sizes.push(size.unwrap_or(0));
+        }
+        let mut unknown = 0;
+        if !unreadable.is_empty() {
+            let asked: Vec<PathBuf> = unreadable.iter().map(|at| paths[*at].clone()).collect();
+            let answers = mapped(&asked);
+            for (number, at) in unreadable.into_iter().enumerate() {
+                match answers.get(number).copied().flatten() {
+                    Some(size) => sizes[at] = size,
+                    None => unknown += 1,
+                }
+            }
+        }
+        Ok((sizes, unknown))
+    }
+}
+
+/// The allocated bytes of a file or tree, for a worker that may read everything in it; `None` if it may not.
+pub fn tree_bytes(path: &Path) -> Result<Option<u64>, StoreError> {
+    Meter::default().tree(path)
+}
+
+/// The allocated bytes of one file or directory, without what is in it.
+pub(crate) fn own_bytes(path: &Path) -> Result<u64, StoreError> {
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) => Ok(allocated(&meta)),
+        Err(error) if is_absent(&error) => Ok(0),
+        Err(error) => Err(StoreError::io("stat", path, error)),
+    }
+}
+
+fn is_denied(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::PermissionDenied
+}
+
+pub(crate) fn allocated(meta: &std::fs::Metadata) -> u64 {
+    meta.blocks() * 512
 }

@@ -15,7 +15,7 @@ use std::process::Command;
 
 use common::{map, tree};
 use program::copy_program;
-use shale_cache::{Store, StoreError};
+use shale_cache::{OciDigest, Store, StoreError};
 use tempfile::{TempDir, tempdir};
 
 const ROLE: &str = "SHALE_TEST_ROLE";
@@ -65,14 +65,24 @@ fn child() {
             assert!(matches!(&error, StoreError::ForeignOwner { path, owner: 0, uid: PLAIN } if path == &root), "{error:?}");
         }
         "unwritable" => {
-            let error = Store::open(&root).expect_err("a read-only store");
+            let error = Store::open(&root).expect_err("no store, and no place for one");
             assert!(matches!(&error, StoreError::Denied { path, .. } if path == &root), "{error:?}");
+        }
+        "read only" => {
+            let store = Store::open(&root).expect("a store that can be read");
+            let _lease = store.lease().expect("nothing to write");
+            assert_eq!(store.blobs().read(&OciDigest::sha256_of(b"a blob")).expect("read"), Some(b"a blob".to_vec()));
+            assert_eq!(store.reap().expect("nothing to do"), Vec::<PathBuf>::new());
+            let error = store.blobs().put(b"another").expect_err("nothing can be written");
+            assert!(matches!(&error, StoreError::ReadOnly { path } if path == &root), "{error:?}");
+            assert!(matches!(store.gc().prune_all(), Err(StoreError::ReadOnly { .. })));
         }
         "uncreatable" => {
             let error = Store::open(&root.join("new")).expect_err("no place for a store");
             assert!(matches!(&error, StoreError::Denied { path, .. } if path == &root.join("new")), "{error:?}");
         }
-        "own trees" => own_trees_go(&Store::open(&root).expect("a store")),
+        "own trees" => own_trees_go(Store::open(&root).expect("a store")),
+        "fill" => drop(Store::open(&root).expect("a store").blobs().put(b"a blob").expect("put")),
         "make" => {
             let store = Store::open(&root).expect("a store");
             let tmp = store.tmp().expect("a directory");
@@ -87,14 +97,20 @@ fn child() {
             assert!(undeletable[0].starts_with(root.join("trash")));
             assert_eq!(store.reap().expect("reaped again"), undeletable);
             assert_eq!(fs::read_dir(root.join("tmp")).expect("listed").count(), 0);
-            assert!(store.usage().expect("counted").unreadable_dirs > 0);
+            let mut asked = Vec::new();
+            let inventory = store.inventory(&mut |paths| {
+                asked.extend_from_slice(paths);
+                vec![Some(12345); paths.len()]
+            });
+            assert_eq!(asked, [root.join("trash")], "what a worker is asked for");
+            assert!(inventory.expect("counted").overhead_bytes > 12345);
         }
         other => panic!("{other}"),
     }
 }
 
 /// Directories that their owner may not write, search or read are deleted all the same.
-fn own_trees_go(store: &Store) {
+fn own_trees_go(store: Store) {
     let tmp = store.tmp().expect("a directory");
     for mode in [0o000, 0o500, 0o300, 0o600] {
         let dir = tree(tmp.path(), &format!("mode {mode:o}"));
@@ -111,6 +127,9 @@ fn own_trees_go(store: &Store) {
     let at = store.layers().commit_fs(&layer, &map(), &dir).expect("committed");
     assert_eq!(fs::metadata(at).expect("there").permissions().mode() & 0o777, 0o555);
     drop(tmp);
+    let root = store.root().to_owned();
+    drop(store);
+    let store = Store::open(&root).expect("a store");
     assert!(store.gc().prune_all().expect("pruned").undeletable.is_empty());
     assert_eq!(fs::read_dir(store.root().join("trash")).expect("listed").count(), 0);
 }
@@ -142,6 +161,10 @@ fn an_unwritable_store_is_named() {
     fs::set_permissions(&root, fs::Permissions::from_mode(0o555)).expect("changed");
     run_as_plain("unwritable", &root);
     run_as_plain("uncreatable", &root);
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).expect("changed");
+    run_as_plain("fill", &root);
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o555)).expect("changed");
+    run_as_plain("read only", &root);
 }
 
 #[test]

@@ -63,9 +63,22 @@ fn child() {
             writer.write_all(b"half").expect("written");
             say_ready_and_wait();
         }
-        "lease" => {
+        "user" => {
             let _lease = store.lease().expect("a lease");
+            let used = record(LayerId::of_index(b"used"), "used");
+            assert!(matches!(store.steps().lookup(&used.key), Ok(Lookup::Hit(_))));
             say_ready_and_wait();
+        }
+        "gate" => {
+            let gate = fs::File::open(store.root().join("lease")).expect("a gate");
+            rustix::fs::flock(&gate, rustix::fs::FlockOperation::LockShared).expect("held");
+            say_ready_and_wait();
+        }
+        "pruner" => {
+            std::io::stdout().write_all(b"\nREADY\n").and_then(|()| std::io::stdout().flush()).expect("written");
+            loop {
+                store.gc().prune_all().expect("pruned");
+            }
         }
         "committer" => commit_many(&store),
         "opener" => drop(store.blobs().put(b"opened").expect("put")),
@@ -180,14 +193,72 @@ fn what_a_killed_process_left_is_reaped() {
 }
 
 #[test]
+fn a_pruning_leaves_what_another_process_uses_until_that_ends() {
+    let dir = tempdir().expect("a directory");
+    let made = [b"used", b"idle"].map(|index| {
+        let store = open(dir.path());
+        let layer = store.layers().put_index(index).expect("put");
+        let record = record(layer, &String::from_utf8_lossy(index));
+        store.steps().put(&record).expect("put");
+        record
+    });
+    let has = |at: usize| open(dir.path()).steps().peek(&made[at].key).expect("looked").is_some();
+    let mut child = spawn("user", dir.path());
+    wait_ready(&mut child);
+    let report = open(dir.path()).gc().prune_all().expect("pruned");
+    assert_eq!((report.removed.len(), report.in_use), (1, 1), "{report:?}");
+    assert!(has(0) && !has(1), "the layer that the child has looked up stays");
+    kill(child);
+    let report = open(dir.path()).gc().prune_all().expect("pruned");
+    assert_eq!((report.removed.len(), report.in_use), (1, 0), "{report:?}");
+    assert!(!has(0));
+    assert_eq!(files(&dir.path().join("leases")), [""; 0]);
+}
+
+/// A version of shale that knows no lines in leases holds the gate for a whole build.
+#[test]
 fn a_pruning_names_the_build_that_keeps_it_off() {
     let dir = tempdir().expect("a directory");
     let store = open(dir.path());
-    let mut child = spawn("lease", dir.path());
+    store.blobs().put(b"a blob").expect("put");
+    let store = {
+        drop(store);
+        open(dir.path())
+    };
+    let mut child = spawn("gate", dir.path());
     wait_ready(&mut child);
-    let error = store.gc().prune_all().expect_err("a build runs");
+    let error = store.gc().prune_all().expect_err("the gate is held");
     assert!(matches!(&error, StoreError::Busy { holders, .. } if holders == &[child.id()]), "{error:?}");
     assert!(error.to_string().contains(&child.id().to_string()), "{error}");
     kill(child);
     store.gc().prune_all().expect("pruned");
+}
+
+/// What a build has found stays until it ends, however fast others delete.
+#[test]
+fn whoever_hits_has_the_layer_while_another_process_prunes() {
+    let dir = tempdir().expect("a directory");
+    let mut pruner = spawn("pruner", dir.path());
+    wait_ready(&mut pruner);
+    let mut hits = 0;
+    for round in 0..400 {
+        // A build of its own each time.
+        let store = open(dir.path());
+        let _lease = store.lease().expect("a lease");
+        let step = record(LayerId::of_index(b"index"), "make");
+        let found = store.steps().lookup(&step.key).expect("looked");
+        if let Lookup::Miss(lock) = found {
+            let layer = store.layers().put_index(b"index").expect("put");
+            let tmp = store.tmp().expect("a directory");
+            store.layers().commit_fs(&layer, &map(), &tree(tmp.path(), "fs")).expect("committed");
+            lock.commit(&step).expect("committed");
+        } else {
+            hits += 1;
+        }
+        std::thread::yield_now();
+        assert!(store.layers().index_path(&step.layer).exists(), "round {round}");
+        assert!(store.layers().fs_path(&step.layer, &map()).join("file").exists(), "round {round}");
+    }
+    assert!((1..400).contains(&hits), "{hits} hits: neither or both sides had their turn");
+    kill(pruner);
 }

@@ -36,6 +36,20 @@ pub fn binary_bytes(size: u64) -> String {
     format!("{text}{}", units[unit])
 }
 
+/// A size with four digits, as `docker system df` and the prune commands have it: `16.43MB`, `0B`.
+pub fn size(bytes: u64) -> String {
+    let (number, unit) = scaled(bytes);
+    let decimals = match number {
+        n if n < 9.9995 => 3,
+        n if n < 99.995 => 2,
+        n if n < 999.95 => 1,
+        _ => 0,
+    };
+    let text = format!("{number:.decimals$}");
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    format!("{text}{unit}")
+}
+
 fn scaled(size: u64) -> (f64, &'static str) {
     let mut number = size as f64;
     let units = ["B", "kB", "MB", "GB", "TB", "PB"];
@@ -139,6 +153,15 @@ mod tests {
     fn memory_reads_as_docker_s() {
         for (size, text) in [(0, "0B"), (1023, "1023B"), (1024, "1KiB"), (1536, "1.5KiB"), (4_000_000_000, "3.725GiB")] {
             assert_eq!(binary_bytes(size), text);
+        }
+    }
+
+    #[test]
+    fn sizes_of_disk_usage_have_four_digits() {
+        for (bytes, text) in
+            [(0, "0B"), (36, "36B"), (212_000, "212kB"), (16_430_000, "16.43MB"), (1_234_567, "1.235MB"), (123_456_789, "123.5MB")]
+        {
+            assert_eq!(size(bytes), text, "{bytes}");
         }
     }
 

@@ -1,8 +1,8 @@
-//! The commands over the local image store: images, inspect, history, rmi, load, save, tag, builder prune.
+//! The commands over the local image store: images, inspect, history, rmi, load, save, tag.
 
 use std::path::Path;
 
-use shale_cache::{ImageLayer, PruneReport, Store, StoreError};
+use shale_cache::{ImageLayer, Store, StoreError};
 use time::OffsetDateTime;
 
 use crate::execute::forms::Forms;
@@ -11,9 +11,8 @@ use crate::image::{ImageError, ImageService, Removal};
 use crate::oci::platform::Platform;
 use crate::source::archive::Input;
 use crate::source::registry::Client;
-use crate::worker::{Worker, WorkerConfig};
 
-use super::args::{HistoryArgs, ImageInspectArgs, ImagesArgs, InspectArgs, LoadArgs, PruneArgs, RmiArgs, SaveArgs, TagArgs};
+use super::args::{HistoryArgs, ImageInspectArgs, ImagesArgs, InspectArgs, LoadArgs, RmiArgs, SaveArgs, TagArgs};
 use super::console::{print, say, warn, write_failure};
 use super::diagnostic::Diagnostic;
 use super::environment::Environment;
@@ -23,7 +22,7 @@ use super::images::{self, Style};
 use super::inspect::{self, Form};
 use super::output::LayerOptions;
 use super::request::registry_config;
-use super::{Failure, history, human};
+use super::{Failure, history};
 
 /// The store of this user.
 pub fn open_store(environment: &Environment) -> Result<Store, Failure> {
@@ -50,13 +49,16 @@ pub fn store_diagnostic(diagnostic: Diagnostic, error: &StoreError) -> Diagnosti
             diagnostic.hint("set SHALE_ROOT to a directory that you may write")
         }
         StoreError::ForeignOwner { .. } => diagnostic.hint("each user has a store of their own: set SHALE_ROOT to another directory"),
-        StoreError::Busy { .. } => diagnostic.hint("try again when no build runs"),
+        StoreError::Busy { .. } => diagnostic.hint("try again when it has ended"),
+        StoreError::ReadOnly { .. } => {
+            diagnostic.hint("a read-only store serves cached builds only: set SHALE_ROOT to a directory that you may write")
+        }
         StoreError::NotAStore { .. } => diagnostic.hint("set SHALE_ROOT to an empty directory or to one that does not exist yet"),
         _ => diagnostic,
     }
 }
 
-fn service(environment: &Environment) -> Result<ImageService, Failure> {
+pub(super) fn service(environment: &Environment) -> Result<ImageService, Failure> {
     Ok(ImageService::new(open_store(environment)?, Client::new(registry_config(environment))))
 }
 
@@ -268,34 +270,4 @@ pub fn write_archive(service: &ImageService, names: &[&str], destination: Destin
 /// `shale tag`
 pub fn tag(args: &TagArgs, environment: &Environment) -> Result<(), Failure> {
     service(environment)?.tag(&args.source, &args.target).map(drop).map_err(|error| failure(&error))
-}
-
-/// `shale builder prune`
-pub fn prune(args: &PruneArgs, environment: &Environment) -> Result<(), Failure> {
-    if !args.all || !args.force {
-        let error = Diagnostic::new("the build cache can only be removed as a whole, and without being asked");
-        return Err(error.hint("shale builder prune --all --force").into());
-    }
-    let store = open_store(environment)?;
-    let report = store.gc().prune_all().map_err(|error| store_failure(&error))?;
-    if !report.undeletable.is_empty() {
-        // What mapped ids own can only be deleted under the same map.
-        let config = WorkerConfig { store_root: store.root().to_owned() };
-        let removed = Worker::start(&config).and_then(|worker| worker.remove(&report.undeletable));
-        if let Err(error) = removed {
-            warn(&format!("{} directories of mapped users stay: {error}", report.undeletable.len()));
-        }
-    }
-    print(prune_text(&report))
-}
-
-fn prune_text(report: &PruneReport) -> String {
-    format!(
-        "Removed: {} steps, {} layers, {} unpacked forms, {} blobs\nTotal reclaimed space: {}\n",
-        report.steps,
-        report.layers,
-        report.unpacked,
-        report.blobs,
-        human::short_bytes(report.bytes)
-    )
 }

@@ -4,7 +4,9 @@
 //! `diagnostic` words errors, `console` holds the two streams.
 
 pub mod args;
+pub mod cache_filter;
 pub mod environment;
+pub mod filter;
 pub mod flags;
 mod lent;
 pub mod output;
@@ -18,14 +20,15 @@ pub mod builders;
 pub mod contexts;
 pub mod doctor;
 pub mod engine;
-pub mod filter;
 pub mod history;
 pub mod image;
 pub mod images;
 pub mod info;
 pub mod inspect;
 pub mod login;
+pub mod prune;
 pub mod registry;
+pub mod usage;
 pub mod version;
 
 pub mod columns;
@@ -163,7 +166,12 @@ fn dispatch(command: &Command, environment: &Environment) -> Result<(), Failure>
         Command::Pull(args) | Command::Image(ImageCommand::Pull(args)) => registry::pull(args, environment),
         Command::Login(args) => login::login(args, environment),
         Command::Logout(args) => login::logout(args, environment),
-        Command::Builder(BuilderCommand::Prune(args)) | Command::Buildx(BuildxCommand::Prune(args)) => image::prune(args, environment),
+        Command::Image(ImageCommand::Prune(args)) => prune::images(args, environment),
+        Command::Builder(BuilderCommand::Prune(args)) => prune::cache(args, prune::Manner::Builder, environment),
+        Command::Buildx(BuildxCommand::Prune(args)) => prune::cache(args, prune::Manner::Buildx, environment),
+        Command::Builder(BuilderCommand::Du(args)) | Command::Buildx(BuildxCommand::Du(args)) => usage::du(args, environment),
+        Command::System(SystemCommand::Df(args)) => usage::df(args, environment),
+        Command::System(SystemCommand::Prune(args)) => prune::system(args, environment),
         Command::Doctor => {
             let checks = doctor::examine(environment);
             print(doctor::render(&checks))?;

@@ -223,6 +223,7 @@ impl Ready {
     ) -> Result<PathBuf, StepError> {
         let make = |name: &str| -> Result<(PathBuf, File), StepError> {
             let place = all.join(name);
+            executor.store.rely_on(&place)?;
             fs::create_dir_all(&place).map_err(StepError::io("make the directory", &place))?;
             let path = place.join("lock");
             let lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(StepError::io("open", &path))?;

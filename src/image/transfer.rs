@@ -25,6 +25,7 @@ pub struct Loaded {
 impl ImageService {
     /// Fetches an image with all its layers (`pull`). The registry is asked, whatever the store has.
     pub fn pull(&self, name: &str, platform: &Platform, progress: &dyn Progress) -> Result<ResolvedImage, ImageError> {
+        let _lease = self.store.lease()?;
         let invalid = |source| ImageError::Reference { text: name.into(), source };
         let reference = Reference::parse(name).map_err(invalid)?.with_default_tag();
         let image = self.fetch_base(name, &reference, platform, progress)?;
@@ -37,6 +38,7 @@ impl ImageService {
 
     /// Reads images from an archive or layout into the store. A broken archive changes nothing.
     pub fn load(&self, input: Input<'_>, platform: &Platform) -> Result<Vec<Loaded>, ImageError> {
+        let _lease = self.store.lease()?;
         let images = archive::import(&self.store, input, platform)?;
         let loaded = images.into_iter().map(|image| {
             let record = ImageRecord {
@@ -60,6 +62,7 @@ impl ImageService {
         destination: Destination<'_>,
         pack: &mut dyn FnMut(&ImageLayer) -> Result<Packed, ImageError>,
     ) -> Result<Vec<Exported>, ImageError> {
+        let _lease = self.store.lease()?;
         let mut images: Vec<(ImageRecord, Vec<Reference>)> = Vec::new();
         for name in names {
             for (record, named) in self.find_all(name)? {

@@ -61,6 +61,10 @@ fn serve(socket: UnixStream) {
         Ok((Request::Read(from, paths), _)) => layers::read(*from, &paths).map(|read| (Reply::Contents(read), Vec::new())),
         Ok((Request::Merge(lowers, dest), _)) => layers::merge(&lowers, &dest).map(|index| (Reply::Merged, index)),
         Ok((Request::Remove(paths), _)) => remove(&paths).map(|()| (Reply::Done, Vec::new())),
+        Ok((Request::Measure(paths), _)) => {
+            let measured = paths.iter().map(|path| shale_cache::tree_bytes(path).ok().flatten()).collect();
+            Ok((Reply::Measured(measured), Vec::new()))
+        }
         Err(error) => Err(Failure::call("read a request", None, error)),
     };
     let (reply, blob) = reply.unwrap_or_else(|failure| (Reply::Failed(failure), Vec::new()));

@@ -11,6 +11,7 @@ mod after;
 mod capture;
 mod inner;
 mod layers;
+mod mapped;
 mod outer;
 mod probe;
 mod protocol;
@@ -40,6 +41,7 @@ use protocol::{Reply, Request, Start};
 pub use after::{Abandoned, sync_detached};
 pub use layers::{From, Packing, To, WriteLayer, gathered, pack};
 
+pub use mapped::Mapped;
 pub use probe::{probe, probe_with};
 
 pub use crate::sandbox::{Cancel, Exit, LowerLayer, MountOwner, MountSource, RunRequest, StepMount, Ulimit};
@@ -226,6 +228,15 @@ impl Worker {
         let socket = self.ask(&Request::Remove(paths.to_vec()), &[])?;
         match next_reply(&socket)? {
             (Reply::Done, _) => Ok(()),
+            (other, _) => Err(unexpected(other)),
+        }
+    }
+
+    /// Says how many bytes trees take, whoever owns what is in them.
+    pub fn measure(&self, paths: &[PathBuf]) -> Result<Vec<Option<u64>>, SandboxError> {
+        let socket = self.ask(&Request::Measure(paths.to_vec()), &[])?;
+        match next_reply(&socket)? {
+            (Reply::Measured(sizes), _) => Ok(sizes),
             (other, _) => Err(unexpected(other)),
         }
     }

@@ -51,6 +51,8 @@ pub(super) enum Request {
     Merge(Vec<LowerLayer>, PathBuf),
     /// Delete trees of mapped ids.
     Remove(Vec<PathBuf>),
+    /// Say how many bytes trees of mapped ids take.
+    Measure(Vec<PathBuf>),
 }
 
 /// What it answers.
@@ -73,6 +75,8 @@ pub(super) enum Reply {
     Contents(Vec<Vec<u8>>),
     /// Merged; the bytes are the index.
     Merged,
+    /// Allocated bytes, in the order that was asked for; nothing where even the worker may not look.
+    Measured(Vec<Option<u64>>),
     /// Done, nothing to say.
     Done,
     /// Not done.

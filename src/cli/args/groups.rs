@@ -8,7 +8,7 @@ use super::build::BuildArgs;
 use super::engine::{BuilderArgs, BuilderListArgs, CreateBuilderArgs, FormatArgs, PsArgs, RemoveBuilderArgs, UseBuilderArgs};
 use super::image::{HistoryArgs, ImageInspectArgs, ImagesArgs, LoadArgs, RmiArgs, SaveArgs, TagArgs};
 use super::registry::{PullArgs, PushArgs};
-use super::store::PruneArgs;
+use super::store::{DfArgs, DuArgs, ImagePruneArgs, PruneArgs, SystemPruneArgs};
 
 /// `shale image …`
 #[derive(Debug, Subcommand)]
@@ -35,6 +35,8 @@ pub enum ImageCommand {
     Push(PushArgs),
     /// Download an image from a registry.
     Pull(PullArgs),
+    /// Remove unused images.
+    Prune(ImagePruneArgs),
 }
 
 /// `shale builder …`
@@ -44,6 +46,8 @@ pub enum BuilderCommand {
     Build(Box<BuildArgs>),
     /// Remove the build cache.
     Prune(PruneArgs),
+    /// Show what the build cache takes.
+    Du(DuArgs),
 }
 
 /// `shale buildx …`
@@ -54,6 +58,8 @@ pub enum BuildxCommand {
     Build(Box<BuildArgs>),
     /// Remove the build cache.
     Prune(PruneArgs),
+    /// Show what the build cache takes.
+    Du(DuArgs),
     /// Print the version.
     Version,
     /// Accepted for Docker's sake: this process is the builder.
@@ -79,6 +85,10 @@ pub enum BuildxCommand {
 pub enum SystemCommand {
     /// Print what is known about this installation.
     Info(FormatArgs),
+    /// Show what the store takes.
+    Df(DfArgs),
+    /// Remove unused data.
+    Prune(SystemPruneArgs),
 }
 
 /// `shale container …`: there are none, which is what the list says.

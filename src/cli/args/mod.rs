@@ -26,7 +26,7 @@ pub use groups::{
 };
 pub use image::{HistoryArgs, ImageInspectArgs, ImagesArgs, InspectArgs, LoadArgs, RmiArgs, SaveArgs, TagArgs};
 pub use registry::{LoginArgs, LogoutArgs, PullArgs, PushArgs, RegistryArgs};
-pub use store::{PruneArgs, VersionArgs};
+pub use store::{DfArgs, DuArgs, ImagePruneArgs, PruneArgs, SystemPruneArgs, VersionArgs};
 
 /// Builds OCI images from Dockerfiles, without a daemon and without root.
 #[derive(Debug, Parser)]
@@ -85,8 +85,8 @@ pub enum Command {
     Doctor,
     /// Print what is known about this installation.
     Info(FormatArgs),
-    /// Docker's name for the commands about the installation.
-    #[command(subcommand, hide = true)]
+    /// What the store takes, and getting rid of it.
+    #[command(subcommand)]
     System(SystemCommand),
     /// List containers: there are none.
     #[command(hide = true)]

@@ -1,0 +1,295 @@
+//! What a pruning takes, in which order, and that every block of a store is counted once.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use common::{map, open, record, tree};
+use shale_cache::{
+    BlobRef, Caps, ChainId, ContentId, DiffId, ImageLayer, ImageRecord, Inventory, ItemFilter, ItemKind, LayerId, OciDigest, PackKey,
+    Packed, PruneOptions, Store,
+};
+use tempfile::{TempDir, tempdir};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Steps with a layer of about `kib` KiB each; closed again, so that nobody uses them.
+fn filled(names: &[&str], kib: usize) -> (TempDir, Store) {
+    let dir = tempdir().expect("a directory");
+    let store = open(dir.path());
+    for name in names {
+        step(&store, name, kib);
+    }
+    drop(store);
+    let store = open(dir.path());
+    (dir, store)
+}
+
+fn index_of(name: &str, kib: usize) -> Vec<u8> {
+    let mut index = name.as_bytes().to_vec();
+    index.resize(kib << 10, b'.');
+    index
+}
+
+fn step(store: &Store, name: &str, kib: usize) -> LayerId {
+    let layer = store.layers().put_index(&index_of(name, kib)).expect("put");
+    let tmp = store.tmp().expect("a directory");
+    store.layers().commit_fs(&layer, &map(), &tree(tmp.path(), "fs")).expect("committed");
+    store.steps().put(&record(layer, name)).expect("put");
+    layer
+}
+
+fn no_worker(paths: &[PathBuf]) -> Vec<Option<u64>> {
+    panic!("nothing here belongs to mapped ids: {paths:?}")
+}
+
+fn inventory(store: &Store) -> Inventory {
+    store.inventory(&mut no_worker).expect("counted")
+}
+
+fn prune(store: &Store, options: PruneOptions) -> Vec<String> {
+    let report = store.gc().prune(&[options], None, &mut no_worker).expect("pruned");
+    report.removed.iter().map(|item| item.id.clone()).collect()
+}
+
+/// Says that a layer and its record were last used at a time.
+fn used_at(store: &Store, layer: LayerId, at: SystemTime) {
+    let dir = store.root().join("layers").join(layer.to_string());
+    let set = |path: &Path| fs::File::open(path).and_then(|file| file.set_modified(at)).expect("set");
+    set(&dir.join("index"));
+    set(&dir.join("made"));
+    for entry in fs::read_dir(store.root().join("steps")).expect("listed").flatten().filter(|entry| entry.file_name() != "last") {
+        for file in fs::read_dir(entry.path()).expect("listed").flatten() {
+            if fs::read_to_string(file.path()).expect("read").contains(&layer.to_string()) {
+                set(&file.path());
+            }
+        }
+    }
+}
+
+/// `du -s` in bytes.
+fn du(path: &Path) -> u64 {
+    let output = Command::new("du").args(["-s", "--block-size=1"]).arg(path).output().expect("du starts");
+    let text = String::from_utf8(output.stdout).expect("text");
+    text.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number")
+}
+
+#[test]
+fn every_block_is_counted_once_as_du_does() {
+    let (_dir, store) = filled(&["one", "two", "three"], 20);
+    assert_eq!(inventory(&store).total_bytes(), du(store.root()));
+    // With an image, packed forms, links, mounts, contexts, logs, rubbish.
+    let layer = LayerId::of_index(&index_of("one", 20));
+    let packed = |bytes: &[u8]| {
+        let blob = store.blobs().put(bytes).expect("put");
+        Packed { blob: blob.clone(), size_bytes: bytes.len() as u64, diff_id: DiffId(blob), media_type: "tar".to_owned() }
+    };
+    let key = |level| PackKey { compression: "gzip".to_owned(), level, encoder: "test".to_owned(), clamp_secs: None };
+    let kept = packed(&[1; 9000]);
+    store.layers().put_packed(&layer, &key(1), &kept).expect("put");
+    store.layers().put_packed(&layer, &key(2), &packed(&[2; 5000])).expect("put");
+    store.layers().set_diff_id(&layer, None, &kept.diff_id).expect("set");
+    store.layers().set_by_diff(&kept.diff_id, &layer).expect("set");
+    let id = store.blobs().put(b"config").expect("put");
+    let blob = BlobRef { digest: kept.blob.clone(), size_bytes: 9000, media_type: "tar".to_owned() };
+    let layers = vec![ImageLayer { diff_id: kept.diff_id.clone(), layer: Some(layer), blob: Some(blob) }];
+    let image = ImageRecord { id: id.clone(), manifest: None, layers, repo_digests: Vec::new(), stored_at_secs: 1 };
+    store.images().put(&image).expect("put");
+    store.images().tag("app:latest", &id).expect("tagged");
+    store.lists().put(&[7; 6000]).expect("put");
+    store.blobs().put(&vec![3; 70_000]).expect("put");
+    for name in ["mounts/map-1/npm/data/file", "contexts/abc", "builds/1/log", "git/repository/HEAD", "trash/x/y", "unknown/file"] {
+        let path = store.root().join(name);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+        fs::write(path, [1; 5000]).expect("written");
+    }
+    let fs_of = store.layers().fs_path(&LayerId::of_index(&index_of("two", 20)), &map());
+    fs::hard_link(fs_of.join("file"), fs_of.join("again")).expect("linked");
+    let found = inventory(&store);
+    assert_eq!(found.total_bytes(), du(store.root()), "{found:#?}");
+    assert_eq!(found.images.len(), 1);
+    assert!(found.images[0].size_bytes == found.images_bytes && found.images_bytes > 9000, "{found:?}");
+    let shared: Vec<_> = found.items.iter().filter(|item| item.is_shared).collect();
+    assert!(matches!(shared[..], [item] if item.id == layer.to_string() && item.size_bytes > 5000), "{shared:?}");
+
+    let root = store.root().to_owned();
+    drop(store);
+    let store = open(&root);
+    let before = inventory(&store).total_bytes();
+    let report = store.gc().prune_all().expect("pruned");
+    assert_eq!(inventory(&store).total_bytes(), du(&root));
+    assert!(inventory(&store).items.is_empty());
+    assert!(report.bytes > 70_000 && report.bytes <= before - inventory(&store).total_bytes() + 4096 * 20, "{} of {before}", report.bytes);
+    // The image goes with what only it has.
+    let report = store.gc().remove_images(&[id], &mut no_worker).expect("removed");
+    assert!(report.bytes > 9000 && inventory(&store).images_bytes == 0, "{report:?}");
+    assert_eq!(inventory(&store).total_bytes(), du(&root));
+}
+
+#[test]
+fn the_least_recently_used_goes_first_and_steps_before_those_below_them() {
+    let names = ["a", "b", "c", "d"];
+    let (_dir, store) = filled(&names, 64);
+    let layers = names.map(|name| LayerId::of_index(&index_of(name, 64)));
+    let now = SystemTime::now();
+    for (layer, hours) in layers.iter().zip([5, 9, 1, 5]) {
+        used_at(&store, *layer, now - HOUR * hours);
+    }
+    let total = inventory(&store).cache_bytes();
+    let each = inventory(&store).items[0].size_bytes;
+    let mut caps = Caps { max_used_bytes: total - 1, ..Caps::default() };
+    assert_eq!(prune(&store, PruneOptions { caps, ..PruneOptions::default() }), [layers[1].to_string()]);
+    caps.max_used_bytes = inventory(&store).cache_bytes() - each - 1;
+    assert_eq!(prune(&store, PruneOptions { caps, ..PruneOptions::default() }).len(), 2);
+    assert_eq!(inventory(&store).items.iter().map(|item| item.id.clone()).collect::<Vec<_>>(), [layers[2].to_string()]);
+    caps.reserved_bytes = total;
+    caps.max_used_bytes = 1;
+    assert_eq!(prune(&store, PruneOptions { caps, ..PruneOptions::default() }), [""; 0], "what is reserved stays");
+}
+
+#[test]
+fn a_step_counts_as_used_when_one_above_it_is() {
+    let dir = tempdir().expect("a directory");
+    let store = open(dir.path());
+    let mut parent = ChainId::scratch();
+    let mut layers = Vec::new();
+    for (number, name) in ["a", "b", "c"].into_iter().enumerate() {
+        let layer = store.layers().put_index(&index_of(name, 1)).expect("put");
+        let mut step = record(layer, name);
+        step.parts.push_text("parent", parent.to_string());
+        step.key = step.parts.key();
+        step.content = ContentId::from_bytes([number as u8; 32]);
+        parent = parent.child(step.content);
+        store.steps().put(&step).expect("put");
+        layers.push(layer);
+    }
+    let other = step(&store, "other", 1);
+    drop(store);
+    let store = open(dir.path());
+    let now = SystemTime::now();
+    for (layer, hours) in layers.iter().zip([9, 8, 2]) {
+        used_at(&store, *layer, now - HOUR * hours);
+    }
+    used_at(&store, other, now - HOUR * 5);
+    let order: Vec<String> = inventory(&store).items.into_iter().map(|item| item.id).collect();
+    assert_eq!(order[0], other.to_string());
+    let used: Vec<i64> = inventory(&store).items[1..].iter().map(|item| item.last_used_secs).collect();
+    assert!(used.windows(2).all(|pair| pair[0] == pair[1]), "{used:?}");
+}
+
+#[test]
+fn filters_choose_by_time_kind_and_id() {
+    let (_dir, store) = filled(&["old", "new"], 1);
+    let [old, new] = ["old", "new"].map(|name| LayerId::of_index(&index_of(name, 1)));
+    used_at(&store, old, SystemTime::now() - HOUR * 30);
+    fs::write(store.root().join("contexts/abc"), "x").expect("written");
+    let by = |filter: ItemFilter| PruneOptions { filter, ..PruneOptions::default() };
+    assert_eq!(prune(&store, by(ItemFilter { unused_for_secs: Some(31 * 3600), ..ItemFilter::default() })), [""; 0]);
+    assert_eq!(prune(&store, by(ItemFilter { kinds: Some(vec![ItemKind::Mount]), ..ItemFilter::default() })), [""; 0]);
+    assert_eq!(prune(&store, by(ItemFilter { id: Some("nothing".into()), ..ItemFilter::default() })), [""; 0]);
+    assert_eq!(prune(&store, by(ItemFilter { unused_for_secs: Some(24 * 3600), ..ItemFilter::default() })), [old.to_string()]);
+    assert_eq!(prune(&store, by(ItemFilter { kinds: Some(vec![ItemKind::Context]), ..ItemFilter::default() })), ["abc"]);
+    assert_eq!(prune(&store, by(ItemFilter { id: Some(new.to_string()[..10].into()), ..ItemFilter::default() })), [new.to_string()]);
+}
+
+#[test]
+fn a_clock_that_was_wrong_does_no_harm() {
+    let (_dir, store) = filled(&["future", "past", "now"], 1);
+    let layers = ["future", "past", "now"].map(|name| LayerId::of_index(&index_of(name, 1)));
+    used_at(&store, layers[0], SystemTime::now() + HOUR * 24 * 365 * 40);
+    used_at(&store, layers[1], SystemTime::UNIX_EPOCH);
+    let day = PruneOptions { filter: ItemFilter { unused_for_secs: Some(24 * 3600), ..ItemFilter::default() }, ..PruneOptions::default() };
+    for item in inventory(&store).items {
+        assert!(item.last_used_secs <= SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("later").as_secs() as i64);
+    }
+    // A use brings both to the present.
+    {
+        let store = open(store.root());
+        let _lease = store.lease().expect("a lease");
+        for name in ["future", "past"] {
+            let layer = LayerId::of_index(&index_of(name, 1));
+            assert!(store.steps().peek(&record(layer, name).key).expect("looked").is_some());
+            let meta = fs::metadata(store.layers().index_path(&layer)).expect("there").modified().expect("a time");
+            assert!(meta.elapsed().is_ok_and(|ago| ago < HOUR), "{name}: {meta:?}");
+        }
+    }
+    assert_eq!(prune(&store, day), [""; 0]);
+    assert_eq!(inventory(&store).items.len(), 3);
+}
+
+#[test]
+fn a_hit_writes_nothing_but_a_line_in_its_lease() {
+    let (_dir, store) = filled(&["one"], 1);
+    let layer = LayerId::of_index(&index_of("one", 1));
+    let before = common::files(store.root());
+    let times = || fs::metadata(store.layers().index_path(&layer)).and_then(|meta| meta.modified()).expect("a time");
+    let noted = times();
+    let lease = store.lease().expect("a lease");
+    assert!(store.steps().peek(&record(layer, "one").key).expect("looked").is_some());
+    let now: Vec<String> = common::files(store.root()).into_iter().filter(|file| !before.contains(file)).collect();
+    assert!(matches!(&now[..], [one] if one.starts_with("leases/")), "{now:?}");
+    assert!(fs::read_to_string(store.root().join(&now[0])).expect("read").ends_with(&format!("\nlayers/{layer}\n")));
+    assert_eq!(times(), noted, "it was used within the hour");
+    drop(lease);
+    assert_eq!(common::files(store.root()), before);
+}
+
+#[test]
+fn a_lease_that_could_not_be_written_covers_everything() {
+    let (_dir, store) = filled(&["one"], 1);
+    let user = open(store.root());
+    let lease = user.lease().expect("a lease");
+    let name = common::files(&store.root().join("leases")).remove(0);
+    let path = store.root().join("leases").join(name);
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o400)).expect("changed");
+    assert_eq!(prune(&store, PruneOptions::everything()), [""; 0]);
+    drop(lease);
+    assert_eq!(prune(&store, PruneOptions::everything()).len(), 1);
+}
+
+#[test]
+fn an_image_that_is_removed_while_it_is_used_stays_until_the_user_ends() {
+    let (_dir, store) = filled(&[], 1);
+    let id = store.blobs().put(b"config").expect("put");
+    let layer = store.blobs().put(b"a layer").expect("put");
+    let blob = BlobRef { digest: layer.clone(), size_bytes: 7, media_type: "tar".to_owned() };
+    let layers = vec![ImageLayer { diff_id: DiffId(layer.clone()), layer: None, blob: Some(blob) }];
+    let image = ImageRecord { id: id.clone(), manifest: None, layers, repo_digests: Vec::new(), stored_at_secs: 1 };
+    store.images().put(&image).expect("put");
+    let root = store.root().to_owned();
+    drop(store);
+    let user = open(&root);
+    let lease = user.lease().expect("a lease");
+    assert!(user.images().get(&id).expect("looked").is_some());
+    let other = open(&root);
+    other.gc().remove_images(std::slice::from_ref(&id), &mut no_worker).expect("removed");
+    other.gc().prune_all().expect("pruned");
+    assert!(user.blobs().size(&layer).expect("looked").is_some());
+    assert!(user.images().get(&id).expect("looked").is_none());
+    drop(lease);
+    other.gc().prune_all().expect("pruned");
+    assert!(other.blobs().size(&OciDigest::sha256_of(b"a layer")).expect("looked").is_none());
+}
+
+#[test]
+fn the_least_that_caps_allow_stays() {
+    let gb = |n: u64| n << 30;
+    let caps =
+        |reserved: u64, max: u64, free: u64| Caps { reserved_bytes: gb(reserved), max_used_bytes: gb(max), min_free_bytes: gb(free) };
+    for (caps, used, free, keep) in [
+        (caps(0, 0, 0), 50, 100, 0),
+        (caps(0, 20, 0), 50, 0, 20),
+        (caps(0, 20, 10), 50, 100, 20),
+        (caps(0, 100, 30), 50, 10, 30),
+        (caps(40, 100, 30), 50, 10, 40),
+        (caps(0, 0, 30), 50, 10, 30),
+        (caps(0, 0, 30), 50, 40, 50),
+        (caps(10, 0, 0), 50, 40, 10),
+        (caps(0, 0, 90), 50, 10, 0),
+    ] {
+        assert_eq!(caps.keep_bytes(gb(used), gb(free)) >> 30, keep, "{caps:?} of {used} with {free} free");
+    }
+}
