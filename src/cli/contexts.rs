@@ -36,7 +36,14 @@ pub fn run(command: &ContextCommand) -> Result<(), Failure> {
             for name in names {
                 known(name)?;
             }
-            print(described(format.as_deref(), names.len().max(1)).map_err(|error| Failure::template(&error))?)
+            let count = names.len().max(1);
+            match described(format.as_deref(), count).map_err(|error| Failure::template(&error))? {
+                Ok(text) => print(text),
+                Err(error) => {
+                    print("\n")?;
+                    Err(Diagnostic::of(&error).into())
+                }
+            }
         }
     }
 }
@@ -60,7 +67,8 @@ fn listed(args: &ContextListArgs) -> Result<String, TemplateError> {
     LISTING.render(vec![row], format, args.quiet)
 }
 
-fn described(format: Option<&str>, count: usize) -> Result<String, TemplateError> {
+/// The outer error is a template that cannot be read, the inner one what does not fit.
+fn described(format: Option<&str>, count: usize) -> Result<Result<String, TemplateError>, TemplateError> {
     let context = json!({
         "Name": DEFAULT,
         "Metadata": {},
@@ -69,12 +77,9 @@ fn described(format: Option<&str>, count: usize) -> Result<String, TemplateError
         "Storage": { "MetadataPath": "<IN MEMORY>", "TLSPath": "<IN MEMORY>" },
     });
     match format {
-        None => Ok(pretty(&vec![context; count])),
-        Some("json") => Ok(format!("{}\n", serde_json::Value::from(vec![context; count]))),
-        Some(format) => {
-            let line = Template::parse(format)?.fill(&Value::from(context))? + "\n";
-            Ok(line.repeat(count))
-        }
+        None => Ok(Ok(pretty(&vec![context; count]))),
+        Some("json") => Ok(Ok(format!("{}\n", serde_json::Value::from(vec![context; count])))),
+        Some(format) => Ok(Template::parse(format)?.fill(&Value::from(context)).map(|line| (line + "\n").repeat(count))),
     }
 }
 
@@ -88,7 +93,7 @@ mod tests {
         assert!(listed(&args(None, false)).unwrap().starts_with("NAME        DESCRIPTION"));
         assert_eq!(listed(&args(None, true)).unwrap(), "default\n");
         assert_eq!(listed(&args(Some("{{.Name}} {{.Current}}"), false)).unwrap(), "default true\n");
-        assert_eq!(described(Some("{{.Endpoints.docker.Host}}"), 1).unwrap(), "unix:///var/run/docker.sock\n");
+        assert_eq!(described(Some("{{.Endpoints.docker.Host}}"), 1).unwrap().unwrap(), "unix:///var/run/docker.sock\n");
         assert!(known("ci").is_err() && known("default").is_ok());
     }
 }

@@ -5,9 +5,12 @@
 #![allow(dead_code, unreachable_pub, reason = "every test file uses its own part of it")]
 #![allow(clippy::print_stderr, reason = "skips are for whoever runs the tests")]
 
+pub mod agent;
 pub mod image;
+pub mod jenkinsfile;
 pub mod processes;
 pub mod program;
+pub mod registry;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};

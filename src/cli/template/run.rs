@@ -29,14 +29,12 @@ struct Machine<'a> {
 
 impl Machine<'_> {
     fn failed(&self, operand: &Operand, detail: impl Into<String>) -> TemplateError {
-        let start = self.text[..operand.at].rfind('\n').map_or(0, |n| n + 1);
-        TemplateError::Run {
-            name: "",
-            line: line_of(self.text, operand.at),
-            column: operand.at - start,
-            source_text: operand.source.clone(),
-            detail: detail.into(),
-        }
+        self.failed_at(operand.at, &operand.source, detail)
+    }
+
+    fn failed_at(&self, at: usize, source: &str, detail: impl Into<String>) -> TemplateError {
+        let start = self.text[..at].rfind('\n').map_or(0, |n| n + 1);
+        TemplateError::Run { name: "", line: line_of(self.text, at), column: at - start, source_text: source.into(), detail: detail.into() }
     }
 
     fn nodes(&mut self, nodes: &[Node], dot: &Value) -> Result<Flow, TemplateError> {
@@ -148,7 +146,8 @@ impl Machine<'_> {
         let (first, rest) = command.operands.split_first().expect("a command has a word");
         let Term::Function(name) = &first.term else {
             if !rest.is_empty() || last.is_some() {
-                return Err(self.failed(first, format!("{} has arguments but cannot be invoked as function", first.source)));
+                let name = first.fields.last().unwrap_or(&first.source);
+                return Err(self.failed(first, format!("{name} has arguments but cannot be invoked as function")));
             }
             if matches!(first.term, Term::Nil) {
                 return Err(self.failed(first, "nil is not a command"));
@@ -163,15 +162,19 @@ impl Machine<'_> {
                     arguments.push(self.operand(operand, dot)?);
                 }
                 arguments.extend(last);
-                self.call(name, &arguments, first)?
+                self.call(name, &arguments, first, &command.source)?
             }
         };
         self.fields(value, first)
     }
 
-    fn call(&self, name: &str, arguments: &[Value], operand: &Operand) -> Result<Value, TemplateError> {
+    fn call(&self, name: &str, arguments: &[Value], operand: &Operand, source: &str) -> Result<Value, TemplateError> {
         let context = Context { is_heads: self.is_heads };
-        function::call(name, arguments, context).map_err(|detail| self.failed(operand, detail))
+        // Go shows the whole call where the function failed, and its name where the call is wrong.
+        function::call(name, arguments, context).map_err(|detail| {
+            let is_inside = detail.starts_with("error calling");
+            self.failed_at(operand.at, if is_inside { source } else { &operand.source }, detail)
+        })
     }
 
     /// `and`, `or`: what comes after the deciding argument is not looked at.
@@ -201,7 +204,7 @@ impl Machine<'_> {
             Term::Variable(name) => {
                 self.variables.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.clone()).unwrap_or_default()
             }
-            Term::Function(name) => self.call(name, &[], operand)?,
+            Term::Function(name) => self.call(name, &[], operand, &operand.source)?,
             Term::Literal(value) => value.clone(),
             Term::Nil => Value::Nil,
             Term::Pipeline(pipeline) => self.scoped(|machine| machine.pipeline(pipeline, dot))?,
@@ -210,19 +213,23 @@ impl Machine<'_> {
     }
 
     fn fields(&self, mut value: Value, operand: &Operand) -> Result<Value, TemplateError> {
+        // Go points at the field that does not fit.
+        let mut at = operand.at + operand.source.len() - operand.fields.iter().map(|name| name.len() + 1).sum::<usize>();
         for name in &operand.fields {
+            let failed = |detail: String| self.failed_at(at, &operand.source, detail);
             value = match &value {
                 Value::Struct(record) => match record.get(name) {
                     Some(value) => value.clone(),
                     None if record.type_name.is_empty() => {
-                        return Err(self.failed(operand, format!("map has no entry for key {name:?}")));
+                        return Err(failed(format!("map has no entry for key {name:?}")));
                     }
-                    None => return Err(self.failed(operand, format!("can't evaluate field {name} in type {}", record.type_name))),
+                    None => return Err(failed(format!("can't evaluate field {name} in type {}", record.type_name))),
                 },
                 Value::Map(map) => map.as_ref().and_then(|map| map.get(name)).cloned().unwrap_or_default(),
-                Value::Nil => return Err(self.failed(operand, format!("nil data; no entry for key {name:?}"))),
-                other => return Err(self.failed(operand, format!("can't evaluate field {name} in type {}", other.type_name()))),
+                Value::Nil => return Err(failed(format!("nil data; no entry for key {name:?}"))),
+                other => return Err(failed(format!("can't evaluate field {name} in type {}", other.type_name()))),
             };
+            at += name.len() + 1;
         }
         Ok(value)
     }

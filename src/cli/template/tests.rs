@@ -82,7 +82,7 @@ fn mistakes_are_named_as_go_names_them() {
         ("{{else}}", "template parsing error: template: :1: unexpected {{else}}"),
         ("{{nope .Id}}", "template parsing error: template: :1: function \"nope\" not defined"),
         ("{{$x}}", "template parsing error: template: :1: undefined variable \"$x\""),
-        ("{{.Id}", "template parsing error: template: :1: unexpected '}' in command"),
+        ("{{.Id}", "template parsing error: template: :1: unexpected \"}\" in command"),
         ("{{(.Id}}", "template parsing error: template: :1: unclosed left paren"),
         ("{{\"x}}", "template parsing error: template: :1: unterminated quoted string"),
         ("{{break}}", "template parsing error: template: :1: {{break}} outside {{range}}"),
@@ -90,20 +90,20 @@ fn mistakes_are_named_as_go_names_them() {
         ("{{.Nope}}", "template parsing error: template: :1:2: executing \"\" at <.Nope>: map has no entry for key \"Nope\""),
         (
             "{{.Id.Deeper}}",
-            "template parsing error: template: :1:2: executing \"\" at <.Id.Deeper>: can't evaluate field Deeper in type string",
+            "template parsing error: template: :1:5: executing \"\" at <.Id.Deeper>: can't evaluate field Deeper in type string",
         ),
         (
             "x\n {{index .RepoTags 3}}",
-            "template parsing error: template: :2:3: executing \"\" at <index>: error calling index: index out of range: 3",
+            "template parsing error: template: :2:3: executing \"\" at <index .RepoTags 3>: error calling index: index out of range: 3",
         ),
-        ("{{len .Size}}", "template parsing error: template: :1:2: executing \"\" at <len>: error calling len: len of type int64"),
+        ("{{len .Size}}", "template parsing error: template: :1:2: executing \"\" at <len .Size>: error calling len: len of type int64"),
         (
             "{{range .Size.X}}{{end}}",
-            "template parsing error: template: :1:8: executing \"\" at <.Size.X>: can't evaluate field X in type int64",
+            "template parsing error: template: :1:13: executing \"\" at <.Size.X>: can't evaluate field X in type int64",
         ),
         (
             "{{.Id .Size}}",
-            "template parsing error: template: :1:2: executing \"\" at <.Id>: .Id has arguments but cannot be invoked as function",
+            "template parsing error: template: :1:2: executing \"\" at <.Id>: Id has arguments but cannot be invoked as function",
         ),
     ] {
         assert_eq!(render(template, &image()).map_err(|e| e.to_string()), Err(error.to_owned()), "{template}");

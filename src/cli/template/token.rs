@@ -158,7 +158,7 @@ impl Lexer<'_> {
                     self.number()?;
                 }
                 c if word_length(rest) > 0 && !c.is_ascii_digit() => self.word(),
-                c => return Err(TemplateError::parse(self.text, self.at, format!("unexpected {c:?} in command"))),
+                c => return Err(TemplateError::parse(self.text, self.at, format!("unexpected {:?} in command", c.to_string()))),
             }
         }
     }

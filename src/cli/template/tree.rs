@@ -40,6 +40,8 @@ pub(super) struct Pipeline {
 #[derive(Clone, Debug)]
 pub(super) struct Command {
     pub(super) operands: Vec<Operand>,
+    /// As it was written.
+    pub(super) source: String,
 }
 
 /// One word of a command.
@@ -233,11 +235,7 @@ impl Parser<'_> {
         }
         let is_value = |command: &Command| !matches!(command.operands[0].term, Term::Function(_)) && command.operands[0].fields.is_empty();
         if let Some(value) = commands[1..].iter().find(|command| is_value(command)) {
-            return Err(TemplateError::parse(
-                self.text,
-                value.operands[0].at,
-                format!("non executable command in pipeline stage 2: {}", value.operands[0].source),
-            ));
+            return Err(TemplateError::parse(self.text, value.operands[0].at, "non executable command in pipeline stage 2"));
         }
         if !assigns {
             self.variables.extend(variables.iter().cloned());
@@ -285,10 +283,11 @@ impl Parser<'_> {
                 }
             }
         }
-        if operands.is_empty() {
+        let (Some(first), Some(last)) = (operands.first(), operands.last()) else {
             return Err(self.wrong(format!("missing value for {within}")));
-        }
-        Ok(Command { operands })
+        };
+        let source = self.text[first.at..last.at + last.source.len()].to_owned();
+        Ok(Command { operands, source })
     }
 
     fn operand(&mut self, within: &str) -> Result<Operand, TemplateError> {
