@@ -19,8 +19,8 @@ use crate::execute::forms::Forms;
 use crate::execute::log::StepLogs;
 use crate::execute::{BuildExecutor, StepError, run_upon};
 use crate::image::ImageService;
+use crate::plan::PlanOptions;
 use crate::plan::graph::{CopySource, Op, Plan, Warning};
-use crate::plan::{NoCache, PlanOptions};
 use crate::sandbox::Cancel;
 use crate::solve::event::{Event, Reporter};
 use crate::solve::schedule::Solver;
@@ -113,7 +113,8 @@ fn plan_options(request: &BuildRequest, inputs: &Inputs) -> PlanOptions {
         platforms: request.platforms.clone(),
         build_platform: crate::oci::platform::Platform::native(),
         contexts: inputs::plan_contexts(request),
-        no_cache: if request.no_cache { NoCache::All } else { NoCache::Off },
+        no_cache: request.no_cache.clone(),
+        allowed: request.allowed.clone(),
         network: request.network,
         add_hosts: request.add_hosts.clone(),
         shm_size_bytes: request.shm_size_bytes,

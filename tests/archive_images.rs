@@ -400,7 +400,7 @@ fn a_prefix_that_two_images_share_is_ambiguous() {
     let mut seen = std::collections::HashMap::new();
     let shared = (0..).find_map(|n| {
         let config = json!({"architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": []}, "n": n});
-        let id = service.commit(&[], config.to_string().as_bytes(), Vec::new()).expect("an image");
+        let id = service.commit(&[], config.to_string().as_bytes(), Vec::new(), shale_cache::Built::default()).expect("an image");
         let digit = id.hex()[..1].to_owned();
         seen.insert(digit.clone(), id).map(|_| digit)
     });

@@ -98,7 +98,7 @@ fn images_of_both_kinds_are_pulled() {
         let saved = other.path().join("saved.tar");
         let mut pack = |_: &_| panic!("every layer is packed");
         let exported = service.save(&[&name], Format::Oci, Destination::File(&saved), &mut pack).expect("an archive");
-        assert_eq!(exported[0].manifest, image.record.manifest.expect("a manifest").digest);
+        assert_eq!(exported[0].descriptor.digest, image.record.manifest.expect("a manifest").digest);
         tool("skopeo", &["inspect", &format!("oci-archive:{}", saved.display())]).expect("skopeo").expect("it reads it");
     }
     let error = home.service().resolve(&format!("{}/app:2", registry.host), &amd64(), PullPolicy::Missing, &()).expect_err("no tag");

@@ -33,8 +33,14 @@ fn keep(home: &Home, name: &str, layers: &[&LayerBytes], known_as: &[String]) ->
         layer: None,
         blob: Some(BlobRef { digest: packed.blob.clone(), size_bytes: packed.size_bytes, media_type: GZIP.into() }),
     });
-    let record =
-        ImageRecord { id: id.clone(), manifest: None, layers: layers.collect(), repo_digests: known_as.to_vec(), stored_at_secs: 1 };
+    let record = ImageRecord {
+        id: id.clone(),
+        manifest: None,
+        layers: layers.collect(),
+        repo_digests: known_as.to_vec(),
+        stored_at_secs: 1,
+        built: shale_cache::Built::default(),
+    };
     home.store.images().put(&record).expect("a record");
     let name = Reference::parse(name).expect("a name").with_default_tag();
     home.store.images().tag(&name.to_string(), &id).expect("a name");

@@ -1,5 +1,6 @@
 //! Images and the names they have.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -47,6 +48,33 @@ pub struct ImageRecord {
     pub repo_digests: Vec<String>,
     /// When it came into the store: seconds since the epoch.
     pub stored_at_secs: i64,
+    /// What a build decided about manifests that are not made yet.
+    #[serde(default)]
+    pub built: Built,
+}
+
+/// What a build decided about the manifest of an image, and about the index that it is part of, for whoever comes to make them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Built {
+    /// The images that were built for several platforms under one name, itself among them, in the order of the index; empty
+    /// for an image that stands alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub platforms: Vec<OciDigest>,
+    /// Annotations of the manifest.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Annotations of what points to the manifest.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub descriptor_annotations: BTreeMap<String, String>,
+    /// Annotations of the index.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub index_annotations: BTreeMap<String, String>,
+    /// Annotations of what points to the index.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub index_descriptor_annotations: BTreeMap<String, String>,
+    /// Docker's media types instead of OCI's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub docker_media_types: bool,
 }
 
 /// The entry behind a name. The name is in it, for not every file name can be turned back.

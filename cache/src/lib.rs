@@ -75,7 +75,7 @@ pub use digest::{CacheKey, ChainId, ContentId, DiffId, DigestError, LayerId, Lis
 pub use durable::SyncJob;
 pub use error::StoreError;
 pub use gc::{Caps, Gc, ItemFilter, PruneOptions, PruneReport};
-pub use image::{BlobRef, ImageLayer, ImageRecord, Images};
+pub use image::{BlobRef, Built, ImageLayer, ImageRecord, Images};
 pub use inventory::{ImageUsage, Inventory, Item, ItemKind};
 pub use key::{KEY_FORMAT, KeyParts, KeyValue};
 pub use layer::{KnownLayer, Layers, MapId, PackKey, Packed};

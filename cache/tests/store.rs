@@ -312,7 +312,7 @@ fn image(store: &Store, config: &str, layers: Vec<ImageLayer>, stored_at_secs: i
     let id = store.blobs().put(config.as_bytes()).expect("put");
     let manifest = store.blobs().put(format!("manifest of {config}").as_bytes()).expect("put");
     let manifest = Some(BlobRef { digest: manifest, size_bytes: 0, media_type: "manifest".to_owned() });
-    let record = ImageRecord { id, manifest, layers, repo_digests: Vec::new(), stored_at_secs };
+    let record = ImageRecord { id, manifest, layers, repo_digests: Vec::new(), stored_at_secs, built: shale_cache::Built::default() };
     store.images().put(&record).expect("put");
     record
 }

@@ -174,7 +174,7 @@ fn finish(request: &BuildRequest, report: &BuildReport, environment: &Environmen
             write_file(path, id.to_string().as_bytes())?;
         }
         if let Some(path) = &request.metadata_file {
-            let text = serde_json::to_string_pretty(&metadata(report)).expect("a map of strings serialises");
+            let text = serde_json::to_string_pretty(&metadata(request, report)).expect("a map of strings serialises");
             write_file(path, (text + "\n").as_bytes())?;
         }
         Ok(())
@@ -187,15 +187,15 @@ fn finish(request: &BuildRequest, report: &BuildReport, environment: &Environmen
     }
 }
 
-fn metadata(report: &BuildReport) -> Value {
+/// What docker buildx writes, under its keys.
+fn metadata(request: &BuildRequest, report: &BuildReport) -> Value {
     let mut all = Map::new();
-    if let Some(id) = &report.id {
+    if let Some(id) = report.id.as_ref().filter(|_| !request.multi_platform) {
         all.insert("containerimage.config.digest".into(), json!(id.to_string()));
     }
     if let Some(written) = report.written.first() {
-        if let Some((media_type, size_bytes)) = &written.manifest {
-            let descriptor = json!({ "mediaType": media_type, "digest": written.digest.to_string(), "size": size_bytes });
-            all.insert("containerimage.descriptor".into(), descriptor);
+        if let Some(descriptor) = &written.descriptor {
+            all.insert("containerimage.descriptor".into(), json!(descriptor));
         }
         all.insert("containerimage.digest".into(), json!(written.digest.to_string()));
     }

@@ -60,14 +60,11 @@ static TABLE: &[OtherFlag] = &[
     row("cache-to", None, Takes::Value, Verdict::Ignored(NO_REMOTE_CACHE)),
     row("provenance", None, Takes::Value, Verdict::RefusedUnlessFalse(NO_ATTESTATIONS)),
     row("sbom", None, Takes::Value, Verdict::RefusedUnlessFalse(NO_ATTESTATIONS)),
-    row("allow", None, Takes::Value, Verdict::Refused),
-    row("annotation", None, Takes::Value, Verdict::Refused),
     row("attest", None, Takes::Value, Verdict::Refused),
     row("call", None, Takes::Value, Verdict::Refused),
     row("check", None, Takes::Switch, Verdict::Refused),
     row("debug", Some('D'), Takes::Switch, Verdict::Refused),
     row("detach", None, Takes::Switch, Verdict::Refused),
-    row("no-cache-filter", None, Takes::Value, Verdict::Refused),
     row("policy", None, Takes::Value, Verdict::Refused),
     row("print", None, Takes::Value, Verdict::Refused),
     row("push", None, Takes::Switch, Verdict::Refused),
@@ -260,7 +257,7 @@ mod tests {
     #[test]
     fn what_would_change_the_result_is_refused_by_name() {
         for (args, name) in [
-            (&["--allow", "x"][..], "--allow"),
+            (&["--policy", "x"][..], "--policy"),
             (&["--push"], "--push"),
             (&["--push=true"], "--push"),
             (&["--provenance=mode=max"], "--provenance"),

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use crate::export::annotation::{Annotations, Place as Annotated};
 use crate::layer::compress::{DEFAULT_GZIP_LEVEL, DEFAULT_ZSTD_LEVEL, Encoder};
+use crate::oci::platform::PlatformError;
 use crate::worker::Packing;
 
 use super::environment::Environment;
@@ -24,6 +26,16 @@ pub struct Output {
     pub as_directory: bool,
     /// `oci-mediatypes=false`: Docker's media types.
     pub docker_media_types: bool,
+    /// Not `store=false`: the store keeps the image.
+    pub keep: bool,
+    /// `unpack=true`: the layers are unpacked at once, ready for a RUN upon them.
+    pub unpack: bool,
+    /// `mode=delete`: the directory holds nothing but the result afterwards.
+    pub mirror: bool,
+    /// `platform-split`: a folder for each platform; `None` where there are several.
+    pub platform_split: Option<bool>,
+    /// `annotation…`
+    pub annotations: Annotations,
 }
 
 /// The exporters.
@@ -41,6 +53,13 @@ pub enum OutputKind {
     Tar,
     /// Nothing: the build only fills the cache.
     CacheOnly,
+}
+
+impl OutputKind {
+    /// Whether the result is an image.
+    pub fn is_image(self) -> bool {
+        matches!(self, Self::Store | Self::Oci | Self::Docker)
+    }
 }
 
 /// Where a result goes.
@@ -136,6 +155,26 @@ pub enum OutputError {
         /// The exporter.
         kind: String,
     },
+    /// An annotation without a place or a key.
+    #[error("invalid output attribute {attribute:?}: {reason}")]
+    Annotation {
+        /// The attribute.
+        attribute: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// `mode=` of files that nobody has.
+    #[error("invalid local exporter mode {mode:?}")]
+    Mode {
+        /// The mode.
+        mode: String,
+    },
+    /// `mode=delete` outside of the working directory.
+    #[error("local output mode=delete for destination {destination:?} requires --allow=buildx.local.delete")]
+    Delete {
+        /// The directory.
+        destination: String,
+    },
     /// A value that the attribute does not take.
     #[error("invalid value {value:?} for output attribute {key}: {reason}")]
     Value {
@@ -176,6 +215,11 @@ impl Output {
             layers: LayerOptions::default(),
             as_directory: false,
             docker_media_types: false,
+            keep: true,
+            unpack: false,
+            mirror: false,
+            platform_split: None,
+            annotations: Annotations::default(),
         }
     }
 
@@ -229,13 +273,19 @@ struct Fields {
     layers: LayerOptions,
     as_directory: bool,
     docker_media_types: bool,
+    drop: bool,
+    unpack: bool,
+    mirror: bool,
+    platform_split: Option<bool>,
+    annotations: Annotations,
 }
 
 impl Fields {
     fn take(&mut self, kind: OutputKind, kind_name: &str, key: &str, value: String) -> Result<(), OutputError> {
         let wrong = |reason: &str| OutputError::Value { key: key.into(), value: value.clone(), reason: reason.into() };
         let switch = || parse_bool(&value).map_err(|reason| OutputError::Value { key: key.into(), value: value.clone(), reason });
-        let is_image = matches!(kind, OutputKind::Store | OutputKind::Oci | OutputKind::Docker);
+        let is_image = kind.is_image();
+        let is_files = matches!(kind, OutputKind::Local | OutputKind::Tar);
         let unsupported = || OutputError::Unsupported { what: format!("attribute {key}={value}") };
         match key {
             "type" => {}
@@ -252,23 +302,63 @@ impl Fields {
             }
             "compression-level" if is_image => self.layers.level = Some(value.parse().map_err(|_| wrong("it is a number"))?),
             "force-compression" if is_image => self.layers.force = switch()?,
-            "rewrite-timestamp" if kind != OutputKind::CacheOnly => self.layers.rewrite_timestamp = switch()?,
+            "rewrite-timestamp" if is_image => self.layers.rewrite_timestamp = switch()?,
             "tar" if matches!(kind, OutputKind::Oci | OutputKind::Docker) => self.as_directory = !switch()?,
             "oci-mediatypes" if is_image => self.docker_media_types = !switch()?,
-            // What is built is always kept in the store.
-            "store" if is_image => {
-                if !switch()? {
-                    return Err(unsupported());
+            "store" if is_image => self.drop = !switch()?,
+            "unpack" if kind == OutputKind::Store => self.unpack = switch()?,
+            "platform-split" if is_files => self.platform_split = Some(switch()?),
+            "mode" if kind == OutputKind::Local => {
+                self.mirror = match value.trim().to_lowercase().as_str() {
+                    "" | "copy" => false,
+                    "delete" => true,
+                    _ => return Err(OutputError::Mode { mode: value }),
                 }
             }
-            "push" | "push-by-digest" | "unpack" | "registry.insecure" | "oci-artifact" | "name-canonical" if is_image => {
+            // Times of files are the epoch's in any case, as BuildKit has it.
+            "rewrite-timestamp" if is_files => drop(switch()?),
+            "push"
+            | "push-by-digest"
+            | "registry.insecure"
+            | "oci-artifact"
+            | "name-canonical"
+            | "prefer-nondist-layers"
+            | "attestation-inline"
+                if is_image =>
+            {
                 if switch()? {
                     return Err(unsupported());
                 }
             }
-            "platform-split" | "mode" | "context" | "dangling-name-prefix" | "buildinfo" => return Err(unsupported()),
-            _ if key.starts_with("annotation") => return Err(unsupported()),
+            "context" | "dangling-name-prefix" | "danging-name-empty-only" | "buildinfo" | "attestation-prefix" => {
+                return Err(unsupported());
+            }
+            _ if is_image && key.starts_with("annotation") => self.annotate(key, value)?,
             _ => return Err(OutputError::UnknownAttribute { key: key.into(), kind: kind_name.into() }),
+        }
+        Ok(())
+    }
+}
+
+impl Fields {
+    /// `annotation.KEY`, `annotation-TYPE.KEY`, `annotation-TYPE[PLATFORM].KEY`
+    fn annotate(&mut self, attribute: &str, value: String) -> Result<(), OutputError> {
+        let wrong = |reason: String| OutputError::Annotation { attribute: attribute.into(), reason };
+        let rest = attribute.strip_prefix("annotation").unwrap_or(attribute);
+        let end = rest.find(['[', '.']).ok_or_else(|| wrong("it has no key".into()))?;
+        let (place, rest) = rest.split_at(end);
+        let place = match place.strip_prefix('-') {
+            Some(name) => Annotated::named(name).ok_or_else(|| wrong(format!("unrecognized annotation type {name}")))?,
+            None if place.is_empty() => Annotated::Manifest,
+            None => return Err(wrong("it has no key".into())),
+        };
+        let (platform, rest) = match rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((platform, rest)) => (Some(platform.parse().map_err(|e: PlatformError| wrong(e.to_string()))?), rest),
+            None => (None, rest),
+        };
+        match rest.strip_prefix('.') {
+            Some(key) if !key.is_empty() => self.annotations.set(place, platform, key, value),
+            _ => return Err(wrong("it has no key".into())),
         }
         Ok(())
     }
@@ -276,7 +366,7 @@ impl Fields {
 
 /// Settles the destination.
 fn finish(kind: OutputKind, name: &str, fields: Fields, environment: &Environment) -> Result<Output, OutputError> {
-    let Fields { dest, names, layers, as_directory, docker_media_types } = fields;
+    let Fields { dest, names, layers, as_directory, docker_media_types, drop, unpack, mirror, platform_split, annotations } = fields;
     check_level(&layers)?;
     let is_directory = kind == OutputKind::Local || as_directory;
     let to_stdout = |kind| {
@@ -290,7 +380,19 @@ fn finish(kind: OutputKind, name: &str, fields: Fields, environment: &Environmen
         (_, None | Some("" | "-")) => to_stdout(kind)?,
         (_, Some(path)) => (kind, Destination::Path(environment.resolve(path.as_ref()))),
     };
-    Ok(Output { kind, destination, names, layers, as_directory, docker_media_types })
+    Ok(Output {
+        kind,
+        destination,
+        names,
+        layers,
+        as_directory,
+        docker_media_types,
+        keep: !drop,
+        unpack,
+        mirror,
+        platform_split,
+        annotations,
+    })
 }
 
 fn check_level(layers: &LayerOptions) -> Result<(), OutputError> {
@@ -382,7 +484,10 @@ mod tests {
             ("type=floppy", "unknown output type \"floppy\"; known are oci, docker, local, tar, image and cacheonly"),
             ("type=registry", "output type=registry is not supported yet"),
             ("type=image,push=true", "output attribute push=true is not supported yet"),
-            ("type=oci,annotation.a=b,dest=x", "output attribute annotation.a=b is not supported yet"),
+            ("type=oci,annotation-layer.a=b,dest=x", "invalid output attribute \"annotation-layer.a\": unrecognized annotation type layer"),
+            ("type=local,annotation.a=b,dest=x", "unknown attribute \"annotation.a\" for output type=local"),
+            ("type=local,dest=x,mode=move", "invalid local exporter mode \"move\""),
+            ("type=image,name-canonical=true", "output attribute name-canonical=true is not supported yet"),
             ("type=oci,dest=x,colour=red", "unknown attribute \"colour\" for output type=oci"),
             ("type=local,dest=x,compression=gzip", "unknown attribute \"compression\" for output type=local"),
             ("type=cacheonly,dest=x", "unknown attribute \"dest\" for output type=cacheonly"),

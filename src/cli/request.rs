@@ -1,24 +1,30 @@
 //! Arguments and environment → one build request. Every default is resolved here, once; what follows works on plain data.
 
+mod allow;
+mod annotations;
 mod context;
 mod registry;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::export::annotation::Annotations;
 use crate::oci::platform::{Platform, PlatformError};
 use crate::oci::reference::{Reference, ReferenceError};
 use crate::plan::git::GitRefError;
 use crate::plan::graph::NetworkMode;
+use crate::plan::{Allowed, NoCache};
 use crate::source::git::GitConfig;
 use crate::source::registry::RegistryConfig;
 use crate::source::secret::Lent;
 
 use super::args::BuildArgs;
 use super::environment::Environment;
+use super::flags::parse_bool;
 use super::lent;
 use super::output::{Output, OutputError, OutputKind, unique};
 use super::values::{Ulimit, parse_add_host};
+use annotations::annotations;
 pub use context::{ContextSource, DockerfileSource, NamedContext};
 use context::{context_source, dockerfile_source, named_context};
 use registry::git_config;
@@ -41,6 +47,12 @@ pub struct BuildRequest {
     pub target: Option<String>,
     /// Platforms to build for; never empty.
     pub platforms: Vec<Platform>,
+    /// The result is an index: of several platforms, or because BUILDKIT_MULTI_PLATFORM asks for one.
+    pub multi_platform: bool,
+    /// `--annotation`
+    pub annotations: Annotations,
+    /// `--allow`
+    pub allowed: Allowed,
     /// Results to write; never empty.
     pub outputs: Vec<Output>,
     /// Named contexts by name.
@@ -55,8 +67,8 @@ pub struct BuildRequest {
     pub progress: ProgressMode,
     /// Whether the progress display may use colours.
     pub colour: bool,
-    /// `--no-cache`
-    pub no_cache: bool,
+    /// `--no-cache`, `--no-cache-filter`
+    pub no_cache: NoCache,
     /// `--pull`
     pub pull: bool,
     /// Network of RUN steps.
@@ -135,6 +147,18 @@ pub enum RequestError {
     /// An output that cannot be served.
     #[error(transparent)]
     Output(#[from] OutputError),
+    /// BUILDKIT_MULTI_PLATFORM is neither true nor false.
+    #[error("invalid boolean value for multi-platform: {text}")]
+    MultiPlatform {
+        /// Its value.
+        text: String,
+    },
+    /// `--annotation` that cannot be read.
+    #[error("{0}")]
+    Annotation(String),
+    /// `--allow` of something unknown.
+    #[error("{0}")]
+    Allow(String),
     /// A progress mode nobody has.
     #[error("invalid progress mode {text:?}: it is one of auto, tty, plain, quiet")]
     Progress {
@@ -177,11 +201,15 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<(BuildRequ
     let build_args = build_args(&args.build_args, environment)?;
     // What is no number may name a context, which the plan knows.
     let source_date_epoch = build_args.get("SOURCE_DATE_EPOCH").and_then(|text| text.parse().ok());
+    let platforms = platforms(&args.platforms, environment)?;
+    let is_multi_platform = platforms.len() > 1 || forced_index(&build_args)?;
     let mut outputs = outputs(&args.outputs, environment)?;
     // What is loaded elsewhere is an image of the store first.
     if args.load && outputs.iter().all(|output| output.kind != OutputKind::Store) {
         outputs.push(Output::to_store());
     }
+    let allowed = allow::allowed(&args.allow)?;
+    allow::check_deletions(&outputs, &args.allow, environment)?;
     let tags = args.tags.iter().cloned().chain(outputs.iter().flat_map(|output| output.names.iter().cloned()));
     let tags = unique(tags.map(|text| image_name(&text)).collect::<Result<_, _>>()?);
     let (progress, progress_note) = progress_mode(args, environment)?;
@@ -197,7 +225,10 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<(BuildRequ
         labels: key_values("--label", &args.labels)?,
         build_args,
         target: args.target.clone().filter(|target| !target.is_empty()),
-        platforms: platforms(&args.platforms, environment)?,
+        multi_platform: is_multi_platform,
+        platforms,
+        annotations: annotations(&args.annotations)?,
+        allowed,
         outputs,
         contexts: args.build_contexts.iter().map(|text| named_context(text, environment)).collect::<Result<_, _>>()?,
         iidfile: args.iidfile.as_deref().map(|path| environment.resolve(path)),
@@ -205,7 +236,11 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<(BuildRequ
         quiet: args.quiet,
         progress,
         colour: environment.non_empty("NO_COLOR").is_none(),
-        no_cache: args.no_cache,
+        no_cache: match (args.no_cache, &args.no_cache_filter[..]) {
+            (true, _) => NoCache::All,
+            (false, []) => NoCache::Off,
+            (false, stages) => NoCache::Stages(stages.iter().map(|stage| stage.trim().to_owned()).collect()),
+        },
         pull: args.pull,
         network: network(args.network.as_deref())?,
         add_hosts,
@@ -268,6 +303,12 @@ fn platforms(given: &[String], environment: &Environment) -> Result<Vec<Platform
         platforms.push(Platform::native());
     }
     Ok(platforms)
+}
+
+/// `BUILDKIT_MULTI_PLATFORM`: an index for a single platform too.
+fn forced_index(build_args: &BTreeMap<String, String>) -> Result<bool, RequestError> {
+    let Some(text) = build_args.get("BUILDKIT_MULTI_PLATFORM").filter(|text| !text.is_empty()) else { return Ok(false) };
+    parse_bool(text).map_err(|_| RequestError::MultiPlatform { text: text.clone() })
 }
 
 fn outputs(given: &[String], environment: &Environment) -> Result<Vec<Output>, RequestError> {

@@ -8,16 +8,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use shale_cache::{LayerId, ListId};
 
+use super::forms::Forms;
 use super::spool::Spool;
 use super::{BuildExecutor, StepError};
 use crate::layer::LayerError;
 use crate::layer::compress::Encoder;
-use crate::layer::contents::{Contents, SourceRef};
+use crate::layer::contents::{Contents, Gathered, SourceRef};
 use crate::plan::git::GitRef;
 use crate::plan::graph::{CopyOp, CopySource, Remote, UrlSource};
 use crate::sandbox::SandboxError;
 use crate::solve::event::{Event, TaskId};
 use crate::solve::key::Inputs;
+use crate::solve::snapshot::LayerRef;
 use crate::solve::{Made, Step};
 use crate::source::context::{BuildContext, ContextError};
 use crate::source::git::GitError;
@@ -69,8 +71,40 @@ pub(super) struct Places {
 }
 
 impl Places {
-    fn source(&self) -> From {
+    pub(super) fn source(&self) -> From {
         From::Gathered { roots: self.roots.clone(), spools: self.spools.clone(), sources: self.sources.clone() }
+    }
+
+    /// Adds files of a layer, each with its path in what is written: from its unpacked form if that is given, else from a tar.
+    pub(super) fn add_layer(
+        &mut self,
+        forms: &Forms<'_>,
+        layer: &LayerRef,
+        fs: Option<PathBuf>,
+        wanted: Vec<(Vec<u8>, Entry)>,
+        spool: &mut Spool,
+    ) -> Result<(), StepError> {
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        if let Some(fs) = fs {
+            let root = self.roots.len();
+            self.roots.push(fs);
+            self.mapped = !forms.reads_everything();
+            self.sources.extend(wanted.into_iter().map(|(path, e)| (path, SourceRef::Root { root, path: e.path })));
+        } else {
+            self.sources.extend(spool.extract(forms.blob(layer)?, forms.index(layer)?.as_ref(), wanted)?);
+            self.spools = spool.files().to_vec();
+        }
+        Ok(())
+    }
+
+    /// Opens everything, unless only the worker can.
+    pub(super) fn open_here(&self) -> Result<Option<Gathered>, StepError> {
+        if self.mapped {
+            return Ok(None);
+        }
+        Ok(Some(gathered(&self.roots, &self.spools, self.sources.clone()).map_err(SandboxError::from)?))
     }
 }
 
@@ -320,18 +354,8 @@ fn places(
                     from_layers[layer].push((entry.path.clone(), found));
                 }
             }
-            for (layer, wanted) in snapshot.layers.iter().zip(from_layers).filter(|(_, wanted)| !wanted.is_empty()) {
-                match executor.forms.fs_if_there(layer)? {
-                    Some(fs) => {
-                        let root = places.roots.len();
-                        places.roots.push(fs);
-                        places.mapped = !executor.forms.reads_everything();
-                        places.sources.extend(wanted.into_iter().map(|(path, e)| (path, SourceRef::Root { root, path: e.path })));
-                    }
-                    None => {
-                        places.sources.extend(spool.extract(executor.forms.blob(layer)?, executor.forms.index(layer)?.as_ref(), wanted)?);
-                    }
-                }
+            for (layer, wanted) in snapshot.layers.iter().zip(from_layers) {
+                places.add_layer(executor.forms, layer, executor.forms.fs_if_there(layer)?, wanted, spool)?;
             }
         }
     }

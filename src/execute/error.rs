@@ -130,6 +130,16 @@ pub enum StepError {
         /// Why it failed.
         source: io::Error,
     },
+    /// Two images have other files at one path, and both are written to one place.
+    #[error("cannot overwrite {path} from {first} with {second} when split option is disabled")]
+    Overlap {
+        /// The path.
+        path: String,
+        /// The platform that has it already.
+        first: String,
+        /// The platform that brings it again.
+        second: String,
+    },
     /// The build was given up.
     #[error("context canceled")]
     Cancelled,

@@ -6,7 +6,7 @@ mod unpacked;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufWriter, Read};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,9 +14,10 @@ use shale_cache::{DiffId, LayerId, PackKey, Packed, Store};
 
 use super::StepError;
 use crate::image::{ImageService, ResolvedImage};
-use crate::layer::compress::{Decoder, Encoder, PackNumbers};
+use crate::layer::compress::{Decoder, Encoder, PackNumbers, PackWriter};
 use crate::layer::contents::{Contents, Directory, SameTar};
 use crate::layer::read::index_and_diff_id;
+use crate::oci::manifest::media;
 use crate::plan::graph::BaseId;
 use crate::solve::snapshot::{LayerRef, Snapshot};
 use crate::source::registry::Progress;
@@ -118,6 +119,11 @@ impl<'a> Forms<'a> {
         Ok(index)
     }
 
+    /// A temporary directory of the store.
+    pub fn tmp(&self) -> Result<shale_cache::TmpDir, StepError> {
+        Ok(self.store.tmp()?)
+    }
+
     /// A filesystem as a view.
     pub fn view(&self, snapshot: &Snapshot) -> Result<View, StepError> {
         Ok(View::new(snapshot.layers.iter().map(|layer| self.index(layer)).collect::<Result<_, _>>()?))
@@ -148,6 +154,15 @@ impl<'a> Forms<'a> {
         let Ok(map) = Worker::map_id_here() else { return Ok(None) };
         let id = self.layer_id(layer)?;
         Ok(if self.store.layers().has_fs(&id, &map)? { Some(self.store.layers().fs_path(&id, &map)) } else { None })
+    }
+
+    /// The same where it must be: if nobody else but a worker could read it, a tar that is there goes before it.
+    pub fn fs_if_needed(&self, layer: &LayerRef) -> Result<Option<PathBuf>, StepError> {
+        let has_tar = match layer {
+            LayerRef::Base { image, number, .. } => self.bases[image.0].layers[*number].blob.is_some(),
+            LayerRef::Own { layer, .. } => self.store.layers().any_packed(layer)?.is_some(),
+        };
+        if has_tar && !self.reads_everything() { Ok(None) } else { self.fs_if_there(layer) }
     }
 
     /// A layer's tar, compressed or not: a base's own blob, else any packed form.
@@ -185,12 +200,40 @@ impl<'a> Forms<'a> {
         }
     }
 
-    /// A layer packed for an export. Blobs of bases are exported untouched.
-    pub fn packed(&self, layer: &LayerRef, packing: Packing) -> Result<Packed, StepError> {
+    /// A layer packed for an export. Blobs of bases are exported untouched, unless `force` asks for one compression of all: then
+    /// their tars stay as they are and are compressed anew.
+    pub fn packed(&self, layer: &LayerRef, packing: Packing, force: bool) -> Result<Packed, StepError> {
         match layer {
-            LayerRef::Base { image, number, .. } => self.base_packed(*image, *number, Packing { clamp_secs: None, ..packing }),
+            LayerRef::Base { image, number, .. } => {
+                let packed = self.base_packed(*image, *number, Packing { clamp_secs: None, ..packing })?;
+                if force { self.compressed_anew(*image, packed, packing.encoder) } else { Ok(packed) }
+            }
             LayerRef::Own { layer, .. } => self.own_packed(layer, packing),
         }
+    }
+
+    /// The same tar under another compression; as it is if it has that one already, whatever its level (BuildKit).
+    fn compressed_anew(&self, image: BaseId, packed: Packed, encoder: Encoder) -> Result<Packed, StepError> {
+        if media::oci_of(&packed.media_type) == media::oci_of(encoder.media_type()) {
+            return Ok(packed);
+        }
+        let lost = || StepError::LostBlob { digest: packed.blob.clone() };
+        let failed = || StepError::io("compress", packed.blob.to_string());
+        let blob = self.store.blobs().open(&packed.blob)?.ok_or_else(lost)?;
+        let writer = self.store.blobs().writer()?;
+        let out = writer.file().try_clone().map_err(StepError::io("write", "a blob of the store"))?;
+        let mut anew = PackWriter::new(BufWriter::new(out), encoder).map_err(failed())?;
+        io::copy(&mut Decoder::new(blob).map_err(failed())?, &mut anew).map_err(failed())?;
+        let (numbers, out) = anew.finish().map_err(failed())?;
+        out.into_inner().map_err(|error| failed()(error.into_error()))?;
+        self.is_as_said(image, &packed.diff_id, numbers.diff_id)?;
+        writer.commit_as(&numbers.blob, numbers.size_bytes)?;
+        Ok(Packed { blob: numbers.blob, size_bytes: numbers.size_bytes, media_type: encoder.media_type().into(), ..packed })
+    }
+
+    /// The layer that the store knows by a DiffID.
+    pub fn known_layer(&self, diff_id: &DiffId) -> Result<Option<LayerId>, StepError> {
+        Ok(self.store.layers().by_diff(diff_id)?)
     }
 
     /// Packs a layer of ours, from its unpacked form or from another packed one.

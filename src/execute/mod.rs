@@ -3,6 +3,7 @@
 pub mod ahead;
 mod copy;
 mod error;
+pub mod flat;
 pub mod forms;
 pub mod log;
 mod mounts;

@@ -33,6 +33,11 @@ impl Spool {
         Self { tmp, files: Vec::new(), members: HashMap::new() }
     }
 
+    /// The directory that holds them.
+    pub(super) fn path(&self) -> &std::path::Path {
+        self.tmp.path()
+    }
+
     /// The spool files that [`SourceRef::Spool`] names by number.
     pub(super) fn files(&self) -> &[PathBuf] {
         &self.files

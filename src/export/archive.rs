@@ -18,9 +18,11 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::tar_writer::TarWriter;
-use super::{BuiltManifest, Destination, ExportError, ExportImage, Exported, Format, MediaTypes, build_manifest};
+use super::{BuiltIndex, BuiltManifest, build_index, build_manifest};
+use super::{Destination, ExportError, ExportImage, ExportIndex, Exportable, Exported, Format, MediaTypes};
 use crate::oci::config::ImageConfig;
-use crate::oci::manifest::{Descriptor, DescriptorPlatform, Document, Index};
+use crate::oci::manifest::{self, Descriptor, DescriptorPlatform, Document, Index};
+use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::source::archive::{IMAGE_NAME, REF_NAME};
 
@@ -52,39 +54,66 @@ pub fn export(
     types: MediaTypes,
     destination: Destination<'_>,
 ) -> Result<Vec<Exported>, ExportError> {
-    let manifests: Vec<BuiltManifest> = images.iter().map(|image| build_manifest(image, types)).collect::<Result<_, _>>()?;
+    let all: Vec<Exportable> = images.iter().map(|image| Exportable::Image(Box::new(image.clone()))).collect();
+    export_all(store, &all, format, types, destination)
+}
+
+/// Writes images and indexes. Returns what was written, in their order.
+pub fn export_all(
+    store: &Store,
+    all: &[Exportable],
+    format: Format,
+    types: MediaTypes,
+    destination: Destination<'_>,
+) -> Result<Vec<Exported>, ExportError> {
     let mut files = BTreeMap::new();
-    for (image, manifest) in images.iter().zip(&manifests) {
-        add_blobs(store, image, manifest, &mut files)?;
-    }
-    let mut entries = Vec::new();
-    for (image, manifest) in images.iter().zip(&manifests) {
-        entries.extend(descriptors(image, manifest)?);
+    let (mut entries, mut items, mut exported) = (Vec::new(), Vec::new(), Vec::new());
+    for one in all {
+        let (bare, names, built) = match one {
+            Exportable::Image(image) => {
+                let manifest = build_manifest(image, types)?;
+                add_blobs(store, image, &manifest, &mut files)?;
+                items.push(docker_item(image, &image.names, &manifest));
+                (descriptor(image, &manifest)?, &image.names, vec![manifest])
+            }
+            Exportable::Index(index) => {
+                let built = build_index(index, types)?;
+                for ((_, image), manifest) in index.images.iter().zip(&built.manifests) {
+                    add_blobs(store, image, manifest, &mut files)?;
+                }
+                items.extend(native_item(index, &built.manifests));
+                let bare = index_descriptor(index, &built)?;
+                files.insert(blob_path(&built.digest), Content::Bytes(built.bytes));
+                (bare, &index.names, built.manifests)
+            }
+        };
+        entries.extend(named(&bare, names));
+        exported.push(Exported {
+            manifests: built.iter().map(|manifest| manifest.digest.clone()).collect(),
+            configs: built.into_iter().map(|manifest| manifest.config).collect(),
+            descriptor: bare,
+            names: names.iter().map(ToString::to_string).collect(),
+        });
     }
     files.insert("oci-layout".into(), Content::Bytes(OCI_LAYOUT.into()));
     if format == Format::Docker {
-        let items: Vec<DockerItem> = images.iter().zip(&manifests).map(|(image, manifest)| docker_item(image, manifest)).collect();
         files.insert("manifest.json".into(), Content::Bytes(to_json(&items)));
     }
     match destination {
         Destination::Directory(dir) => write_directory(store, dir, files, entries)?,
         Destination::File(path) => {
             files.insert("index.json".into(), Content::Bytes(to_json(&Index::new(entries))));
-            write_file(store, path, &files)?;
+            write_beside(path, &mut |file| {
+                let tar = TarWriter::file_writer(file.try_clone().map_err(|source| ExportError::io("write", path, source))?);
+                write_tar(store, &files, tar).map_err(|e| e.at(Some(path)))
+            })?;
         }
         Destination::Stream(stream) => {
             files.insert("index.json".into(), Content::Bytes(to_json(&Index::new(entries))));
             write_tar(store, &files, TarWriter::stream(stream)).map_err(|e| e.at(None))?;
         }
     }
-    let exported = images.iter().zip(manifests).map(|(image, manifest)| Exported {
-        config: manifest.config,
-        manifest: manifest.digest,
-        manifest_size_bytes: manifest.bytes.len() as u64,
-        media_type: manifest.media_type,
-        names: image.names.iter().map(ToString::to_string).collect(),
-    });
-    Ok(exported.collect())
+    Ok(exported)
 }
 
 fn to_json(value: &impl Serialize) -> Vec<u8> {
@@ -115,27 +144,49 @@ fn add_blobs(
     Ok(())
 }
 
-/// One entry of the index per name, so that every tool finds every name.
-fn descriptors(image: &ExportImage, manifest: &BuiltManifest) -> Result<Vec<Descriptor>, ExportError> {
-    let config = ImageConfig::from_json(&image.config);
-    let config = config.map_err(|e| ExportError::Invalid { detail: format!("invalid image config: {e}") })?;
+/// What points to an image, without a name.
+fn descriptor(image: &ExportImage, manifest: &BuiltManifest) -> Result<Descriptor, ExportError> {
+    let config = parsed(image)?;
     let mut bare = Descriptor::new(&manifest.media_type, manifest.digest.clone(), manifest.bytes.len() as u64);
+    bare.annotations.clone_from(&image.descriptor_annotations);
     bare.platform = (!config.os.is_empty() && !config.architecture.is_empty()).then(|| DescriptorPlatform::from(&config.platform()));
-    // The config's own time: the moment of the export would make two archives of one image differ.
-    if let Some(created) = config.created.as_deref().and_then(whole_seconds) {
-        bare.annotations.insert(CREATED.into(), created);
+    add_created(&mut bare, config.created);
+    Ok(bare)
+}
+
+/// What points to an index, without a name.
+fn index_descriptor(index: &ExportIndex, built: &BuiltIndex) -> Result<Descriptor, ExportError> {
+    let mut bare = Descriptor::new(&built.media_type, built.digest.clone(), built.bytes.len() as u64);
+    bare.annotations.clone_from(&index.descriptor_annotations);
+    let created = index.images.iter().map(|(_, image)| Ok(parsed(image)?.created)).collect::<Result<Vec<_>, ExportError>>()?;
+    add_created(&mut bare, created.into_iter().flatten().max());
+    Ok(bare)
+}
+
+fn parsed(image: &ExportImage) -> Result<ImageConfig, ExportError> {
+    ImageConfig::from_json(&image.config).map_err(|e| ExportError::Invalid { detail: format!("invalid image config: {e}") })
+}
+
+/// The config's own time: the moment of the export would make two archives of one image differ.
+fn add_created(descriptor: &mut Descriptor, created: Option<String>) {
+    if let Some(created) = created.as_deref().and_then(whole_seconds) {
+        descriptor.annotations.entry(CREATED.into()).or_insert(created);
     }
-    if image.names.is_empty() {
-        return Ok(vec![bare]);
+}
+
+/// One entry of the layout's index per name, so that every tool finds every name.
+fn named(bare: &Descriptor, names: &[Reference]) -> Vec<Descriptor> {
+    if names.is_empty() {
+        return vec![bare.clone()];
     }
-    let named = image.names.iter().map(|name| {
+    let named = names.iter().map(|name| {
         let mut descriptor = bare.clone();
         descriptor.annotations.insert(IMAGE_NAME.into(), name.to_string());
         let short = name.tag().map_or_else(|| name.to_string(), String::from);
         descriptor.annotations.insert(REF_NAME.into(), short);
         descriptor
     });
-    Ok(named.collect())
+    named.collect()
 }
 
 fn whole_seconds(created: &str) -> Option<String> {
@@ -143,8 +194,16 @@ fn whole_seconds(created: &str) -> Option<String> {
     time.replace_nanosecond(0).ok()?.format(&Rfc3339).ok()
 }
 
-fn docker_item(image: &ExportImage, manifest: &BuiltManifest) -> DockerItem {
-    let tags: Vec<String> = image.names.iter().filter(|n| n.tag().is_some()).map(Reference::familiar).collect();
+/// Who knows no index gets the image of this machine's platform under its names.
+fn native_item(index: &ExportIndex, manifests: &[BuiltManifest]) -> Option<DockerItem> {
+    let native = Platform::native();
+    let runs = |platform: &Platform| manifest::runs_on(platform, &native);
+    let at = index.images.iter().position(|(platform, _)| runs(platform))?;
+    Some(docker_item(&index.images[at].1, &index.names, &manifests[at]))
+}
+
+fn docker_item(image: &ExportImage, names: &[Reference], manifest: &BuiltManifest) -> DockerItem {
+    let tags: Vec<String> = names.iter().filter(|n| n.tag().is_some()).map(Reference::familiar).collect();
     DockerItem {
         config: blob_path(&manifest.config),
         repo_tags: (!tags.is_empty()).then_some(tags),
@@ -195,22 +254,21 @@ fn write_tar(store: &Store, files: &BTreeMap<String, Content>, mut tar: TarWrite
     Ok(tar.finish()?)
 }
 
-/// Writes a tar beside its place and renames it, so that nobody ever sees half of one. Devices and pipes are written to directly.
-fn write_file(store: &Store, path: &Path, files: &BTreeMap<String, Content>) -> Result<(), ExportError> {
-    let failed = |deed| move |source| ExportError::Io { deed, path: path.into(), source };
+/// Writes a file beside its place and renames it, so that nobody ever sees half of one. Devices and pipes are written to directly.
+pub(super) fn write_beside(path: &Path, write: &mut dyn FnMut(&File) -> Result<(), ExportError>) -> Result<(), ExportError> {
+    let failed = |deed| move |source| ExportError::io(deed, path, source);
     let path = match fs::metadata(path) {
         // A link stays a link: what it points to is replaced.
         Ok(meta) if meta.is_file() => &fs::canonicalize(path).map_err(failed("open"))?,
         Ok(meta) if meta.is_dir() => return Err(failed("write")(io::ErrorKind::IsADirectory.into())),
         Ok(_) => {
             let file = File::options().write(true).open(path).map_err(failed("open"))?;
-            return write_tar(store, files, TarWriter::file_writer(file)).map_err(|e| e.at(Some(path)));
+            return write(&file);
         }
         Err(_) => path,
     };
     let beside = Beside::new(path)?;
-    let file = beside.file.try_clone().map_err(failed("write"))?;
-    write_tar(store, files, TarWriter::file_writer(file)).map_err(|e| e.at(Some(path)))?;
+    write(&beside.file)?;
     beside.rename(path)
 }
 

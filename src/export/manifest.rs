@@ -1,9 +1,9 @@
-//! Manifests of built images.
+//! Manifests of built images, and the indexes over them.
 
 use shale_cache::OciDigest;
 
-use super::{ExportError, ExportImage, MediaTypes};
-use crate::oci::manifest::{Descriptor, Document, Manifest, media};
+use super::{ExportError, ExportImage, ExportIndex, MediaTypes};
+use crate::oci::manifest::{Descriptor, DescriptorPlatform, Document, Index, Manifest, media};
 
 /// A manifest as it is hashed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +38,37 @@ pub fn build_manifest(image: &ExportImage, types: MediaTypes) -> Result<BuiltMan
     };
     let bytes = manifest.to_json();
     Ok(BuiltManifest { digest: OciDigest::sha256_of(&bytes), media_type: manifest.media_type, bytes, config })
+}
+
+/// An index as it is hashed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuiltIndex {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// Their digest.
+    pub digest: OciDigest,
+    /// The index's media type.
+    pub media_type: String,
+    /// The manifests that it joins, in its order.
+    pub manifests: Vec<BuiltManifest>,
+}
+
+/// Builds the index of images for several platforms, with their manifests.
+pub fn build_index(index: &ExportIndex, types: MediaTypes) -> Result<BuiltIndex, ExportError> {
+    let manifests = index.images.iter().map(|(_, image)| build_manifest(image, types)).collect::<Result<Vec<_>, _>>()?;
+    let entries = index.images.iter().zip(&manifests).map(|((platform, image), manifest)| {
+        let mut entry = Descriptor::new(&manifest.media_type, manifest.digest.clone(), manifest.bytes.len() as u64);
+        entry.annotations.clone_from(&image.descriptor_annotations);
+        entry.platform = Some(DescriptorPlatform::from(platform));
+        entry
+    });
+    let mut document = Index::new(entries.collect());
+    if types == MediaTypes::Docker {
+        document.media_type = media::docker_of(&document.media_type).into();
+    }
+    document.annotations.clone_from(&index.annotations);
+    let bytes = document.to_json();
+    Ok(BuiltIndex { digest: OciDigest::sha256_of(&bytes), bytes, media_type: document.media_type, manifests })
 }
 
 /// A manifest that must stay as it is: only that it belongs to the image is checked.

@@ -1,8 +1,10 @@
-//! Results out of the store: OCI layouts and docker-archives.
+//! Results out of the store: OCI layouts and docker-archives, and the files of images.
 //!
 //! Everything that is written is a function of its input: entries sorted, times zero, JSON in one order.
 
+pub mod annotation;
 mod archive;
+mod files;
 mod manifest;
 mod tar_writer;
 
@@ -12,9 +14,13 @@ use std::path::{Path, PathBuf};
 
 use shale_cache::{OciDigest, Packed, StoreError};
 
-pub use archive::export;
-pub use manifest::{BuiltManifest, build_manifest};
+pub use archive::{export, export_all};
+pub use files::write_files;
+pub use manifest::{BuiltIndex, BuiltManifest, build_index, build_manifest};
 
+use crate::layer::LayerError;
+use crate::oci::manifest::Descriptor;
+use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 
 /// One image to export.
@@ -28,8 +34,32 @@ pub struct ExportImage {
     pub layers: Vec<Packed>,
     /// Annotations of the manifest.
     pub annotations: BTreeMap<String, String>,
+    /// Annotations of what points to the manifest.
+    pub descriptor_annotations: BTreeMap<String, String>,
     /// A manifest to keep as it is, for images that were pulled or loaded with one; `annotations` and media types have no effect then.
     pub manifest: Option<Vec<u8>>,
+}
+
+/// Images of several platforms under the same names, joined by an index.
+#[derive(Clone, Debug, Default)]
+pub struct ExportIndex {
+    /// Names, as of [`ExportImage`].
+    pub names: Vec<Reference>,
+    /// The images in the order of the index; their own names have no effect.
+    pub images: Vec<(Platform, ExportImage)>,
+    /// Annotations of the index.
+    pub annotations: BTreeMap<String, String>,
+    /// Annotations of what points to the index.
+    pub descriptor_annotations: BTreeMap<String, String>,
+}
+
+/// What can stand under a name.
+#[derive(Clone, Debug)]
+pub enum Exportable {
+    /// An image.
+    Image(Box<ExportImage>),
+    /// Images of several platforms.
+    Index(ExportIndex),
 }
 
 /// Which files the archive has.
@@ -57,7 +87,7 @@ pub enum Destination<'a> {
     File(&'a Path),
     /// A tar stream (`-`).
     Stream(&'a mut dyn Write),
-    /// A layout directory (`tar=false`); other images in it stay.
+    /// A directory: of a layout (`tar=false`), in which other images stay, or for files.
     Directory(&'a Path),
 }
 
@@ -71,17 +101,15 @@ impl std::fmt::Debug for Destination<'_> {
     }
 }
 
-/// What was written for one image.
+/// What was written for one image, or for images joined by an index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exported {
-    /// The image id.
-    pub config: OciDigest,
-    /// The manifest's digest.
-    pub manifest: OciDigest,
-    /// The manifest's size.
-    pub manifest_size_bytes: u64,
-    /// The manifest's media type.
-    pub media_type: String,
+    /// The image ids: one, or those that the index joins.
+    pub configs: Vec<OciDigest>,
+    /// The digests of the manifests, in the same order.
+    pub manifests: Vec<OciDigest>,
+    /// The descriptor of the manifest, or of the index, without names.
+    pub descriptor: Descriptor,
     /// Full names.
     pub names: Vec<String>,
 }
@@ -125,7 +153,16 @@ pub enum ExportError {
         /// What is wrong.
         detail: String,
     },
+    /// The files of the image could not be written.
+    #[error(transparent)]
+    Files(#[from] LayerError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl ExportError {
+    fn io(deed: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Self::Io { deed, path: path.into(), source }
+    }
 }

@@ -82,7 +82,8 @@ impl ImageService {
             names,
             config: image.config_bytes.clone(),
             layers,
-            annotations: std::collections::BTreeMap::new(),
+            annotations: image.record.built.annotations.clone(),
+            descriptor_annotations: image.record.built.descriptor_annotations.clone(),
             manifest: kept,
         };
         let manifest = match build_manifest(&export, MediaTypes::Oci) {

@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use shale_cache::{BlobRef, DiffId, ImageLayer, ImageRecord, OciDigest};
+use shale_cache::{BlobRef, Built, DiffId, ImageLayer, ImageRecord, OciDigest};
 
 use super::lookup::{SHORT_ID_DIGITS, parse_config};
 use super::{ImageError, ImageService, LayoutName, NamedImage, Origin, PullPolicy, ResolvedImage};
@@ -86,6 +86,13 @@ impl ImageService {
         if self.fits(&first, platform)? {
             return Ok(Some(first));
         }
+        for other in &first.built.platforms {
+            if let Some(record) = self.store.images().get(other)?
+                && self.fits(&record, platform)?
+            {
+                return Ok(Some(record));
+            }
+        }
         for (record, _) in self.store.images().list()? {
             if record.repo_digests.iter().any(|d| first.repo_digests.contains(d)) && self.fits(&record, platform)? {
                 return Ok(Some(record));
@@ -150,7 +157,14 @@ impl ImageService {
         }
         let known_as = reference.at_digest(&remote.top).to_string();
         let id = OciDigest::sha256_of(&remote.config);
-        let mut record = ImageRecord { id, manifest: Some(manifest), layers, repo_digests: vec![known_as], stored_at_secs: now_secs() };
+        let mut record = ImageRecord {
+            id,
+            manifest: Some(manifest),
+            layers,
+            repo_digests: vec![known_as],
+            stored_at_secs: now_secs(),
+            built: Built::default(),
+        };
         if let Some(old) = self.store.images().get(&record.id)? {
             record = merge(record, old);
         }
@@ -175,6 +189,7 @@ impl ImageService {
             layers,
             repo_digests: Vec::new(),
             stored_at_secs: now_secs(),
+            built: Built::default(),
         };
         Ok(ResolvedImage {
             name: name.into(),

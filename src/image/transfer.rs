@@ -1,13 +1,11 @@
 //! pull, load, save.
 
-use std::collections::BTreeMap;
-
-use shale_cache::{ImageLayer, ImageRecord, OciDigest, Packed};
+use shale_cache::{Built, ImageLayer, ImageRecord, OciDigest, Packed};
 
 use super::lookup::Named;
 use super::resolve::now_secs;
 use super::{ImageError, ImageService, ResolvedImage};
-use crate::export::{self, Destination, ExportImage, Exported, Format, MediaTypes};
+use crate::export::{self, Destination, ExportImage, ExportIndex, Exportable, Exported, Format, MediaTypes};
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::source::archive::{self, Input};
@@ -47,6 +45,7 @@ impl ImageService {
                 layers: image.layers,
                 repo_digests: Vec::new(),
                 stored_at_secs: now_secs(),
+                built: Built::default(),
             };
             self.keep(record, &image.names)?;
             Ok(Loaded { id: image.id, names: image.names })
@@ -77,9 +76,31 @@ impl ImageService {
         }
         let mut exports = Vec::new();
         for (record, names) in images {
-            exports.push(self.export_image(record, names, pack)?);
+            exports.push(self.exportable(record, names, pack)?);
         }
-        Ok(export::export(&self.store, &exports, format, MediaTypes::Oci, destination)?)
+        Ok(export::export_all(&self.store, &exports, format, MediaTypes::Oci, destination)?)
+    }
+
+    /// An image as it is written or pushed; one that was built for several platforms with the others, under their index.
+    pub fn exportable(
+        &self,
+        record: ImageRecord,
+        names: Vec<Reference>,
+        pack: &mut dyn FnMut(&ImageLayer) -> Result<Packed, ImageError>,
+    ) -> Result<Exportable, ImageError> {
+        if record.built.platforms.is_empty() {
+            return Ok(Exportable::Image(Box::new(self.export_image(record, names, pack)?)));
+        }
+        let built = record.built.clone();
+        let mut images = Vec::new();
+        for id in &built.platforms {
+            let missing = || ImageError::MissingBlob { image: record.id.to_string(), digest: id.clone() };
+            let one = if *id == record.id { record.clone() } else { self.store.images().get(id)?.ok_or_else(missing)? };
+            let platform = self.config_of(&one)?.0.platform();
+            images.push((platform, self.export_image(one, Vec::new(), pack)?));
+        }
+        let Built { index_annotations: annotations, index_descriptor_annotations: descriptor_annotations, .. } = built;
+        Ok(Exportable::Index(ExportIndex { names, images, annotations, descriptor_annotations }))
     }
 
     /// The images that a name means to `save`: a repository without a tag means all its tags.
@@ -125,6 +146,7 @@ impl ImageService {
             Some(manifest) => self.store.blobs().read(&manifest.digest)?,
             None => None,
         };
-        Ok(ExportImage { names, config: image.config_bytes, layers, annotations: BTreeMap::new(), manifest })
+        let Built { annotations, descriptor_annotations, .. } = image.record.built;
+        Ok(ExportImage { names, config: image.config_bytes, layers, annotations, descriptor_annotations, manifest })
     }
 }

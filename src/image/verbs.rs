@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use shale_cache::{ImageLayer, ImageRecord, OciDigest};
+use shale_cache::{Built, ImageLayer, ImageRecord, OciDigest};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -55,7 +55,12 @@ pub enum Removal {
 impl ImageService {
     /// The images, newest first.
     pub fn list(&self) -> Result<Vec<ImageSummary>, ImageError> {
-        let images = self.store.images().list()?.into_iter().map(|(record, names)| {
+        let all = self.store.images().list()?;
+        // Images of other platforms under a name are no images of their own.
+        let others: Vec<OciDigest> =
+            all.iter().filter(|(_, names)| !names.is_empty()).flat_map(|(r, _)| r.built.platforms.clone()).collect();
+        let shown = all.into_iter().filter(|(record, names)| !names.is_empty() || !others.contains(&record.id));
+        let images = shown.map(|(record, names)| {
             let (created, labels) = match self.config_of(&record) {
                 Ok((config, _)) => (config.created, config.config.labels.unwrap_or_default()),
                 // A list that one lost config makes unreadable helps nobody.
@@ -99,9 +104,9 @@ impl ImageService {
     }
 
     /// Keeps a built image: config and record go into the store, the names move to it. Returns the image id.
-    pub fn commit(&self, names: &[Reference], config: &[u8], layers: Vec<ImageLayer>) -> Result<OciDigest, ImageError> {
+    pub fn commit(&self, names: &[Reference], config: &[u8], layers: Vec<ImageLayer>, built: Built) -> Result<OciDigest, ImageError> {
         let id = self.store.blobs().put(config)?;
-        let record = ImageRecord { id: id.clone(), manifest: None, layers, repo_digests: Vec::new(), stored_at_secs: now_secs() };
+        let record = ImageRecord { id: id.clone(), manifest: None, layers, repo_digests: Vec::new(), stored_at_secs: now_secs(), built };
         self.keep(record, names)?;
         Ok(id)
     }
@@ -136,6 +141,11 @@ impl ImageService {
 
     fn delete(&self, record: &ImageRecord, names: &[Reference]) -> Result<Vec<Removal>, ImageError> {
         self.store.images().remove(&record.id)?;
+        for other in &record.built.platforms {
+            if self.store.images().names_of(other)?.is_empty() {
+                self.store.images().remove(other)?;
+            }
+        }
         let mut done: Vec<Removal> = names.iter().map(|n| Removal::Untagged(n.familiar())).collect();
         done.extend(references(&record.repo_digests).iter().map(|n| Removal::Untagged(n.familiar())));
         done.push(Removal::Deleted(record.id.to_string()));

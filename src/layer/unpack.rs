@@ -1,10 +1,11 @@
-//! Puts a layer on disk as an overlay lower: whiteouts as devices 0:0, opaque directories by attribute. Runs in the worker.
+//! Puts files on disk: a layer as an overlay lower, with whiteouts as devices 0:0 and opaque directories by attribute, which is
+//! the worker's to do; or the files of an image into a directory of the caller's (`type=local`).
 //!
 //! Every path is made relative to an open directory and no link is ever followed.
 
 use std::fs::File;
 use std::io::{self, Read, Write as _};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags, chownat, fchmod, fchown, fsetxattr,
@@ -17,6 +18,7 @@ use super::read::Sink;
 use super::{LayerError, shown};
 use crate::tree::entry::{Entry, Kind, Mtime, file_name, parent};
 use crate::tree::index::Index;
+use crate::tree::walk::{Options, WalkError, walk};
 
 /// The attribute by which overlay knows an opaque directory in a user namespace.
 pub const OPAQUE_XATTR: &str = "user.overlay.opaque";
@@ -31,14 +33,30 @@ pub struct Unpacker {
     /// The directory of the entry before, since neighbours mostly share it.
     last_dir: Option<(Vec<u8>, OwnedFd)>,
     buffer: Vec<u8>,
+    owners: Owners,
     /// Device nodes that the kernel did not let us make, for one note.
     pub skipped_devices: Vec<Vec<u8>>,
+}
+
+/// Whose the files come to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owners {
+    /// As their entries say.
+    Entries,
+    /// The caller's, who need not be root: no owner is set, and directories stay writable until all is in them.
+    Caller,
 }
 
 impl Unpacker {
     /// Writes below an open, empty directory.
     pub fn new(root: OwnedFd) -> Self {
-        Self { root, last_dir: None, buffer: vec![0; COPY_BYTES], skipped_devices: Vec::new() }
+        Self { root, last_dir: None, buffer: vec![0; COPY_BYTES], owners: Owners::Entries, skipped_devices: Vec::new() }
+    }
+
+    /// Writes the caller's own files below an open directory that may hold others: those of the same path are replaced, directories
+    /// joined.
+    pub fn for_caller(root: OwnedFd) -> Self {
+        Self { owners: Owners::Caller, ..Self::new(root) }
     }
 
     /// The open directory that holds `path`.
@@ -60,7 +78,10 @@ impl Unpacker {
         match unlinkat(dir, file_name(&entry.path), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(Errno::ISDIR | Errno::PERM) if is_dir => Ok(()),
-            Err(Errno::ISDIR | Errno::PERM) => Ok(unlinkat(dir, file_name(&entry.path), AtFlags::REMOVEDIR)?),
+            Err(Errno::ISDIR | Errno::PERM) => match unlinkat(dir, file_name(&entry.path), AtFlags::REMOVEDIR) {
+                Err(Errno::NOTEMPTY) if self.owners == Owners::Caller => remove_below(&self.root, &entry.path, &|_| true),
+                other => Ok(other?),
+            },
             Err(error) => Err(error.into()),
         }
     }
@@ -77,7 +98,7 @@ impl Unpacker {
         };
         let mut file = File::from(fd);
         copy(content, &mut file, &mut self.buffer)?;
-        set_metadata(&file, entry)?;
+        self.set_metadata(&file, entry)?;
         Ok(futimens(&file, &times(entry.mtime))?)
     }
 
@@ -119,11 +140,33 @@ impl Unpacker {
             }
             Kind::Dir | Kind::File { .. } => unreachable!("made elsewhere"),
         }
-        chownat(dir, &name, Some(uid(entry)), Some(gid(entry)), AtFlags::SYMLINK_NOFOLLOW)?;
+        if self.owners == Owners::Entries {
+            let dir = self.dir_of(&entry.path)?;
+            chownat(dir, &name, Some(uid(entry)), Some(gid(entry)), AtFlags::SYMLINK_NOFOLLOW)?;
+        }
+        let dir = self.dir_of(&entry.path)?;
         if !matches!(entry.kind, Kind::Symlink { .. }) {
             rustix::fs::chmodat(dir, &name, Mode::from_raw_mode(entry.mode), AtFlags::empty())?;
         }
         Ok(utimensat(dir, &name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    /// Owner before mode, since a change of owner clears setuid; attributes last, since it clears capabilities too.
+    fn set_metadata(&self, fd: impl AsFd, entry: &Entry) -> io::Result<()> {
+        if self.owners == Owners::Entries {
+            fchown(&fd, Some(uid(entry)), Some(gid(entry)))?;
+        }
+        fchmod(&fd, Mode::from_raw_mode(entry.mode))?;
+        for (name, value) in &entry.xattrs {
+            match fsetxattr(&fd, name.as_slice(), value, XattrFlags::empty()) {
+                // A file system without attributes keeps what it can.
+                Ok(()) | Err(Errno::NOTSUP) => {}
+                // Capabilities are root's to give.
+                Err(Errno::PERM) if self.owners == Owners::Caller => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     fn make_dir(&mut self, entry: &Entry, name: &[u8]) -> io::Result<()> {
@@ -139,8 +182,11 @@ impl Unpacker {
             }
             Err(error) => return Err(error.into()),
         }
+        if self.owners == Owners::Caller {
+            return make_accessible(&self.root, &entry.path);
+        }
         let fd = open_dir(&self.root, &entry.path)?;
-        set_metadata(&fd, entry)?;
+        self.set_metadata(&fd, entry)?;
         if entry.opaque {
             fsetxattr(&fd, OPAQUE_XATTR, b"y", XattrFlags::empty())?;
         }
@@ -150,7 +196,22 @@ impl Unpacker {
 
 /// Writes an index with its contents below an open, empty directory: the unpacked form.
 pub fn write_dir(index: &Index, contents: &mut dyn Contents, root: OwnedFd) -> Result<(), LayerError> {
-    let mut unpacker = Unpacker::new(root);
+    write_with(&mut Unpacker::new(root), index, contents)
+}
+
+/// Writes the files of an index below an open directory as the caller's own. What else the directory holds stays, unless `mirror`
+/// is set: then it holds nothing else afterwards. Returns the device nodes that the kernel did not let us make.
+pub fn write_for_caller(index: &Index, contents: &mut dyn Contents, root: OwnedFd, mirror: bool) -> Result<Vec<Vec<u8>>, LayerError> {
+    let mut unpacker = Unpacker::for_caller(root);
+    write_with(&mut unpacker, index, contents)?;
+    if mirror {
+        let removed = remove_below(&unpacker.root, b"", &|path| index.find(path).is_none());
+        removed.map_err(LayerError::io("remove what is not in the result from", shown(b".")))?;
+    }
+    Ok(unpacker.skipped_devices)
+}
+
+fn write_with(unpacker: &mut Unpacker, index: &Index, contents: &mut dyn Contents) -> Result<(), LayerError> {
     for entry in index.iter() {
         match &entry.kind {
             Kind::File { hardlink: Some(first), .. } => unpacker.link(&entry.path, first)?,
@@ -207,9 +268,13 @@ impl Sink for Unpacker {
 
     /// Directories get their times last: making their children changed them.
     fn end(&mut self, index: &Index) -> Result<(), LayerError> {
-        for entry in index.iter().filter(Entry::is_dir) {
+        // The deepest first: a directory may come to be closed to its owner.
+        for entry in (0..index.len()).rev().filter(|i| index.is_dir(*i)).map(|i| index.entry(i)) {
             let made = (|| {
                 let fd = open_dir(&self.root, &entry.path)?;
+                if self.owners == Owners::Caller {
+                    self.set_metadata(&fd, &entry)?;
+                }
                 Ok(futimens(&fd, &times(entry.mtime))?)
             })();
             made.map_err(LayerError::io("set the time of", shown(&entry.path)))?;
@@ -234,16 +299,29 @@ fn open_dir(root: impl AsFd, path: &[u8]) -> io::Result<OwnedFd> {
     Ok(openat2(root, path, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)?)
 }
 
-/// Owner before mode, since a change of owner clears setuid; attributes last, since it clears capabilities too.
-fn set_metadata(fd: impl AsFd, entry: &Entry) -> io::Result<()> {
-    fchown(&fd, Some(uid(entry)), Some(gid(entry)))?;
-    fchmod(&fd, Mode::from_raw_mode(entry.mode))?;
-    for (name, value) in &entry.xattrs {
-        match fsetxattr(&fd, name.as_slice(), value, XattrFlags::empty()) {
-            // A file system without attributes keeps what it can.
-            Ok(()) | Err(Errno::NOTSUP) => {}
-            Err(error) => return Err(error.into()),
-        }
+/// Opens a directory to its owner for as long as files are made in it.
+fn make_accessible(root: &OwnedFd, path: &[u8]) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let fd = openat2(root, path, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)?;
+    let mode = Mode::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode & 0o7777);
+    if !mode.contains(Mode::RWXU) {
+        rustix::fs::chmod(format!("/proc/self/fd/{}", fd.as_raw_fd()), mode | Mode::RWXU)?;
+    }
+    Ok(())
+}
+
+/// Removes a path with everything below it that `unwanted` names, the deepest first; directories that are still in use stay.
+fn remove_below(root: &OwnedFd, top: &[u8], unwanted: &dyn Fn(&[u8]) -> bool) -> io::Result<()> {
+    let mut paths = if top.is_empty() { Vec::new() } else { vec![(top.to_vec(), true)] };
+    let dir = if top.is_empty() { root.try_clone()? } else { open_dir(root, top)? };
+    walk(dir.as_fd(), Options::default(), &mut |_, _| false, &mut |walked| {
+        paths.push((crate::tree::entry::join(top, &walked.path), walked.stat.is_dir()));
+        Ok::<(), WalkError>(())
+    })
+    .map_err(|error| error.source)?;
+    for (path, is_dir) in paths.iter().rev().filter(|(path, _)| unwanted(path)) {
+        let inside = if parent(path).is_empty() { root.try_clone()? } else { open_dir(root, parent(path))? };
+        unlinkat(&inside, file_name(path), if *is_dir { AtFlags::REMOVEDIR } else { AtFlags::empty() })?;
     }
     Ok(())
 }

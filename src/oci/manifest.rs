@@ -284,6 +284,11 @@ impl Index {
         Self { schema_version: 2, media_type: media::OCI_INDEX.into(), manifests, annotations: BTreeMap::new() }
     }
 
+    /// The bytes that are hashed, as BuildKit writes them.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec_pretty(self).expect("an index has only string keys")
+    }
+
     /// The entry for a platform: the same variant first, then the nearest older one that the CPU also runs.
     pub fn choose(&self, wanted: &Platform) -> Option<&Descriptor> {
         let images: Vec<&Descriptor> = self.manifests.iter().filter(|d| !d.is_attestation()).collect();

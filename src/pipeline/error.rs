@@ -8,6 +8,7 @@ use shale_cache::StoreError;
 use crate::dockerfile::ParseError;
 use crate::execute::StepError;
 use crate::export::ExportError;
+use crate::export::annotation::AnnotationError;
 use crate::image::ImageError;
 use crate::plan::PlanError;
 use crate::source::context::ContextError;
@@ -89,6 +90,12 @@ pub enum BuildError {
     /// An output could not be written.
     #[error(transparent)]
     Export(#[from] ExportError),
+    /// An annotation that the result has no place for.
+    #[error(transparent)]
+    Annotation(#[from] AnnotationError),
+    /// One archive of Docker's holds one platform.
+    #[error("docker exporter does not currently support exporting manifest lists")]
+    DockerIndex,
     /// A file of the request could not be written or read.
     #[error("cannot {deed} {}: {source}", path.display())]
     Io {

@@ -1,49 +1,50 @@
-//! What a solved graph becomes: packed layers, config, the store's image, archives.
+//! What a solved graph becomes: packed layers, configs, the store's images, archives, files.
 
-use std::collections::BTreeMap;
+mod image;
+
 use std::io::Write as _;
 use std::path::Path;
 use std::time::Instant;
 
-use shale_cache::{BlobRef, DiffId, ImageLayer, OciDigest};
+use shale_cache::{Built, OciDigest};
 
 use super::bases::Bases;
 use super::{BuildError, BuildReport, Services};
-use crate::cli::output::{Destination as Place, Output, OutputKind};
+use crate::cli::output::{Destination as Place, LayerOptions, Output, OutputKind};
 use crate::cli::request::BuildRequest;
-use crate::execute::StepError;
 use crate::execute::ahead::Wanted;
+use crate::execute::flat::{Flat, Part};
 use crate::execute::forms::Forms;
-use crate::export::{Destination, ExportImage, Exported, Format, MediaTypes, export};
+use crate::export::annotation::{Annotations, Place as Annotated};
+use crate::export::{Destination, ExportImage, ExportIndex, Exportable, Exported, Format, MediaTypes, export_all, write_files};
 use crate::image::ImageError;
-use crate::image::assemble::{NewLayer, assemble};
 use crate::layer::compress::Encoder;
+use crate::oci::manifest::{Descriptor, runs_on};
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
-use crate::plan::graph::{Op, Plan, PlannedImage};
+use crate::plan::graph::{Op, Plan};
 use crate::solve::event::{Event, TaskId};
-use crate::solve::snapshot::LayerRef;
 use crate::solve::{Solved, reachable};
 use crate::worker::Packing;
+use image::{Finish, Kept, failed};
 
 /// One archive that was written, or the store's image.
 #[derive(Clone, Debug)]
 pub struct Written {
-    /// Digest of the manifest; of the config where only the store has the image.
+    /// Digest of the manifest or index; of the config where only the store has the image.
     pub digest: OciDigest,
-    /// The manifest's media type and size, where there is one.
-    pub manifest: Option<(String, u64)>,
+    /// What points to the manifest or index, where there is one.
+    pub descriptor: Option<Descriptor>,
 }
 
 /// Refuses what no output can be, before anything runs for it.
 pub(super) fn check(request: &BuildRequest, plan: &Plan) -> Result<(), BuildError> {
-    for output in &request.outputs {
-        let kind = match output.kind {
-            OutputKind::Local => "local",
-            OutputKind::Tar => "tar",
-            OutputKind::Store | OutputKind::Oci | OutputKind::Docker | OutputKind::CacheOnly => continue,
-        };
-        return Err(BuildError::Unsupported { what: format!("output type={kind}") });
+    let platforms: Vec<&Platform> = plan.images.iter().map(|image| &image.platform).collect();
+    for output in request.outputs.iter().filter(|output| output.kind.is_image()) {
+        if output.kind == OutputKind::Docker && request.multi_platform {
+            return Err(BuildError::DockerIndex);
+        }
+        annotations(request, output).check(&platforms, request.multi_platform, output.docker_media_types)?;
     }
     let needed = reachable(&plan.graph, &plan.images.iter().map(|image| image.root).collect::<Vec<_>>());
     let native = Platform::native();
@@ -51,12 +52,7 @@ pub(super) fn check(request: &BuildRequest, plan: &Plan) -> Result<(), BuildErro
     if let Some((foreign, _)) = runs.find(|(vertex, _)| !native.can_run(&vertex.platform)) {
         return Err(BuildError::Unsupported { what: format!("RUN for {} on {native}", foreign.platform) });
     }
-    let only_cache = request.outputs.iter().all(|output| output.kind == OutputKind::CacheOnly);
-    match plan.images.len() {
-        1 => Ok(()),
-        _ if only_cache => Ok(()),
-        _ => Err(BuildError::Unsupported { what: "an image for several platforms".into() }),
-    }
+    Ok(())
 }
 
 /// Which vertices make layers of an exported image.
@@ -74,24 +70,32 @@ pub(super) fn exported(plan: &Plan) -> Vec<bool> {
 
 /// What exported layers are to be made into, if any.
 pub(super) fn wanted(request: &BuildRequest, plan: &Plan) -> Option<Wanted> {
-    if request.outputs.iter().any(is_archive) {
+    if request.outputs.iter().any(is_packed) {
         return Some(Wanted::Packed(first_packing(request, plan)));
     }
-    request.outputs.iter().any(|output| output.kind != OutputKind::CacheOnly).then_some(Wanted::DiffId)
+    request.outputs.iter().any(|output| output.kind.is_image()).then_some(Wanted::DiffId)
 }
 
 /// How the first output wants its layers; plain where only the store keeps the image.
 pub(super) fn first_packing(request: &BuildRequest, plan: &Plan) -> Packing {
-    let archive = request.outputs.iter().find(|output| is_archive(output));
-    archive.map_or(Packing { encoder: Encoder::None, clamp_secs: None }, |output| packing(output, plan))
+    let packed = request.outputs.iter().find(|output| is_packed(output));
+    packed.map_or(Packing { encoder: Encoder::None, clamp_secs: None }, |output| output.layers.packing(plan.source_date_epoch))
 }
 
 fn is_archive(output: &Output) -> bool {
     matches!(output.kind, OutputKind::Oci | OutputKind::Docker)
 }
 
-fn packing(output: &Output, plan: &Plan) -> Packing {
-    output.layers.packing(plan.source_date_epoch)
+/// Whether an output needs packed layers: the store's image only where somebody said how they are packed.
+fn is_packed(output: &Output) -> bool {
+    is_archive(output) || (output.kind == OutputKind::Store && output.layers != LayerOptions::default())
+}
+
+/// The annotations of an output: its own stand over those of the command line.
+fn annotations(request: &BuildRequest, output: &Output) -> Annotations {
+    let mut all = request.annotations.clone();
+    all.extend(&output.annotations);
+    all
 }
 
 /// Writes every output and keeps the image.
@@ -104,28 +108,36 @@ pub(super) fn write(
     solved: &Solved,
 ) -> Result<BuildReport, BuildError> {
     let mut report = BuildReport { id: None, written: Vec::new(), names: Vec::new(), tally: solved.tally };
-    if request.outputs.iter().all(|output| output.kind == OutputKind::CacheOnly) {
-        return Ok(report);
+    let finishes = plan.images.iter().map(|planned| Finish { plan, planned, bases, forms, solved }).collect();
+    let outputs = Outputs { request, services, forms, images: finishes };
+    for output in &request.outputs {
+        match output.kind {
+            OutputKind::Local => outputs.task("exporting to client directory", |task| outputs.files(output, task))?,
+            OutputKind::Tar => outputs.task("exporting to client tarball", |task| outputs.files(output, task))?,
+            _ => {}
+        }
     }
-    let [planned] = plan.images.as_slice() else { unreachable!("refused before anything ran") };
-    let finish = Finish { services, plan, planned, bases, forms, solved };
+    let images: Vec<&Output> = request.outputs.iter().filter(|output| output.kind.is_image()).collect();
+    let Some(first) = images.first() else { return Ok(report) };
     let names = names(request)?;
     report.names = names.iter().map(ToString::to_string).collect();
     let mut kept = None;
-    for output in request.outputs.iter().filter(|output| is_archive(output)) {
+    for output in images.iter().filter(|output| is_archive(output)) {
         let what = if output.kind == OutputKind::Oci { "oci" } else { "docker" };
-        let (exported, image) = finish.task(&format!("exporting to {what} image format"), |task| finish.archive(output, &names, task))?;
-        report.written.push(Written {
-            digest: exported.manifest.clone(),
-            manifest: Some((exported.media_type.clone(), exported.manifest_size_bytes)),
-        });
-        kept.get_or_insert(image);
+        let (exported, made) = outputs.task(&format!("exporting to {what} image format"), |task| outputs.archive(output, &names, task))?;
+        let digest = exported.descriptor.digest.clone();
+        // Of several platforms the index is what the result is known by, as in docker buildx.
+        report.id.get_or_insert_with(|| if request.multi_platform { digest.clone() } else { exported.configs[0].clone() });
+        report.written.push(Written { digest, descriptor: Some(exported.descriptor) });
+        kept.get_or_insert(made);
     }
-    let id = finish.task("exporting to image", |task| finish.keep(kept, &names, task))?;
-    if report.written.is_empty() {
-        report.written.push(Written { digest: id.clone(), manifest: None });
+    if images.iter().any(|output| output.keep) {
+        let id = outputs.task("exporting to image", |task| outputs.keep(kept, first, &names, task))?;
+        if report.written.is_empty() {
+            report.written.push(Written { digest: id.clone(), descriptor: None });
+        }
+        report.id.get_or_insert(id);
     }
-    report.id = Some(id);
     Ok(report)
 }
 
@@ -144,22 +156,16 @@ fn names(request: &BuildRequest) -> Result<Vec<Reference>, BuildError> {
     Ok(seen)
 }
 
-/// The config of an image and its layers, ready for the store's record.
-struct Kept {
-    config: Vec<u8>,
-    layers: Vec<ImageLayer>,
-}
-
-struct Finish<'a> {
+/// The outputs of a build, with the images that they are made of.
+struct Outputs<'a> {
+    request: &'a BuildRequest,
     services: Services<'a>,
-    plan: &'a Plan,
-    planned: &'a PlannedImage,
-    bases: &'a Bases<'a>,
     forms: &'a Forms<'a>,
-    solved: &'a Solved,
+    /// One per platform, in the order that they were asked for.
+    images: Vec<Finish<'a>>,
 }
 
-impl Finish<'_> {
+impl Outputs<'_> {
     /// Runs something under a line of its own in the display.
     fn task<T>(&self, name: &str, work: impl FnOnce(TaskId) -> Result<T, BuildError>) -> Result<T, BuildError> {
         let reporter = self.services.reporter;
@@ -177,31 +183,46 @@ impl Finish<'_> {
         self.services.reporter.report(Event::Note { task, text: text.into() });
     }
 
-    fn layers(&self) -> &[LayerRef] {
-        &self.solved.snapshot(self.planned.root).layers
+    /// Which of the images the store's names mean: the one that runs here, else the first.
+    fn native(&self) -> usize {
+        let native = Platform::native();
+        self.images.iter().position(|image| runs_on(&image.planned.platform, &native)).unwrap_or(0)
     }
 
-    /// The config, once the DiffID of every layer is known.
-    fn config(&self, diff_ids: &[DiffId], epoch_secs: Option<i64>) -> Vec<u8> {
-        let new = self.layers().iter().zip(diff_ids).filter_map(|(layer, diff_id)| match layer {
-            LayerRef::Own { created, .. } => Some(NewLayer { diff_id: diff_id.clone(), created: *created }),
-            LayerRef::Base { .. } => None,
-        });
-        let new: Vec<NewLayer> = new.collect();
-        assemble(self.planned, &new, epoch_secs).to_json()
+    /// The files of the images: side by side in a folder for each platform, or all in one place.
+    fn files(&self, output: &Output, task: TaskId) -> Result<(), BuildError> {
+        let is_split = output.platform_split.unwrap_or(self.request.multi_platform);
+        let parts: Vec<Part<'_>> = self
+            .images
+            .iter()
+            .map(|image| {
+                let platform = image.planned.platform.to_string();
+                Part { directory: is_split.then(|| platform.replace('/', "_")), platform, snapshot: image.snapshot() }
+            })
+            .collect();
+        let flat = Flat::new(self.forms, &parts, self.images[0].plan.source_date_epoch).map_err(failed)?;
+        let mut stdout;
+        let destination = match &output.destination {
+            Place::Path(path) if output.kind == OutputKind::Local => Destination::Directory(path),
+            Place::Path(path) => Destination::File(path),
+            Place::Stdout | Place::None => {
+                stdout = std::io::stdout().lock();
+                Destination::Stream(&mut stdout)
+            }
+        };
+        self.note(task, if output.kind == OutputKind::Local { "copying files" } else { "sending tarball" });
+        let skipped = flat.with_contents(self.forms, |index, contents| write_files(index, contents, destination, output.mirror));
+        for device in skipped.map_err(failed)?? {
+            self.note(task, format!("skipped the device node /{}: making it needs root", String::from_utf8_lossy(&device)));
+        }
+        Ok(())
     }
 
-    fn archive(&self, output: &Output, names: &[Reference], task: TaskId) -> Result<(Exported, Kept), BuildError> {
-        let packing = packing(output, self.plan);
+    fn archive(&self, output: &Output, names: &[Reference], task: TaskId) -> Result<(Exported, Vec<Kept>), BuildError> {
         self.note(task, "exporting layers");
-        let packed = self.packed(packing)?;
-        let diff_ids: Vec<DiffId> = packed.iter().map(|layer| layer.diff_id.clone()).collect();
-        let config = self.config(&diff_ids, self.plan.source_date_epoch);
-        let image =
-            ExportImage { names: names.to_vec(), config: config.clone(), layers: packed, annotations: BTreeMap::new(), manifest: None };
-        let layers = self.image_layers(&image.layers)?;
-        self.services.store.blobs().put(&config)?;
+        let (one, kept) = self.exportable(output, names)?;
         let format = if output.kind == OutputKind::Oci { Format::Oci } else { Format::Docker };
+        let types = if output.docker_media_types { MediaTypes::Docker } else { MediaTypes::Oci };
         let mut stdout;
         let destination = match &output.destination {
             Place::Path(path) if output.as_directory => Destination::Directory(path),
@@ -211,68 +232,83 @@ impl Finish<'_> {
                 Destination::Stream(&mut stdout)
             }
         };
-        let written = export(self.services.store, &[image], format, MediaTypes::Oci, destination)?;
+        let written = export_all(self.services.store, &[one], format, types, destination)?;
         let exported = written.into_iter().next().expect("one image in, one out");
-        self.note(task, format!("exporting manifest {}", exported.manifest));
-        self.note(task, format!("exporting config {}", exported.config));
-        Ok((exported, Kept { config, layers }))
+        for (manifest, config) in exported.manifests.iter().zip(&exported.configs) {
+            self.note(task, format!("exporting manifest {manifest}"));
+            self.note(task, format!("exporting config {config}"));
+        }
+        if self.request.multi_platform {
+            self.note(task, format!("exporting manifest list {}", exported.descriptor.digest));
+        }
+        Ok((exported, kept))
     }
 
-    /// Every layer as a blob; those that are not packed yet are packed side by side.
-    fn packed(&self, packing: Packing) -> Result<Vec<shale_cache::Packed>, BuildError> {
-        let layers = self.layers();
-        let packed: Vec<Result<shale_cache::Packed, StepError>> = std::thread::scope(|scope| {
-            let handles: Vec<_> = layers.iter().map(|layer| scope.spawn(move || self.forms.packed(layer, packing))).collect();
-            handles.into_iter().map(|handle| handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-        });
-        packed.into_iter().collect::<Result<_, _>>().map_err(Self::failed)
-    }
-
-    fn image_layers(&self, packed: &[shale_cache::Packed]) -> Result<Vec<ImageLayer>, BuildError> {
-        let one = |(layer, packed): (&LayerRef, &shale_cache::Packed)| {
-            let own = match layer {
-                LayerRef::Own { layer, .. } => Some(*layer),
-                LayerRef::Base { diff_id, .. } => self.services.store.layers().by_diff(diff_id)?,
+    /// The images as an output wants them, packed; joined by an index where several platforms are built.
+    fn exportable(&self, output: &Output, names: &[Reference]) -> Result<(Exportable, Vec<Kept>), BuildError> {
+        let annotations = annotations(self.request, output);
+        let (mut images, mut kept) = (Vec::new(), Vec::new());
+        for image in &self.images {
+            let platform = &image.planned.platform;
+            let (made, layers) = image.packed(&output.layers)?;
+            self.services.store.blobs().put(&made.config)?;
+            let one = ExportImage {
+                names: names.to_vec(),
+                config: made.config.clone(),
+                layers,
+                annotations: annotations.of(Annotated::Manifest, Some(platform)),
+                descriptor_annotations: annotations.of(Annotated::ManifestDescriptor, Some(platform)),
+                manifest: None,
             };
-            let blob = BlobRef { digest: packed.blob.clone(), size_bytes: packed.size_bytes, media_type: packed.media_type.clone() };
-            Ok(ImageLayer { diff_id: packed.diff_id.clone(), layer: own, blob: Some(blob) })
+            images.push((platform.clone(), one));
+            kept.push(made);
+        }
+        let one = if self.request.multi_platform {
+            Exportable::Index(ExportIndex {
+                names: names.to_vec(),
+                images,
+                annotations: annotations.of(Annotated::Index, None),
+                descriptor_annotations: annotations.of(Annotated::IndexDescriptor, None),
+            })
+        } else {
+            let (_, image) = images.into_iter().next().expect("a build has an image");
+            Exportable::Image(Box::new(image))
         };
-        self.layers().iter().zip(packed).map(one).collect()
+        Ok((one, kept))
     }
 
-    /// Keeps the image in the store, with names or dangling. Where no archive was written no layer is packed for it: the image id
-    /// needs the DiffIDs alone.
-    fn keep(&self, kept: Option<Kept>, names: &[Reference], task: TaskId) -> Result<OciDigest, BuildError> {
-        let Kept { config, layers } = match kept {
+    /// Keeps the images in the store, with names or dangling; several belong together under the names of the one that runs here.
+    /// Where no output packed them no layer is packed for it.
+    fn keep(&self, kept: Option<Vec<Kept>>, output: &Output, names: &[Reference], task: TaskId) -> Result<OciDigest, BuildError> {
+        let images = match kept {
             Some(kept) => kept,
-            None => self.unpacked_image()?,
+            None if is_packed(output) => self.exportable(output, names)?.1,
+            None => self.images.iter().map(Finish::unpacked).collect::<Result<_, _>>()?,
         };
-        let id = self.services.images.commit(names, &config, layers)?;
-        self.note(task, format!("writing image {id}"));
+        let annotations = annotations(self.request, output);
+        let ids: Vec<OciDigest> = images.iter().map(|image| OciDigest::sha256_of(&image.config)).collect();
+        let native = self.native();
+        for (number, (kept, image)) in images.into_iter().zip(&self.images).enumerate() {
+            let platform = Some(&image.planned.platform);
+            let built = Built {
+                platforms: if self.request.multi_platform { ids.clone() } else { Vec::new() },
+                annotations: annotations.of(Annotated::Manifest, platform),
+                descriptor_annotations: annotations.of(Annotated::ManifestDescriptor, platform),
+                index_annotations: annotations.of(Annotated::Index, None),
+                index_descriptor_annotations: annotations.of(Annotated::IndexDescriptor, None),
+                docker_media_types: output.docker_media_types,
+            };
+            let own_names = if number == native { names } else { &[] };
+            let id = self.services.images.commit(own_names, &kept.config, kept.layers, built)?;
+            self.note(task, format!("writing image {id}"));
+            if output.unpack {
+                self.forms.lowers(image.snapshot()).map_err(failed)?;
+            }
+        }
         for name in names {
             self.note(task, format!("naming to {name}"));
         }
-        Ok(id)
-    }
-
-    fn unpacked_image(&self) -> Result<Kept, BuildError> {
-        let mut layers = Vec::new();
-        for layer in self.layers() {
-            let diff_id = self.forms.diff_id(layer, None).map_err(Self::failed)?;
-            layers.push(match layer {
-                LayerRef::Own { layer, .. } => ImageLayer { diff_id, layer: Some(*layer), blob: None },
-                LayerRef::Base { image, number, .. } => self.bases.images()[image.0].layers[*number].clone(),
-            });
-        }
-        let diff_ids: Vec<DiffId> = layers.iter().map(|layer| layer.diff_id.clone()).collect();
-        Ok(Kept { config: self.config(&diff_ids, self.plan.source_date_epoch), layers })
-    }
-
-    fn failed(cause: StepError) -> BuildError {
-        match cause {
-            StepError::Cancelled => BuildError::Cancelled,
-            cause => BuildError::Step { at: None, name: "exporting layers".into(), cause },
-        }
+        Ok(ids[native].clone())
     }
 }
 

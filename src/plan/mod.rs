@@ -32,7 +32,7 @@ use crate::span::{SourceFile, Span};
 
 pub use self::error::{LowerError, PlanError, PlanErrorKind};
 use self::graph::{BaseId, Plan};
-pub use self::options::{NamedContext, NoCache, PlanOptions};
+pub use self::options::{Allowed, AllowedDevices, NamedContext, NoCache, PlanOptions};
 use self::reach::Reach;
 use self::stage::Lowering;
 use self::stages::StageTable;

@@ -1,6 +1,6 @@
 //! What the caller decides about a plan. Every default is resolved before it gets here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::graph::NetworkMode;
 use crate::oci::platform::Platform;
@@ -22,6 +22,8 @@ pub struct PlanOptions {
     pub contexts: BTreeMap<String, NamedContext>,
     /// `--no-cache`, `--no-cache-filter`
     pub no_cache: NoCache,
+    /// `--allow`
+    pub allowed: Allowed,
     /// `--network`: what a RUN without its own gets.
     pub network: NetworkMode,
     /// `--add-host` as (name, address).
@@ -64,6 +66,32 @@ pub enum NoCache {
     Stages(Vec<String>),
 }
 
+/// What the caller grants to steps that ask for it (`--allow`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Allowed {
+    /// `network.host`
+    pub network_host: bool,
+    /// `security.insecure`
+    pub insecure: bool,
+    /// `device`
+    pub devices: AllowedDevices,
+}
+
+/// Which devices steps may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AllowedDevices {
+    /// All.
+    All,
+    /// Those with these names or classes.
+    Named(BTreeSet<String>),
+}
+
+impl Default for AllowedDevices {
+    fn default() -> Self {
+        Self::Named(BTreeSet::new())
+    }
+}
+
 impl NoCache {
     /// Whether the stage with this `AS` name (empty if it has none) ignores the cache.
     pub fn covers(&self, stage: &str) -> bool {
@@ -86,6 +114,7 @@ impl Default for PlanOptions {
             build_platform: Platform { os: "linux".into(), architecture: "amd64".into(), variant: String::new() },
             contexts: BTreeMap::new(),
             no_cache: NoCache::Off,
+            allowed: Allowed::default(),
             network: NetworkMode::Default,
             add_hosts: Vec::new(),
             shm_size_bytes: None,

@@ -113,6 +113,7 @@ pub fn export_image(store: &Store, names: &[&str], layers: &[&LayerBytes]) -> Ex
         config: config("amd64", layers),
         layers: packed.collect(),
         annotations: BTreeMap::new(),
+        descriptor_annotations: BTreeMap::new(),
         manifest: None,
     }
 }

@@ -45,16 +45,14 @@ pub struct Node {
 impl Image {
     /// Reads and verifies an archive: every digest and every DiffID.
     pub fn read(path: &Path) -> Self {
-        let blobs = members(path);
-        let json = |name: &str| -> Value { serde_json::from_slice(&blobs[name]).expect("JSON") };
-        let index = json("index.json");
-        let digest = index["manifests"][0]["digest"].as_str().expect("a digest").to_owned();
-        let blob = |digest: &str| -> &Vec<u8> {
-            let hex = digest.strip_prefix("sha256:").expect("sha256");
-            let bytes = &blobs[&format!("blobs/sha256/{hex}")];
-            assert_eq!(sha256(bytes), digest, "a blob has another digest than its name");
-            bytes
-        };
+        let archive = Archive::read(path);
+        Self::of(&archive, archive.index["manifests"][0]["digest"].as_str().expect("a digest"))
+    }
+
+    /// Reads the image of a manifest.
+    pub fn of(archive: &Archive, digest: &str) -> Self {
+        let digest = digest.to_owned();
+        let blob = |digest: &str| archive.blob(digest);
         let manifest: Value = serde_json::from_slice(blob(&digest)).expect("JSON");
         let config: Value = serde_json::from_slice(blob(manifest["config"]["digest"].as_str().expect("text"))).expect("JSON");
         let mut layers = Vec::new();
@@ -74,6 +72,53 @@ impl Image {
         let node = self.files.get(path).unwrap_or_else(|| panic!("no {path} in {:?}", self.files.keys().collect::<Vec<_>>()));
         String::from_utf8_lossy(&node.content).into_owned()
     }
+}
+
+/// An archive with an index.
+#[derive(Debug)]
+pub struct Archive {
+    /// `index.json`
+    pub index: Value,
+    /// Every file by its name.
+    pub files: BTreeMap<String, Vec<u8>>,
+}
+
+impl Archive {
+    /// Reads a tar.
+    pub fn read(path: &Path) -> Self {
+        let files = members(path);
+        Self { index: serde_json::from_slice(&files["index.json"]).expect("JSON"), files }
+    }
+
+    /// A blob, verified.
+    pub fn blob(&self, digest: &str) -> &Vec<u8> {
+        let hex = digest.strip_prefix("sha256:").expect("sha256");
+        let bytes = &self.files[&format!("blobs/sha256/{hex}")];
+        assert_eq!(sha256(bytes), digest, "a blob has another digest than its name");
+        bytes
+    }
+
+    /// The image index that the first name points to.
+    pub fn image_index(&self) -> Value {
+        serde_json::from_slice(self.blob(self.index["manifests"][0]["digest"].as_str().expect("a digest"))).expect("JSON")
+    }
+
+    /// The images of that index by their platforms.
+    pub fn images(&self) -> BTreeMap<String, Image> {
+        let index = self.image_index();
+        let entries = index["manifests"].as_array().expect("manifests").clone();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let one = |entry: &Value| {
+            let platform = format!("{}/{}", text(&entry["platform"]["os"]), text(&entry["platform"]["architecture"]));
+            (platform, Image::of(self, &text(&entry["digest"])))
+        };
+        entries.iter().map(one).collect()
+    }
+}
+
+/// The entries of a tar file.
+pub fn tar_entries(bytes: &[u8]) -> Vec<(String, Node)> {
+    entries(bytes)
 }
 
 fn members(path: &Path) -> BTreeMap<String, Vec<u8>> {

@@ -14,6 +14,12 @@ pub struct BuildArgs {
     /// Add a host to /etc/hosts of RUN steps (`host:ip`).
     #[arg(long = "add-host", value_name = "HOST:IP")]
     pub add_hosts: Vec<String>,
+    /// Grant RUN steps what they get only when it is allowed (`security.insecure`, `network.host`, `device[=NAME]`).
+    #[arg(long = "allow", value_name = "ENTITLEMENT")]
+    pub allow: Vec<String>,
+    /// Annotate the manifest of the image (`[TYPE[PLATFORM]:]KEY=VALUE`).
+    #[arg(long = "annotation", value_name = "KEY=VALUE")]
+    pub annotations: Vec<String>,
     /// Set a build-time variable (`KEY=VALUE`, or `KEY` to take the value from the environment).
     #[arg(long = "build-arg", value_name = "KEY=VALUE")]
     pub build_args: Vec<String>,
@@ -41,6 +47,9 @@ pub struct BuildArgs {
     /// Do not use the cache.
     #[arg(long, value_parser = parse_bool, action = ArgAction::Set)]
     pub no_cache: bool,
+    /// Do not use the cache for these stages.
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    pub no_cache_filter: Vec<String>,
     /// Where the result goes (`type=oci,dest=out.tar`, `type=docker`, `type=local,dest=dir`, `type=tar,dest=-`, `type=cacheonly`).
     #[arg(short = 'o', long = "output", value_name = "SPEC")]
     pub outputs: Vec<String>,

@@ -36,7 +36,7 @@ fn a_bare_build_has_every_default() {
     assert_eq!(request.progress, ProgressMode::Plain);
     assert_eq!(request.network, NetworkMode::Default);
     assert_eq!(request.store_root, PathBuf::from("/home/u/.local/share/shale"));
-    assert!(!request.no_cache && !request.pull && !request.quiet && request.colour);
+    assert!(request.no_cache == NoCache::Off && !request.pull && !request.quiet && request.colour);
 }
 
 #[test]

@@ -1,0 +1,161 @@
+//! `type=local` and `type=tar`: the files of an image, without layers.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+use support::image::{Image, Node, tar_entries};
+use support::{Lab, Said, Who, as_everybody, skip};
+
+const RICH: &str = "FROM busybox AS base\n\
+    RUN mkdir -p /a/b /closed && echo x >/a/b/f && ln /a/b/f /a/b/g && ln -s ../b /a/s && chown 1000:50 /a/b/f && chmod 4755 /a/b/f \
+    && echo y >/closed/y && chmod 555 /closed && mkfifo /a/p && rm /etc/group && echo gone >/a/gone\n\
+    RUN rm /a/gone && chmod 600 /etc/passwd\n\
+    FROM base\nCOPY --chown=7:8 words /words\n";
+
+fn rich(lab: &Lab) {
+    lab.load_busybox();
+    lab.context("ctx", &[("Dockerfile", RICH), ("words", "hello\n")]);
+}
+
+fn by_path(entries: Vec<(String, Node)>) -> BTreeMap<String, Node> {
+    entries.into_iter().collect()
+}
+
+#[test]
+fn a_tar_holds_what_the_layers_make_together() {
+    as_everybody(|lab| {
+        rich(lab);
+        let said = lab.run(&["build", "--progress", "plain", "-o", "type=tar,dest=out.tar", "-o", "type=oci,dest=oci.tar", "ctx"]);
+        assert!(said.ok(), "{:?}: {}", lab.who(), said.stderr);
+        let files = by_path(tar_entries(&fs::read(lab.work("out.tar")).unwrap()));
+        let image = Image::read(&lab.work("oci.tar"));
+        let names = |files: &BTreeMap<String, Node>| files.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(names(&files), names(&image.files), "{:?}", lab.who());
+        for (path, node) in &image.files {
+            let ours = &files[path];
+            assert_eq!((ours.mode, ours.owner, ours.mtime), (node.mode, node.owner, node.mtime), "{path}");
+            let content = if ours.kind == '1' { &files[&ours.link].content } else { &ours.content };
+            assert_eq!(content, &node.content, "{path}");
+        }
+        assert_eq!((files["a/b/g"].kind, files["a/b/g"].link.as_str()), ('1', "a/b/f"));
+        assert_eq!(files["words"].owner, (7, 8));
+        // A second time the same bytes, now on standard output.
+        let again = lab.shale(&["build", "-o", "-", "ctx"]).output().unwrap();
+        assert!(again.stdout == fs::read(lab.work("out.tar")).unwrap(), "{:?}: not the same bytes", lab.who());
+    });
+}
+
+#[test]
+fn a_directory_holds_the_files_as_the_caller_s_own() {
+    as_everybody(|lab| {
+        rich(lab);
+        let said = lab.run(&["build", "--progress", "plain", "-o", "out", "ctx"]);
+        assert!(said.ok(), "{:?}: {}", lab.who(), said.stderr);
+        let meta = |name: &str| fs::symlink_metadata(lab.work("out").join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let owner = meta("a/b/f");
+        assert_eq!(owner.uid(), meta(".").uid(), "{:?}", lab.who());
+        assert_eq!((owner.mode() & 0o7777, owner.nlink(), owner.ino()), (0o4755, 2, meta("a/b/g").ino()));
+        assert_eq!(meta("closed").mode() & 0o7777, 0o555);
+        assert!(meta("a/p").mode() & 0o170_000 == 0o010_000);
+        assert_eq!(fs::read_link(lab.work("out/a/s")).unwrap().to_str(), Some("../b"));
+        assert!(!lab.work("out/a/gone").exists() && !lab.work("out/etc/group").exists());
+        assert_eq!(fs::read_to_string(lab.work("out/closed/y")).unwrap(), "y\n");
+        // Over itself, with a stranger in it that stays.
+        lab.write("out/stranger", "stays");
+        let again = lab.run(&["build", "-o", "type=local,dest=out", "ctx"]);
+        assert!(again.ok(), "{:?}: {}", lab.who(), again.stderr);
+        assert!(lab.work("out/stranger").exists() && lab.work("out/words").exists());
+        let mirrored = lab.run(&["build", "-o", "type=local,dest=out,mode=delete", "ctx"]);
+        assert!(mirrored.ok(), "{:?}: {}", lab.who(), mirrored.stderr);
+        assert!(!lab.work("out/stranger").exists() && lab.work("out/words").exists());
+        // So that whoever the caller is can delete it.
+        fs::set_permissions(lab.work("out/closed"), fs::Permissions::from_mode(0o755)).unwrap();
+        // No image comes of it.
+        assert_eq!(lab.run(&["images", "-q"]).stdout.lines().count(), 1);
+    });
+}
+
+#[test]
+fn nothing_is_written_outside_of_the_directory() {
+    as_everybody(|lab| {
+        lab.context("ctx", &[("Dockerfile", "FROM scratch\nCOPY tree /\n"), ("tree/dir/file", "new"), ("tree/plain", "new")]);
+        lab.write("outside/file", "old");
+        lab.write("victim", "old");
+        lab.write("out/keep", "kept");
+        // What lies in the way are links to the outside, and a folder where a file goes.
+        symlink(lab.work("outside"), lab.work("out/dir")).unwrap();
+        symlink(lab.work("victim"), lab.work("out/plain")).unwrap();
+        let said = lab.run(&["build", "-o", "out", "ctx"]);
+        assert!(said.ok(), "{:?}: {}", lab.who(), said.stderr);
+        assert_eq!(fs::read_to_string(lab.work("outside/file")).unwrap(), "old");
+        assert_eq!(fs::read_to_string(lab.work("victim")).unwrap(), "old");
+        assert_eq!(fs::read_to_string(lab.work("out/dir/file")).unwrap(), "new");
+        assert_eq!(fs::read_to_string(lab.work("out/plain")).unwrap(), "new");
+        assert!(lab.work("out/keep").exists());
+        // A folder gives way to a file.
+        fs::remove_file(lab.work("out/plain")).unwrap();
+        lab.write("out/plain/deep/er", "x");
+        let said = lab.run(&["build", "-o", "out", "ctx"]);
+        assert!(said.ok(), "{:?}: {}", lab.who(), said.stderr);
+        assert_eq!(fs::read_to_string(lab.work("out/plain")).unwrap(), "new");
+    });
+}
+
+#[test]
+fn deleting_outside_of_the_working_directory_needs_leave() {
+    let lab = Lab::new(Who::Caller);
+    lab.context("ctx", &[("Dockerfile", "FROM scratch\nCOPY f /\n"), ("f", "")]);
+    for place in [".", "..", "/tmp/shale-no-such-place"] {
+        let output = format!("type=local,dest={place},mode=delete");
+        let said = lab.run(&["build", "-o", &output, "ctx"]);
+        assert_eq!(said.code, 1);
+        let sentence = "local output mode=delete for destination";
+        assert!(said.stderr.contains(sentence) && said.stderr.contains("requires --allow=buildx.local.delete"), "{}", said.stderr);
+    }
+    lab.write("home/out/old", "");
+    let elsewhere = lab.path("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::write(elsewhere.join("old"), "").unwrap();
+    let output = format!("type=local,dest={},mode=delete", elsewhere.display());
+    let said = lab.run(&["build", "--allow", "buildx.local.delete", "-o", &output, "ctx"]);
+    assert!(said.ok(), "{}", said.stderr);
+    assert!(!elsewhere.join("old").exists() && elsewhere.join("f").exists());
+}
+
+#[test]
+fn the_epoch_is_the_time_of_every_file() {
+    as_everybody(|lab| {
+        rich(lab);
+        let build = |args: &[&str]| {
+            let mut command = lab.shale(&[&["build", "-o", "-"], args, &["ctx"]].concat());
+            command.env("SOURCE_DATE_EPOCH", "1600000000");
+            command.output().unwrap().stdout
+        };
+        let first = build(&[]);
+        let entries = tar_entries(&first);
+        assert!(entries.len() > 20 && entries.iter().all(|(_, node)| node.mtime == 1_600_000_000), "{:?}", lab.who());
+        assert!(first == build(&["--no-cache"]), "{:?}: another run, other bytes", lab.who());
+    });
+}
+
+#[test]
+fn files_that_were_only_copied_need_no_namespace() {
+    as_everybody(|lab| {
+        lab.context("ctx", &[("Dockerfile", "FROM scratch\nCOPY a /x/\nCOPY --chown=5:6 b /x/\n"), ("a", "1"), ("b", "2")]);
+        let binary = lab.path("shale");
+        let script = "echo 0 >/proc/sys/user/max_user_namespaces && echo 0 >/proc/sys/user/max_mnt_namespaces && exec \"$@\"";
+        let build = [binary.to_str().expect("text"), "build", "-o", "type=tar,dest=out.tar", "-o", "out", "ctx"];
+        let args = [&["-Ur", "sh", "-c", script, "sh"], &build[..]].concat();
+        let said = Said::of(lab.command_of("unshare", &args).output().expect("unshare starts"));
+        if said.stderr.contains("unshare:") {
+            return skip("no namespaces", &said.stderr);
+        }
+        assert!(said.ok(), "{:?}: {}", lab.who(), said.stderr);
+        let files = by_path(tar_entries(&fs::read(lab.work("out.tar")).unwrap()));
+        assert_eq!((files["x/a"].owner, files["x/b"].owner), ((0, 0), (5, 6)));
+        assert_eq!(fs::read_to_string(lab.work("out/x/b")).unwrap(), "2");
+    });
+}
