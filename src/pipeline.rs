@@ -61,6 +61,8 @@ pub struct BuildReport {
     pub names: Vec<String>,
     /// Steps found and steps run.
     pub tally: Tally,
+    /// The name of the build, under which its logs lie.
+    pub build: String,
 }
 
 /// Builds what the request asks for.
@@ -94,7 +96,7 @@ pub fn build(request: &BuildRequest, services: Services<'_>) -> Result<BuildRepo
         solved.and_then(|solved| output::write(request, services, &plan, &bases, &forms, &solved))
     });
     forms.tidy();
-    written
+    Ok(BuildReport { build: inputs.build_id(), ..written? })
 }
 
 /// Every error of the file at once.
@@ -174,6 +176,7 @@ fn solve(
 ) -> Result<Solved, BuildError> {
     let logs = services.store.root().join("builds").join(inputs.build_id());
     services.store.rely_on(&logs)?;
+    let devices = inputs::devices(request, plan)?;
     let executor = BuildExecutor {
         store: services.store,
         forms,
@@ -181,6 +184,7 @@ fn solve(
         lent: request.lent.clone(),
         downloads: &inputs.remotes.downloads,
         repositories: &inputs.remotes.repositories,
+        devices,
         run_upon: run_upon(&plan.graph),
         packing: output::first_packing(request, plan),
         exported: output::exported(plan),

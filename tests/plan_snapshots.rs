@@ -93,6 +93,7 @@ fn options_of(text: &str) -> PlanOptions {
             "no-cache" => options.no_cache = NoCache::Stages(vec![value.into()]),
             "network" if value == "none" => options.network = NetworkMode::None,
             "add-host" => options.add_hosts.push(pair()),
+            "allow" => options.allowed.network_host |= value == "network.host",
             "epoch" => options.source_date_epoch = Some(value.parse().expect("seconds")),
             other => panic!("unknown option {other}"),
         }

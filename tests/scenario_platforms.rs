@@ -21,7 +21,7 @@ fn cross(lab: &Lab) {
 }
 
 fn json(path: &std::path::Path) -> Value {
-    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+    serde_json::from_slice(&fs::read(path).expect("readable")).expect("JSON")
 }
 
 #[test]

@@ -33,16 +33,18 @@ pub struct StepSite {
     pub stage: String,
     /// The number of the step in its stage.
     pub ordinal: usize,
+    /// The platform that it is built for.
+    pub platform: String,
 }
 
 impl StepSite {
     fn file_name(&self) -> String {
         let mut bytes = Vec::new();
-        for field in [&self.context, &self.dockerfile, &self.stage] {
+        for field in [&self.context, &self.dockerfile, &self.stage, &self.platform] {
             push_bytes(&mut bytes, field.as_bytes());
         }
         bytes.extend_from_slice(&(self.ordinal as u64).to_le_bytes());
-        blake3::Hasher::new_derive_key("shale step site v1").update(&bytes).finalize().to_hex()[..32].to_owned()
+        blake3::Hasher::new_derive_key("shale step site v2").update(&bytes).finalize().to_hex()[..32].to_owned()
     }
 }
 

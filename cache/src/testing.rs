@@ -38,6 +38,12 @@ pub(crate) fn record(layer: LayerId, number: u8) -> StepRecord {
         created_secs: 1_700_000_000,
         created_nanos: 5,
         cost_ms: 100,
-        site: StepSite { context: "/src".to_owned(), dockerfile: "Dockerfile".to_owned(), stage: "0".to_owned(), ordinal: 2 },
+        site: StepSite {
+            context: "/src".to_owned(),
+            dockerfile: "Dockerfile".to_owned(),
+            stage: "0".to_owned(),
+            ordinal: 2,
+            platform: "linux/amd64".to_owned(),
+        },
     }
 }

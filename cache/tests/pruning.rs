@@ -96,7 +96,14 @@ fn every_block_is_counted_once_as_du_does() {
     let id = store.blobs().put(b"config").expect("put");
     let blob = BlobRef { digest: kept.blob.clone(), size_bytes: 9000, media_type: "tar".to_owned() };
     let layers = vec![ImageLayer { diff_id: kept.diff_id.clone(), layer: Some(layer), blob: Some(blob) }];
-    let image = ImageRecord { id: id.clone(), manifest: None, layers, repo_digests: Vec::new(), stored_at_secs: 1 };
+    let image = ImageRecord {
+        id: id.clone(),
+        manifest: None,
+        layers,
+        repo_digests: Vec::new(),
+        stored_at_secs: 1,
+        built: shale_cache::Built::default(),
+    };
     store.images().put(&image).expect("put");
     store.images().tag("app:latest", &id).expect("tagged");
     store.lists().put(&[7; 6000]).expect("put");
@@ -257,7 +264,14 @@ fn an_image_that_is_removed_while_it_is_used_stays_until_the_user_ends() {
     let layer = store.blobs().put(b"a layer").expect("put");
     let blob = BlobRef { digest: layer.clone(), size_bytes: 7, media_type: "tar".to_owned() };
     let layers = vec![ImageLayer { diff_id: DiffId(layer.clone()), layer: None, blob: Some(blob) }];
-    let image = ImageRecord { id: id.clone(), manifest: None, layers, repo_digests: Vec::new(), stored_at_secs: 1 };
+    let image = ImageRecord {
+        id: id.clone(),
+        manifest: None,
+        layers,
+        repo_digests: Vec::new(),
+        stored_at_secs: 1,
+        built: shale_cache::Built::default(),
+    };
     store.images().put(&image).expect("put");
     let root = store.root().to_owned();
     drop(store);

@@ -15,7 +15,7 @@ use super::diagnostic::{self, Diagnostic};
 use super::environment::Environment;
 use super::flags::parse_bool;
 use super::output::{Destination, OutputKind};
-use super::progress::{Display, Screen};
+use super::progress::{Display, Screen, Summary, warning_json};
 use super::request::{self, BuildRequest, NamedContext, ProgressMode};
 use super::signals::Watch;
 use super::{Failure, engine, human, image};
@@ -35,6 +35,10 @@ const OPENING: &str = "building with \"default\" instance using shale";
 
 /// How a build ends that a signal has stopped.
 const CANCELED: &str = "ERROR: failed to build: failed to solve: Canceled: context canceled\n";
+
+/// What helps where commands of another platform do not run.
+const EMULATOR: &str = "register qemu-user as root with the flag F (apt-get install qemu-user-static binfmt-support), or cross-compile in a stage \
+     that begins with FROM --platform=$BUILDPLATFORM: stages that only COPY need no emulator";
 
 /// Runs `shale build`.
 pub fn run(args: &BuildArgs, environment: &Environment) -> Result<(), Failure> {
@@ -64,12 +68,12 @@ pub fn run(args: &BuildArgs, environment: &Environment) -> Result<(), Failure> {
     if let Some(job) = store.take_sync_job() {
         sync_detached(&job);
     }
-    if request.progress != ProgressMode::Quiet {
+    if !matches!(request.progress, ProgressMode::Quiet | ProgressMode::RawJson) {
         say(&diagnostic::warnings(&summary.warnings));
     }
     match built {
         Ok(report) => {
-            finish(&request, &report, environment)?;
+            finish(&request, &report, &summary, environment)?;
             let names: Vec<String> = report.id.iter().map(ToString::to_string).filter(|_| report.names.is_empty()).collect();
             let names: Vec<&str> = report.names.iter().chain(&names).map(String::as_str).collect();
             engine.map_or(Ok(()), |engine| engine.load(&images, &names))
@@ -168,13 +172,13 @@ fn legacy_lines(report: &BuildReport) -> String {
 }
 
 /// Writes the small results: `-q`, `--iidfile`, `--metadata-file`.
-fn finish(request: &BuildRequest, report: &BuildReport, environment: &Environment) -> Result<(), Failure> {
+fn finish(request: &BuildRequest, report: &BuildReport, summary: &Summary, environment: &Environment) -> Result<(), Failure> {
     let written = || -> Result<(), BuildError> {
         if let (Some(path), Some(id)) = (&request.iidfile, &report.id) {
             write_file(path, id.to_string().as_bytes())?;
         }
         if let Some(path) = &request.metadata_file {
-            let text = serde_json::to_string_pretty(&metadata(request, report)).expect("a map of strings serialises");
+            let text = serde_json::to_string_pretty(&metadata(request, report, summary)).expect("a map of strings serialises");
             write_file(path, (text + "\n").as_bytes())?;
         }
         Ok(())
@@ -188,8 +192,14 @@ fn finish(request: &BuildRequest, report: &BuildReport, environment: &Environmen
 }
 
 /// What docker buildx writes, under its keys.
-fn metadata(request: &BuildRequest, report: &BuildReport) -> Value {
+fn metadata(request: &BuildRequest, report: &BuildReport, summary: &Summary) -> Value {
     let mut all = Map::new();
+    all.insert("buildx.build.ref".into(), json!(format!("default/default/{}", report.build)));
+    let warnings: Vec<Value> =
+        summary.warnings.iter().flat_map(|(source, warnings)| warnings.iter().map(|warning| warning_json(source, warning, ""))).collect();
+    if request.metadata_warnings && !warnings.is_empty() {
+        all.insert("buildx.build.warnings".into(), json!(warnings));
+    }
     if let Some(id) = report.id.as_ref().filter(|_| !request.multi_platform) {
         all.insert("containerimage.config.digest".into(), json!(id.to_string()));
     }
@@ -250,6 +260,8 @@ fn step(cause: &StepError, place: Option<(crate::span::SourceFile, Span)>) -> Di
         StepError::Sandbox(SandboxError::Refused(_)) => diagnostic.hint("`shale doctor` tells what this machine allows and what to change"),
         StepError::Image(cause) => with_hint(diagnostic, cause.hint()),
         StepError::Git(cause) => with_hint(diagnostic, cause.hint()),
+        StepError::Device(cause) => with_hint(diagnostic, cause.hint()),
+        StepError::Foreign { .. } => diagnostic.hint(EMULATOR),
         StepError::Store(cause) => image::store_diagnostic(diagnostic, cause),
         cause if is_disk_full(cause) => diagnostic.hint(image::DISK_FULL),
         _ => diagnostic,

@@ -54,6 +54,7 @@ static TABLE: &[OtherFlag] = &[
     row("cpuset-cpus", None, Takes::Value, Verdict::Ignored(NO_CGROUPS)),
     row("cpuset-mems", None, Takes::Value, Verdict::Ignored(NO_CGROUPS)),
     row("cgroup-parent", None, Takes::Value, Verdict::Ignored(NO_CGROUPS)),
+    row("resource", None, Takes::Value, Verdict::Ignored(NO_CGROUPS)),
     row("isolation", None, Takes::Value, Verdict::Ignored("there is one kind of isolation on Linux")),
     row("disable-content-trust", None, Takes::Switch, Verdict::Ignored("content trust is not checked")),
     row("cache-from", None, Takes::Value, Verdict::Ignored(NO_REMOTE_CACHE)),

@@ -3,6 +3,7 @@
 mod allow;
 mod annotations;
 mod context;
+mod proxies;
 mod registry;
 
 use std::collections::BTreeMap;
@@ -53,6 +54,8 @@ pub struct BuildRequest {
     pub annotations: Annotations,
     /// `--allow`
     pub allowed: Allowed,
+    /// Where specifications of devices lie, the most important directory last.
+    pub device_dirs: Vec<PathBuf>,
     /// Results to write; never empty.
     pub outputs: Vec<Output>,
     /// Named contexts by name.
@@ -63,6 +66,8 @@ pub struct BuildRequest {
     pub metadata_file: Option<PathBuf>,
     /// `-q`: the image id is printed on standard output.
     pub quiet: bool,
+    /// `BUILDX_METADATA_WARNINGS`: the metadata file tells warnings.
+    pub metadata_warnings: bool,
     /// How progress is shown.
     pub progress: ProgressMode,
     /// Whether the progress display may use colours.
@@ -96,6 +101,8 @@ pub struct BuildRequest {
 pub enum ProgressMode {
     /// Lines that are never taken back.
     Plain,
+    /// BuildKit's status messages as lines of JSON.
+    RawJson,
     /// A view that is redrawn.
     Tty,
     /// Nothing.
@@ -147,6 +154,14 @@ pub enum RequestError {
     /// An output that cannot be served.
     #[error(transparent)]
     Output(#[from] OutputError),
+    /// A variable of docker buildx that is neither true nor false.
+    #[error("invalid {name}: {text:?} is neither true nor false")]
+    Variable {
+        /// Its name.
+        name: &'static str,
+        /// Its value.
+        text: String,
+    },
     /// BUILDKIT_MULTI_PLATFORM is neither true nor false.
     #[error("invalid boolean value for multi-platform: {text}")]
     MultiPlatform {
@@ -160,7 +175,7 @@ pub enum RequestError {
     #[error("{0}")]
     Allow(String),
     /// A progress mode nobody has.
-    #[error("invalid progress mode {text:?}: it is one of auto, tty, plain, quiet")]
+    #[error("invalid progress mode {text:?}: it is one of auto, tty, plain, quiet, rawjson")]
     Progress {
         /// The mode.
         text: String,
@@ -198,7 +213,9 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<(BuildRequ
     let mut notes = args.other.judge().map_err(|flag| RequestError::Unsupported { flag })?;
     let context = context_source(&args.context, environment)?;
     let dockerfile = dockerfile_source(args.file.as_deref(), &context, environment)?;
-    let build_args = build_args(&args.build_args, environment)?;
+    let mut build_args = build_args(&args.build_args, environment)?;
+    notes.extend(proxies::add(&mut build_args, environment));
+    notes.extend(variables_without_effect(environment)?);
     // What is no number may name a context, which the plan knows.
     let source_date_epoch = build_args.get("SOURCE_DATE_EPOCH").and_then(|text| text.parse().ok());
     let platforms = platforms(&args.platforms, environment)?;
@@ -229,10 +246,12 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<(BuildRequ
         platforms,
         annotations: annotations(&args.annotations)?,
         allowed,
+        device_dirs: device_dirs(environment),
         outputs,
         contexts: args.build_contexts.iter().map(|text| named_context(text, environment)).collect::<Result<_, _>>()?,
         iidfile: args.iidfile.as_deref().map(|path| environment.resolve(path)),
         metadata_file: args.metadata_file.as_deref().map(|path| environment.resolve(path)),
+        metadata_warnings: environment.non_empty("BUILDX_METADATA_WARNINGS").is_some_and(|text| parse_bool(text) == Ok(true)),
         quiet: args.quiet,
         progress,
         colour: environment.non_empty("NO_COLOR").is_none(),
@@ -305,6 +324,22 @@ fn platforms(given: &[String], environment: &Environment) -> Result<Vec<Platform
     Ok(platforms)
 }
 
+/// Variables of docker buildx that mean nothing here, with the reason; those that ask for what would not be done anyway stay silent.
+fn variables_without_effect(environment: &Environment) -> Result<Option<String>, RequestError> {
+    for name in ["BUILDX_NO_DEFAULT_ATTESTATIONS", "BUILDX_METADATA_WARNINGS", "BUILDX_NO_DEFAULT_OCI_ARTIFACT"] {
+        if let Some(text) = environment.non_empty(name) {
+            parse_bool(text).map_err(|_| RequestError::Variable { name, text: text.into() })?;
+        }
+    }
+    Ok(environment.non_empty("BUILDKIT_COLORS").map(|_| "BUILDKIT_COLORS has no effect: the colours of the display are fixed".into()))
+}
+
+/// Where CDI looks for specifications.
+fn device_dirs(environment: &Environment) -> Vec<PathBuf> {
+    let given = environment.non_empty("CDI_SPEC_DIRS").unwrap_or("/etc/cdi:/var/run/cdi");
+    given.split([':', ',']).filter(|dir| !dir.is_empty()).map(|dir| environment.resolve(dir.as_ref())).collect()
+}
+
 /// `BUILDKIT_MULTI_PLATFORM`: an index for a single platform too.
 fn forced_index(build_args: &BTreeMap<String, String>) -> Result<bool, RequestError> {
     let Some(text) = build_args.get("BUILDKIT_MULTI_PLATFORM").filter(|text| !text.is_empty()) else { return Ok(false) };
@@ -336,7 +371,7 @@ fn progress_mode(args: &BuildArgs, environment: &Environment) -> Result<(Progres
         "tty" if terminal => Ok((ProgressMode::Tty, None)),
         "tty" => Ok((ProgressMode::Plain, Some("progress is shown plain: standard error is not a terminal".into()))),
         "quiet" | "none" => Ok((ProgressMode::Quiet, None)),
-        "rawjson" => Err(RequestError::Unsupported { flag: "--progress=rawjson".into() }),
+        "rawjson" => Ok((ProgressMode::RawJson, None)),
         _ => Err(RequestError::Progress { text: asked.into() }),
     }
 }

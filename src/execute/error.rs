@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use shale_cache::StoreError;
 
+use super::emulator::NoEmulator;
 use crate::image::ImageError;
 use crate::layer::LayerError;
 use crate::sandbox::SandboxError;
+use crate::source::cdi::CdiError;
 use crate::source::context::ContextError;
 use crate::source::git::GitError;
 use crate::source::http::HttpError;
@@ -129,6 +131,19 @@ pub enum StepError {
         path: PathBuf,
         /// Why it failed.
         source: io::Error,
+    },
+    /// A device.
+    #[error(transparent)]
+    Device(#[from] CdiError),
+    /// A command of another platform.
+    #[error("exec format error: a RUN for {platform} does not run on {native}: {why}")]
+    Foreign {
+        /// The step's platform.
+        platform: String,
+        /// This machine's.
+        native: String,
+        /// What is missing.
+        why: NoEmulator,
     },
     /// Two images have other files at one path, and both are written to one place.
     #[error("cannot overwrite {path} from {first} with {second} when split option is disabled")]

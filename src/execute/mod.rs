@@ -2,6 +2,8 @@
 
 pub mod ahead;
 mod copy;
+mod device;
+mod emulator;
 mod error;
 pub mod flat;
 pub mod forms;
@@ -19,12 +21,14 @@ use crate::sandbox::cancel::Cancel;
 use crate::solve::event::Reporter;
 use crate::solve::key::Inputs;
 use crate::solve::{Executor, Made, Step};
+use crate::source::cdi::Devices;
 use crate::source::contexts::Contexts;
 use crate::source::git::Repositories;
 use crate::source::http::Downloads;
 use crate::source::secret::Lent;
 use crate::tree::index::Index;
 use crate::worker::Packing;
+pub use emulator::NoEmulator;
 pub use error::StepError;
 use forms::Forms;
 
@@ -42,6 +46,8 @@ pub struct BuildExecutor<'a> {
     pub repositories: &'a Repositories,
     /// Secrets and agents.
     pub lent: Lent,
+    /// Devices of this machine.
+    pub devices: Devices,
     /// Which vertices' results a RUN will have below it ([`run_upon`]).
     pub run_upon: Vec<bool>,
     /// How layers of the vertices that are exported are packed at once; the others are not compressed.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::redact::Redactor;
-use super::{BuildExecutor, StepError, mounts};
+use super::{BuildExecutor, StepError, device, emulator, mounts};
 use crate::oci::config::DEFAULT_PATH;
 use crate::plan::graph::RunOp;
 use crate::sandbox::{Exit, RunRequest, Ulimit};
@@ -19,13 +19,15 @@ const HOSTS: &str = "127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-lo
 
 /// Runs the command of a RUN.
 pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sources: mounts::Sources) -> Result<Made, StepError> {
+    let tmp = executor.store.tmp()?;
+    emulator::check(&step.vertex.platform, tmp.path())?;
     let worker = executor.forms.worker()?;
     let lowers = executor.forms.lowers(&step.parent)?;
     let view = executor.forms.view(&step.parent)?;
     let user = Accounts::of(&view).process(&op.user)?;
-    let tmp = executor.store.tmp()?;
     let mut ready = mounts::prepare(executor, step, op, sources, tmp.path())?;
-    let request = request(op, lowers, user, tmp.path().to_owned(), &mut ready);
+    let mut request = request(op, lowers, user, tmp.path().to_owned(), &mut ready);
+    device::add(&executor.devices, &op.devices, &mut request)?;
     let mut redactors = [(Stream::Stdout, Redactor::new(&ready.secrets)), (Stream::Stderr, Redactor::new(&ready.secrets))];
     let mut log = executor.logs.of_step(step.id.0);
     let mut log_error = None;
@@ -86,6 +88,7 @@ fn request(op: &RunOp, lowers: Vec<LowerLayer>, user: ProcessUser, tmp: PathBuf,
         gid: user.gid,
         groups: user.groups,
         network: op.network,
+        insecure: op.insecure,
         hostname: op.hostname.clone(),
         hosts: HOSTS.into(),
         // A machine without the file has no name service: neither has the step.

@@ -9,9 +9,12 @@ use shale_cache::TmpDir;
 use super::remote::{self, Fetched, Remotes};
 use super::{BuildError, Services};
 use crate::cli::request::{BuildRequest, ContextSource, DockerfileSource, NamedContext};
+use crate::execute::StepError;
 use crate::image::NamedImage;
 use crate::plan::NamedContext as PlanContext;
+use crate::plan::graph::{Op, Plan, Vertex};
 use crate::solve::event::Event;
+use crate::source::cdi::{CdiError, Devices};
 use crate::source::context::{self, BuildContext, DockerfileFrom, LoadedDockerfile, archive};
 use crate::source::contexts::Contexts;
 use crate::span::SourceFile;
@@ -28,6 +31,7 @@ pub(super) struct Inputs {
     pub(super) dockerfile: String,
     /// Local directories.
     pub(super) contexts: Contexts,
+    build_id: String,
     /// Fetches files and from repositories.
     pub(super) remotes: Remotes,
     /// Times of contexts that were fetched, in seconds; the main one's is `context`.
@@ -86,7 +90,7 @@ impl Inputs {
         };
         let LoadedDockerfile { source, path: dockerfile, .. } = loaded.utf8()?;
         let contexts = Contexts { main, named: BTreeMap::new() };
-        let mut inputs = Self { source, dockerfile, contexts, remotes, times, spooled };
+        let mut inputs = Self { source, dockerfile, contexts, build_id: new_build_id(), remotes, times, spooled };
         for (name, named) in &request.contexts {
             let context = match named {
                 NamedContext::Dir(dir) => BuildContext::open_named(dir, Some(&caches))?,
@@ -113,12 +117,16 @@ impl Inputs {
         self.contexts.main.as_ref().map_or_else(|| "-".into(), |context| context.identity().to_owned())
     }
 
-    /// A name for this build that sorts by time.
-    #[expect(clippy::unused_self, reason = "a build is known by what it reads and when")]
+    /// The name of this build.
     pub(super) fn build_id(&self) -> String {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        format!("{:012}-{:09}-{}", now.as_secs(), now.subsec_nanos(), std::process::id())
+        self.build_id.clone()
     }
+}
+
+/// A name for a build that sorts by time.
+fn new_build_id() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{:012}-{:09}-{}", now.as_secs(), now.subsec_nanos(), std::process::id())
 }
 
 /// Standard input is an archive or a Dockerfile alone: its first bytes tell.
@@ -179,4 +187,26 @@ pub(super) fn plan_contexts(request: &BuildRequest) -> BTreeMap<String, PlanCont
         (name.clone(), context)
     };
     request.contexts.iter().map(plan).collect()
+}
+
+/// The devices of this machine, read if a step wants one. What nobody granted is refused, wherever its result would come from.
+pub(super) fn devices(request: &BuildRequest, plan: &Plan) -> Result<Devices, BuildError> {
+    let wanting = plan.graph.vertices.iter().filter_map(|vertex| match &vertex.op {
+        Op::Run(run) if !run.devices.is_empty() => Some((vertex, &run.devices)),
+        _ => None,
+    });
+    let wanting: Vec<_> = wanting.collect();
+    if wanting.is_empty() {
+        return Ok(Devices::default());
+    }
+    let step = |vertex: &Vertex, cause: CdiError| BuildError::Step {
+        at: vertex.source.clone(),
+        name: vertex.name.clone(),
+        cause: StepError::Device(cause),
+    };
+    let devices = Devices::read(&request.device_dirs).map_err(|cause| step(wanting[0].0, cause))?;
+    for (vertex, wishes) in wanting {
+        devices.check(wishes, &request.allowed.devices).map_err(|cause| step(vertex, cause))?;
+    }
+    Ok(devices)
 }

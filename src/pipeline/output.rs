@@ -22,9 +22,9 @@ use crate::layer::compress::Encoder;
 use crate::oci::manifest::{Descriptor, runs_on};
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
-use crate::plan::graph::{Op, Plan};
+use crate::plan::graph::Plan;
+use crate::solve::Solved;
 use crate::solve::event::{Event, TaskId};
-use crate::solve::{Solved, reachable};
 use crate::worker::Packing;
 use image::{Finish, Kept, failed};
 
@@ -45,12 +45,6 @@ pub(super) fn check(request: &BuildRequest, plan: &Plan) -> Result<(), BuildErro
             return Err(BuildError::DockerIndex);
         }
         annotations(request, output).check(&platforms, request.multi_platform, output.docker_media_types)?;
-    }
-    let needed = reachable(&plan.graph, &plan.images.iter().map(|image| image.root).collect::<Vec<_>>());
-    let native = Platform::native();
-    let mut runs = plan.graph.vertices.iter().zip(needed).filter(|(vertex, needed)| *needed && matches!(vertex.op, Op::Run(_)));
-    if let Some((foreign, _)) = runs.find(|(vertex, _)| !native.can_run(&vertex.platform)) {
-        return Err(BuildError::Unsupported { what: format!("RUN for {} on {native}", foreign.platform) });
     }
     Ok(())
 }
@@ -107,7 +101,7 @@ pub(super) fn write(
     forms: &Forms<'_>,
     solved: &Solved,
 ) -> Result<BuildReport, BuildError> {
-    let mut report = BuildReport { id: None, written: Vec::new(), names: Vec::new(), tally: solved.tally };
+    let mut report = BuildReport { id: None, written: Vec::new(), names: Vec::new(), tally: solved.tally, build: String::new() };
     let finishes = plan.images.iter().map(|planned| Finish { plan, planned, bases, forms, solved }).collect();
     let outputs = Outputs { request, services, forms, images: finishes };
     for output in &request.outputs {

@@ -132,6 +132,9 @@ pub enum PlanErrorKind {
         /// Where it is mounted.
         target: String,
     },
+    /// A RUN asks for more than its sandbox gives, and nobody granted it.
+    #[error("failed to load LLB: {0} is not allowed")]
+    NotAllowed(&'static str),
     /// Something that shale will do, but not in this version.
     #[error("{instruction} {} is not supported yet", .feature.name())]
     Unsupported {
@@ -210,6 +213,7 @@ impl PlanErrorKind {
             Self::NoTarget { known, .. } => format!("stages of this file: {}", known.join(", ")),
             Self::CopyFromLater { from, .. } => format!("move the stage {from} up, above the one that copies from it"),
             Self::Unsupported { feature, .. } => feature.hint().into(),
+            Self::NotAllowed(entitlement) => format!("add --allow {entitlement} to the command line"),
             Self::BadImageName { .. } => {
                 "a name of an earlier stage is written as in its AS (lower case); an image name is lower case too".into()
             }

@@ -167,6 +167,10 @@ pub struct RunOp {
     pub workdir: String,
     /// Network.
     pub network: NetworkMode,
+    /// `--security=insecure`: every capability, no system call filter, nothing of the kernel hidden.
+    pub insecure: bool,
+    /// `--device`
+    pub devices: Vec<DeviceWish>,
     /// `--add-host`, sorted, `name:ip`.
     pub add_hosts: Vec<(String, String)>,
     /// `--shm-size` in bytes.
@@ -179,6 +183,15 @@ pub struct RunOp {
     pub mounts: Vec<RunMount>,
     /// Scripts of heredocs that become files of mode 0755, under their absolute path: a RUN whose body is a heredoc with a shebang.
     pub heredoc_files: Vec<InlineFile>,
+}
+
+/// A device that a step asks for (`RUN --device`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceWish {
+    /// `vendor/class=name`, `vendor/class`, `vendor/class=*` or a class.
+    pub name: String,
+    /// Whether the step fails without it.
+    pub required: bool,
 }
 
 /// `RUN --mount`.

@@ -1,14 +1,15 @@
 //! RUN.
 
 use super::error::{PlanError, PlanErrorKind};
-use super::graph::{InlineFile, NetworkMode, Op, RunOp};
+use super::graph::{DeviceWish, InlineFile, NetworkMode, Op, RunOp};
 use super::image_config;
 use super::paths;
 use super::stage::{StageLowering, Step};
-use super::support::Feature;
 use crate::dockerfile::ast::{CommandLine, Heredoc, Run};
+use crate::dockerfile::flags::csv_fields;
 use crate::dockerfile::syntax::heredoc_word;
 use crate::oci::history;
+use crate::span::Spanned;
 
 /// Where a heredoc that names its interpreter is put.
 const SCRIPTS: &str = "/dev/pipes/";
@@ -24,7 +25,9 @@ struct Process {
 
 impl StageLowering<'_, '_, '_> {
     pub(crate) fn run_step(&mut self, step: &Step<'_>, run: &Run) -> Result<(), PlanError> {
-        self.refuse_run_flags(step, run);
+        let insecure = run.security.as_ref().is_some_and(|security| security.node == "insecure");
+        self.check_granted(step, run, insecure)?;
+        let devices = self.devices(step, &run.devices)?;
         let process = process(run, &image_config::shell(&self.state.config));
         if process.argv.is_empty() {
             return Err(PlanError::at(step.span, PlanErrorKind::EmptyRun));
@@ -45,6 +48,8 @@ impl StageLowering<'_, '_, '_> {
             user: config.user.clone(),
             workdir: paths::clean(&config.working_dir),
             network,
+            insecure,
+            devices,
             add_hosts,
             shm_size_bytes: options.shm_size_bytes,
             ulimits,
@@ -59,15 +64,40 @@ impl StageLowering<'_, '_, '_> {
         Ok(())
     }
 
-    fn refuse_run_flags(&mut self, step: &Step<'_>, run: &Run) {
-        if let Some(security) = &run.security
-            && security.node != "sandbox"
+    /// What takes a step out of its sandbox must be granted. `--network=host` of the command line grants it to every step.
+    fn check_granted(&self, step: &Step<'_>, run: &Run, insecure: bool) -> Result<(), PlanError> {
+        let options = self.options();
+        if let Some(network) = run.network.as_ref().filter(|network| network.node == "host")
+            && !options.allowed.network_host
+            && options.network != NetworkMode::Host
         {
-            self.refuse_unsupported(step, security.span, Feature::RunSecurity, "RUN");
+            return Err(PlanError::at(step.at(network.span), PlanErrorKind::NotAllowed("network.host")));
         }
-        for device in run.devices.iter().take(1) {
-            self.refuse_unsupported(step, device.span, Feature::RunDevice, "RUN");
+        if let Some(security) = run.security.as_ref().filter(|_| insecure && !options.allowed.insecure) {
+            return Err(PlanError::at(step.at(security.span), PlanErrorKind::NotAllowed("security.insecure")));
         }
+        Ok(())
+    }
+
+    /// The parser has checked the fields.
+    fn devices(&mut self, step: &Step<'_>, written: &[Spanned<String>]) -> Result<Vec<DeviceWish>, PlanError> {
+        let mut devices = Vec::new();
+        for text in written {
+            let fault =
+                |error: crate::dockerfile::flags::CsvError| PlanError::at(step.at(text.span), PlanErrorKind::BadMount(error.to_string()));
+            let mut wish = DeviceWish { name: String::new(), required: false };
+            for field in csv_fields(&text.node).map_err(fault)? {
+                match field.split_once('=').map_or((field.to_lowercase(), None), |(key, value)| (key.to_lowercase(), Some(value))) {
+                    (key, None) if key == "required" => wish.required = true,
+                    (key, Some(value)) if key == "required" => wish.required = matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True"),
+                    (key, Some(value)) if key == "name" => value.clone_into(&mut wish.name),
+                    _ => wish.name = field,
+                }
+            }
+            wish.name = self.word(step, &Spanned::new(wish.name, text.span))?;
+            devices.push(wish);
+        }
+        Ok(devices)
     }
 
     /// The parser took only the three modes.

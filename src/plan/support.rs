@@ -3,10 +3,6 @@
 /// A part of the language that is switched on by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feature {
-    /// `RUN --security`
-    RunSecurity,
-    /// `RUN --device`
-    RunDevice,
     /// `COPY --link`, `ADD --link`
     Link,
     /// `COPY --parents`
@@ -32,8 +28,6 @@ impl Feature {
     /// As it is written after the instruction.
     pub fn name(self) -> &'static str {
         match self {
-            Self::RunSecurity => "--security",
-            Self::RunDevice => "--device",
             Self::Link => "--link",
             Self::Parents => "--parents",
             Self::Exclude => "--exclude",
@@ -45,7 +39,6 @@ impl Feature {
     /// What can be done without it.
     pub(crate) fn hint(self) -> &'static str {
         match self {
-            Self::RunSecurity | Self::RunDevice => "remove the flag: the step then runs with the default sandbox",
             Self::Link => "remove --link: a COPY layer survives a changed base without it",
             Self::Parents => "write one COPY for each directory, with its full destination",
             Self::Exclude => "name the files in .dockerignore, or copy what is wanted by name",

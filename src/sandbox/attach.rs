@@ -44,7 +44,7 @@ pub(super) fn prepare(mount: &StepMount, workspace: &Path) -> Result<(), Failure
         }
         MountSource::Secret { .. } => make(&workspace.join("root"), 0o700)?,
         MountSource::Socket { path, owner } => own(path, *owner)?,
-        MountSource::Tmpfs { .. } => {}
+        MountSource::Tmpfs { .. } | MountSource::Machine { .. } => {}
     }
     Ok(())
 }
@@ -87,6 +87,11 @@ fn detached(mount: &StepMount, workspace: &Path) -> Result<(OwnedFd, u64), Failu
             Ok((new("tmpfs", &options, NOSUID)?, NOSUID))
         }
         MountSource::Secret { content, owner } => Ok((secret(content, *owner, &workspace.join("root"))?, NOSUID | NODEV | NOEXEC)),
+        MountSource::Machine { path, devices, programs } => {
+            let source = openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).deed_on("open", path)?;
+            let attributes = NOSUID | if *devices { 0 } else { NODEV } | if *programs { 0 } else { NOEXEC };
+            Ok((clone(source.as_fd(), "", false).deed_on("copy the mount of", path)?, attributes))
+        }
         MountSource::Socket { path, .. } => {
             let socket = openat(CWD, path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).deed_on("open", path)?;
             Ok((clone(socket.as_fd(), "", false).deed_on("copy the mount of", path)?, NOSUID | NODEV | NOEXEC))

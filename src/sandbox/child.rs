@@ -90,9 +90,11 @@ fn set_up_and_exec(request: &RunRequest, prepared: Prepared, status: &mut File) 
         set_limit(&limit.name, limit.soft, limit.hard)?;
     }
     // Both need CAP_SYS_ADMIN, as no_new_privs stays off: setuid programs work in a step.
-    // The first is an extra that not every kernel has, so its failure is none.
-    drop(sys::landlock_scope());
-    seccomp::install().deed("install the system call filter")?;
+    if !request.insecure {
+        // The first is an extra that not every kernel has, so its failure is none.
+        drop(sys::landlock_scope());
+        seccomp::install().deed("install the system call filter")?;
+    }
     become_user(request)?;
     enter_directory(&request.cwd)?;
     umask(Mode::from_raw_mode(0o022));
@@ -121,7 +123,7 @@ fn standard_streams(prepared: &Prepared) -> Result<(), Failure> {
 fn enter_root(request: &RunRequest, prepared: &Prepared, status: &mut File) -> Result<(), Failure> {
     overlay::mount_at(&prepared.lowers, &prepared.upper, &prepared.work, &prepared.root)?;
     let root = Root::open(&prepared.root)?;
-    let (root, made) = root.furnish(request.shm_size_bytes, &prepared.files, &prepared.mounts)?;
+    let (root, made) = root.furnish(request.shm_size_bytes, request.insecure, &prepared.files, &prepared.mounts)?;
     if !made.is_empty() {
         say(status, &Word::Made(made)).deed("report mount points")?;
     }
@@ -139,9 +141,10 @@ fn enter_root(request: &RunRequest, prepared: &Prepared, status: &mut File) -> R
 }
 
 fn become_user(request: &RunRequest) -> Result<(), Failure> {
+    let wanted = if request.insecure { u64::MAX } else { CAPABILITIES };
     for number in 0..64u32 {
         let Some(capability) = CapabilitySet::from_bits(1 << number) else { continue };
-        if CAPABILITIES & (1 << number) == 0 {
+        if wanted & (1 << number) == 0 {
             match rustix::thread::remove_capability_from_bounding_set(capability) {
                 // A capability that this kernel does not have.
                 Ok(()) | Err(rustix::io::Errno::INVAL) => {}
@@ -152,6 +155,9 @@ fn become_user(request: &RunRequest) -> Result<(), Failure> {
     let groups: Vec<_> = request.groups.iter().map(|g| Gid::from_raw(*g)).collect();
     rustix::thread::set_thread_groups(&groups).deed("set the supplementary groups")?;
     let (uid, gid) = (Uid::from_raw(request.uid), Gid::from_raw(request.gid));
+    if request.insecure {
+        return become_privileged(uid, gid);
+    }
     rustix::thread::set_thread_res_gid(gid, gid, gid).deed_on("become the group", request.gid.to_string())?;
     rustix::thread::set_thread_res_uid(uid, uid, uid).deed_on("become the user", request.uid.to_string())?;
     let mut sets = rustix::thread::capabilities(None).deed("read the capabilities")?;
@@ -160,6 +166,21 @@ fn become_user(request: &RunRequest) -> Result<(), Failure> {
     let sets = CapabilitySets { effective: sets.effective & keep, permitted: sets.permitted & keep, ..sets };
     rustix::thread::set_capabilities(None, sets).deed("set the capabilities")?;
     rustix::thread::clear_ambient_capability_set().deed("clear the ambient capabilities")
+}
+
+/// Becomes a user who keeps every capability that there is here, and hands them on to programs: what `insecure` means.
+fn become_privileged(uid: Uid, gid: Gid) -> Result<(), Failure> {
+    rustix::thread::set_keep_capabilities(true).deed("keep the capabilities")?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid).deed("become the group")?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).deed("become the user")?;
+    let sets = rustix::thread::capabilities(None).deed("read the capabilities")?;
+    let all = sets.permitted;
+    rustix::thread::set_capabilities(None, CapabilitySets { effective: all, permitted: all, inheritable: all })
+        .deed("set the capabilities")?;
+    for capability in all {
+        rustix::thread::configure_capability_in_ambient_set(capability, true).deed("hand a capability on")?;
+    }
+    Ok(())
 }
 
 /// The working directory, which must lie below the root: no link of /proc that leads out is followed.

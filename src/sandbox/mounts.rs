@@ -41,6 +41,9 @@ const MASKED: &[&str] = &[
 const READ_ONLY: &[&str] = &["proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger"];
 /// Device nodes: name, major, minor.
 const NODES: &[(&str, u32, u32)] = &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+/// Those that an insecure step gets besides, where the machine has them, as in BuildKit; loop devices only by their control.
+const INSECURE_NODES: &[(&str, u32, u32)] =
+    &[("kmsg", 1, 11), ("cuse", 10, 203), ("fuse", 10, 229), ("kvm", 10, 232), ("net/tun", 10, 200), ("loop-control", 10, 237)];
 /// Links in `/dev`.
 const LINKS: &[(&str, &str)] = &[
     ("fd", "/proc/self/fd"),
@@ -84,16 +87,19 @@ impl Root {
     pub(super) fn furnish(
         mut self,
         shm_bytes: Option<u64>,
+        insecure: bool,
         files: &[BoundFile],
         mounts: &[(StepMount, PathBuf)],
     ) -> Result<(OwnedFd, Vec<PathBuf>), Failure> {
         self.proc()?;
-        self.dev(shm_bytes)?;
-        self.sys()?;
+        self.dev(shm_bytes, insecure)?;
+        self.sys(if insecure { 0 } else { RDONLY })?;
         for file in files {
             self.bind_file(file)?;
         }
-        self.hide()?;
+        if !insecure {
+            self.hide()?;
+        }
         for (mount, workspace) in mounts {
             let made = attach::attach(self.fd.as_fd(), mount, workspace)?;
             self.made.extend(made);
@@ -136,11 +142,17 @@ impl Root {
         self.attach_plainly(&mount, "proc")
     }
 
-    fn dev(&mut self, shm_bytes: Option<u64>) -> Result<(), Failure> {
+    fn dev(&mut self, shm_bytes: Option<u64>, insecure: bool) -> Result<(), Failure> {
         let tmpfs = new("tmpfs", &[("mode", "755"), ("size", "65536k")], NOSUID | libc::MOUNT_ATTR_STRICTATIME)?;
         self.attach_plainly(&tmpfs, "dev")?;
         let dev = openat(&tmpfs, ".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).deed("open /dev")?;
         for (name, major, minor) in NODES {
+            node(&dev, name, makedev(*major, *minor))?;
+        }
+        for (name, major, minor) in INSECURE_NODES.iter().filter(|(name, ..)| insecure && Path::new("/dev").join(name).exists()) {
+            if let Some((dir, _)) = name.split_once('/') {
+                mkdirat(&dev, dir, Mode::from_raw_mode(0o755)).deed_on("make the directory in /dev", dir)?;
+            }
             node(&dev, name, makedev(*major, *minor))?;
         }
         for (name, target) in LINKS {
@@ -167,14 +179,15 @@ impl Root {
         Ok(())
     }
 
-    fn sys(&mut self) -> Result<(), Failure> {
-        let read_only = RDONLY | NOSUID | NODEV | NOEXEC;
-        let (mount, copied) = match fresh("sysfs", &[], read_only) {
+    /// `protection` is read-only or nothing.
+    fn sys(&mut self, protection: u64) -> Result<(), Failure> {
+        let attributes = protection | NOSUID | NODEV | NOEXEC;
+        let (mount, copied) = match fresh("sysfs", &[], attributes) {
             Ok(mount) => (mount, false),
             // Only the owner of a network namespace gets a new one.
             Err((_, Errno::PERM)) => {
                 let mount = clone(CWD, "/sys", true).deed_on("copy the mounts at", "/sys")?;
-                sys::set_mount_attributes(mount.as_fd(), read_only, true).deed("make the copy of /sys read-only")?;
+                sys::set_mount_attributes(mount.as_fd(), attributes, true).deed("restrict the copy of /sys")?;
                 (mount, true)
             }
             Err((deed, error)) => return Err(Failure::call(deed, Some(Path::new("sysfs")), error)),
@@ -182,12 +195,12 @@ impl Root {
         self.attach_plainly(&mount, "sys")?;
         let Some(target) = targets::find(self.fd.as_fd(), "sys/fs/cgroup")? else { return Ok(()) };
         let unified = statfs("/sys/fs/cgroup").is_ok_and(|s| s.f_type as u64 == libc::CGROUP2_SUPER_MAGIC as u64);
-        let mount = match unified.then(|| fresh("cgroup2", &[], read_only)) {
+        let mount = match unified.then(|| fresh("cgroup2", &[], attributes)) {
             Some(Ok(mount)) => mount,
             _ if copied => return Ok(()),
             _ => {
                 let Ok(mount) = clone(CWD, "/sys/fs/cgroup", true) else { return Ok(()) };
-                sys::set_mount_attributes(mount.as_fd(), read_only, true).deed("make the copy of /sys/fs/cgroup read-only")?;
+                sys::set_mount_attributes(mount.as_fd(), attributes, true).deed("restrict the copy of /sys/fs/cgroup")?;
                 mount
             }
         };

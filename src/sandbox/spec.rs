@@ -47,6 +47,8 @@ pub struct RunRequest {
     pub groups: Vec<u32>,
     /// Network.
     pub network: NetworkMode,
+    /// Every capability, no system call filter, nothing of the kernel hidden or write-protected.
+    pub insecure: bool,
     /// Host name.
     pub hostname: String,
     /// Content of `/etc/hosts`; `add_hosts` are appended.
@@ -111,6 +113,15 @@ pub enum MountSource {
         /// Its mode and owner.
         owner: MountOwner,
     },
+    /// A file, directory or device of the machine.
+    Machine {
+        /// Where it is.
+        path: PathBuf,
+        /// Whether devices in it can be used.
+        devices: bool,
+        /// Whether programs in it can be run.
+        programs: bool,
+    },
     /// A socket that somebody listens on.
     Socket {
         /// Where it is, in the directory of the request.
@@ -128,6 +139,7 @@ impl std::fmt::Debug for MountSource {
             Self::Directory { directory, path, .. } => write!(f, "Directory({directory:?}, {path:?})"),
             Self::Tmpfs { size_bytes } => write!(f, "Tmpfs({size_bytes:?})"),
             Self::Secret { .. } => f.write_str("Secret(…)"),
+            Self::Machine { path, .. } => write!(f, "Machine({path:?})"),
             Self::Socket { path, .. } => write!(f, "Socket({path:?})"),
         }
     }

@@ -4,7 +4,7 @@
 //! | op | parts |
 //! |---|---|
 //! | all | format version and op kind (in the hash's frame), `parent` |
-//! | RUN | `platform`, `command`, `env` (image ENV in order), one `arg NAME` per ARG in scope, `user`, `workdir`, `network`, `hostname`, `add-host`, `ulimit`, `shm-size`, per mount `mount TARGET` and `files at TARGET`, `heredoc NAME` |
+//! | RUN | `platform`, `command`, `env` (image ENV in order), one `arg NAME` per ARG in scope, `user`, `workdir`, `network`, `security`, one `device NAME` per wish, `hostname`, `add-host`, `ulimit`, `shm-size`, per mount `mount TARGET` and `files at TARGET`, `heredoc NAME` |
 //! | COPY, ADD | `destination`, `chown`, `chmod`, `unpack`, `files` (the selection's list: never an mtime) |
 //! | WORKDIR | `path`, `user` |
 //!
@@ -88,6 +88,12 @@ fn run_parts(vertex: &Vertex, run: &RunOp, parent: &ChainId, inputs: &Inputs) ->
         NetworkMode::None => "none",
     };
     parts.push_text("network", network);
+    if run.insecure {
+        parts.push_text("security", "insecure");
+    }
+    for device in &run.devices {
+        parts.push_text(format!("device {}", device.name), if device.required { "required" } else { "optional" });
+    }
     parts.push_text("hostname", run.hostname.clone());
     for (name, address) in &run.add_hosts {
         parts.push_text("add-host", format!("{name}:{address}"));

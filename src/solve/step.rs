@@ -183,5 +183,6 @@ fn site<E: Executor>(solver: &Solver<'_, E>, vertex: &Vertex) -> StepSite {
         dockerfile: solver.site.dockerfile.clone(),
         stage: vertex.stage.clone(),
         ordinal: vertex.ordinal,
+        platform: vertex.platform.to_string(),
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod archive;
+pub mod cdi;
 pub mod context;
 pub mod contexts;
 pub mod git;

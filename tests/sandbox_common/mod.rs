@@ -81,6 +81,7 @@ impl Bench {
             uid: 0,
             gid: 0,
             groups: vec![0],
+            insecure: false,
             network: NetworkMode::Default,
             hostname: "buildkitsandbox".to_owned(),
             hosts: "127.0.0.1\tlocalhost\n".to_owned(),

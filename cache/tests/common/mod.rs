@@ -10,7 +10,13 @@ pub fn map() -> MapId {
 }
 
 pub fn site(ordinal: usize) -> StepSite {
-    StepSite { context: "/src".to_owned(), dockerfile: "Dockerfile".to_owned(), stage: "0".to_owned(), ordinal }
+    StepSite {
+        context: "/src".to_owned(),
+        dockerfile: "Dockerfile".to_owned(),
+        stage: "0".to_owned(),
+        ordinal,
+        platform: "linux/amd64".to_owned(),
+    }
 }
 
 /// A record whose key depends on the command.

@@ -56,7 +56,7 @@ pub struct BuildArgs {
     /// Target platforms of the build.
     #[arg(long = "platform", value_name = "OS/ARCH")]
     pub platforms: Vec<String>,
-    /// How progress is shown: auto, tty, plain or quiet.
+    /// How progress is shown: auto, tty, plain, quiet or rawjson.
     #[arg(long, value_name = "MODE")]
     pub progress: Option<String>,
     /// Always ask the registry for newer base images.

@@ -4,6 +4,7 @@
 
 mod board;
 mod plain;
+mod raw;
 mod tty;
 
 use std::io::Write;
@@ -20,6 +21,7 @@ use crate::span::SourceFile;
 use super::request::ProgressMode;
 use board::Board;
 pub use board::LogLine;
+pub(super) use raw::warning_json;
 
 /// Events that may wait for the screen. A terminal that is stopped stops the build's output, as it would any program's.
 const QUEUE_LIMIT: usize = 1024;
@@ -89,6 +91,7 @@ impl Display {
         let view = match mode {
             ProgressMode::Plain => View::Plain(plain::Plain::new(opening)),
             ProgressMode::Tty => View::Tty(tty::Tty::new(colour)),
+            ProgressMode::RawJson => View::Raw(raw::Raw::new()),
             ProgressMode::Quiet => View::Quiet,
         };
         let thread = std::thread::Builder::new().name("progress".into()).spawn(move || show(&receiver, view, screen, start));
@@ -126,6 +129,7 @@ impl Reporter for Display {
 enum View {
     Plain(plain::Plain),
     Tty(tty::Tty),
+    Raw(raw::Raw),
     Quiet,
 }
 
@@ -139,7 +143,7 @@ fn show(receiver: &Receiver<Message>, mut view: View, mut screen: Screen, start:
         let wait = match &view {
             View::Plain(plain) => plain.next_look(),
             View::Tty(tty) => Some(tty.next_look(start.elapsed())),
-            View::Quiet => None,
+            View::Raw(_) | View::Quiet => None,
         };
         let message = match wait {
             None => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -148,17 +152,20 @@ fn show(receiver: &Receiver<Message>, mut view: View, mut screen: Screen, start:
         let now = start.elapsed();
         match message {
             Ok(Message::Event(event, at)) => {
+                if let View::Raw(raw) = &mut view {
+                    raw.take(&event, at, &mut screen.writer);
+                }
                 let changes = board.apply(event, at);
                 match &mut view {
                     View::Plain(plain) => plain.take(&board, changes, now, &mut screen.writer),
                     View::Tty(tty) => tty.take(&board, now, &mut screen),
-                    View::Quiet => {}
+                    View::Raw(_) | View::Quiet => {}
                 }
             }
             Err(RecvTimeoutError::Timeout) => match &mut view {
                 View::Plain(plain) => plain.look(&board, now, &mut screen.writer),
                 View::Tty(tty) => tty.take(&board, now, &mut screen),
-                View::Quiet => {}
+                View::Raw(_) | View::Quiet => {}
             },
             Ok(Message::Finish) | Err(RecvTimeoutError::Disconnected) => break,
         }
@@ -166,7 +173,7 @@ fn show(receiver: &Receiver<Message>, mut view: View, mut screen: Screen, start:
     match &mut view {
         View::Plain(plain) => plain.close(&board, &mut screen.writer),
         View::Tty(tty) => tty.close(&board, start.elapsed(), &mut screen),
-        View::Quiet => {}
+        View::Raw(_) | View::Quiet => {}
     }
     board.into_summary()
 }
