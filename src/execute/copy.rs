@@ -71,6 +71,10 @@ pub(super) struct Places {
 }
 
 impl Places {
+    fn into_source(self) -> From {
+        From::Gathered { roots: self.roots, spools: self.spools, sources: self.sources }
+    }
+
     pub(super) fn source(&self) -> From {
         From::Gathered { roots: self.roots.clone(), spools: self.spools.clone(), sources: self.sources.clone() }
     }
@@ -285,7 +289,9 @@ fn write_once(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp, select
         None => land(&executor.forms.view(&step.parent)?, op, &files)?,
     };
     let places = places(executor, step, op, (&files, &checkouts), &landed, &mut spool)?;
-    write_layer(executor, step, &landed, places)
+    // Of a large context the names alone are tens of megabytes.
+    drop(files);
+    write_layer(executor, step, landed, places)
 }
 
 /// Shows a download, and ends it with the build.
@@ -399,14 +405,14 @@ pub(super) fn unpacked(executor: &BuildExecutor<'_>, layer: &Gathering) -> Resul
     let id = executor.put_index(&layer.index)?;
     let layers = executor.store.layers();
     let map = executor.forms.worker()?.map_id();
-    if layers.has_fs(&id, &map)? { Ok(layers.fs_path(&id, &map)) } else { write_unpacked(executor, &id, &layer.places) }
+    if layers.has_fs(&id, &map)? { Ok(layers.fs_path(&id, &map)) } else { write_unpacked(executor, &id, layer.places.source()) }
 }
 
-fn write_unpacked(executor: &BuildExecutor<'_>, layer: &LayerId, places: &Places) -> Result<PathBuf, StepError> {
+fn write_unpacked(executor: &BuildExecutor<'_>, layer: &LayerId, from: From) -> Result<PathBuf, StepError> {
     let worker = executor.forms.worker()?;
     let index = executor.store.layers().index_path(layer);
     executor.forms.with_fresh_dir(|dest| {
-        let request = WriteLayer { index: index.clone(), from: places.source(), to: To::Directory(dest.to_owned()) };
+        let request = WriteLayer { index, from, to: To::Directory(dest.to_owned()) };
         worker.write(request, None, None)?;
         Ok(executor.store.layers().commit_fs(layer, &worker.map_id(), dest)?)
     })
@@ -426,14 +432,16 @@ fn index(executor: &BuildExecutor<'_>, landed: &Graft, places: &Places) -> Resul
 }
 
 /// Commits a grafted layer: its index, and unpacked if a RUN comes to lie upon it, else packed.
-pub(super) fn write_layer(executor: &BuildExecutor<'_>, step: &Step<'_>, landed: &Graft, places: Places) -> Result<Made, StepError> {
+pub(super) fn write_layer(executor: &BuildExecutor<'_>, step: &Step<'_>, landed: Graft, places: Places) -> Result<Made, StepError> {
     if landed.items.is_empty() {
         return executor.empty_layer();
     }
-    let index = index(executor, landed, &places)?;
+    let index = index(executor, &landed, &places)?;
+    drop(landed);
     let made = executor.made(&index, index.content_id_without_mtimes())?;
     if executor.is_run_upon(step.id) {
-        write_unpacked(executor, &made.layer, &places)?;
+        drop(index);
+        write_unpacked(executor, &made.layer, places.into_source())?;
         return Ok(made);
     }
     let index_path = executor.store.layers().index_path(&made.layer);
@@ -441,7 +449,7 @@ pub(super) fn write_layer(executor: &BuildExecutor<'_>, step: &Step<'_>, landed:
     let writer = executor.store.blobs().writer()?;
     let out = writer.file().try_clone().map_err(StepError::io("write", "a blob of the store"))?;
     let numbers = if places.mapped {
-        let request = WriteLayer { index: index_path, from: places.source(), to: To::Packed(packing) };
+        let request = WriteLayer { index: index_path, from: places.into_source(), to: To::Packed(packing) };
         executor.forms.worker()?.write(request, Some(&out), None)?.expect("a packed form has numbers")
     } else {
         let mut contents = gathered(&places.roots, &places.spools, places.sources).map_err(SandboxError::from)?;

@@ -11,5 +11,5 @@ pub(super) fn make(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &WorkdirOp
     let view = executor.forms.view(&step.parent)?;
     let owner = Accounts::of(&view).owner(&op.user);
     let graft = make_dir(&view, &op.path, owner, copy::now())?;
-    copy::write_layer(executor, step, &graft, copy::Places::default())
+    copy::write_layer(executor, step, graft, copy::Places::default())
 }

@@ -81,6 +81,7 @@ pub enum SourceRef {
         /// Which root.
         root: usize,
         /// Path below it.
+        #[serde(with = "path_text")]
         path: Vec<u8>,
     },
     /// Bytes of one of the spool files that the writer is given.
@@ -94,6 +95,47 @@ pub enum SourceRef {
     },
     /// The bytes themselves: a heredoc.
     Inline(Vec<u8>),
+}
+
+/// Paths in JSON: a character of Latin-1 for each byte. As a list of numbers the paths of a large context take hundreds of megabytes.
+pub mod path_text {
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    /// Writes a path.
+    pub fn serialize<S: Serializer>(path: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&path.iter().map(|byte| char::from(*byte)).collect::<String>())
+    }
+
+    /// Reads a path.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.chars().map(|c| u8::try_from(u32::from(c)).map_err(|_| D::Error::custom("a path of more than bytes"))).collect()
+    }
+}
+
+/// Files of a layer, by their paths, and where their bytes lie.
+pub mod sources_text {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::{SourceRef, path_text};
+
+    #[derive(Serialize)]
+    struct Written<'a>(#[serde(with = "path_text")] &'a [u8], &'a SourceRef);
+
+    #[derive(Deserialize)]
+    struct Read(#[serde(with = "path_text")] Vec<u8>, SourceRef);
+
+    /// Writes them.
+    pub fn serialize<S: Serializer>(sources: &[(Vec<u8>, SourceRef)], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(sources.iter().map(|(path, source)| Written(path, source)))
+    }
+
+    /// Reads them.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(Vec<u8>, SourceRef)>, D::Error> {
+        let read = Vec::<Read>::deserialize(deserializer)?;
+        Ok(read.into_iter().map(|Read(path, source)| (path, source)).collect())
+    }
 }
 
 /// Files from many places: what COPY and ADD write.
@@ -148,5 +190,25 @@ impl<R: Read> Contents for SameTar<R> {
             }
         }
         Err(io::Error::other("the packed form lacks a file of its index"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_path_survives_the_way_to_the_worker() {
+        #[derive(Serialize, Deserialize)]
+        struct Sent(#[serde(with = "sources_text")] Vec<(Vec<u8>, SourceRef)>);
+        let all: Vec<u8> = (1..=255).collect();
+        let sources = vec![
+            (b"plain/path".to_vec(), SourceRef::Root { root: 1, path: all.clone() }),
+            (all, SourceRef::Spool { spool: 0, offset: 7, size_bytes: 9 }),
+            ("\u{e4}\"\\".as_bytes().to_vec(), SourceRef::Inline(b"text".to_vec())),
+        ];
+        let text = serde_json::to_string(&Sent(sources.clone())).expect("JSON");
+        assert!(text.contains("plain/path"), "{text}");
+        assert_eq!(serde_json::from_str::<Sent>(&text).expect("JSON").0, sources);
     }
 }

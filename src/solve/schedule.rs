@@ -1,7 +1,7 @@
 //! The one place with threads for steps: every vertex whose inputs are solved runs at once, up to a limit.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::mpsc;
+use std::sync::{OnceLock, mpsc};
 use std::thread;
 
 use shale_cache::{DiffId, Store};
@@ -221,6 +221,8 @@ fn limit() -> usize {
     cores().max(4) * 2
 }
 
+/// Cores that this process may use. Asked once: the answer takes a dozen system calls.
 fn cores() -> usize {
-    thread::available_parallelism().map_or(1, usize::from)
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| thread::available_parallelism().map_or(1, usize::from))
 }

@@ -12,7 +12,7 @@ use shale_cache::DiffId;
 
 use crate::layer::LayerError;
 use crate::layer::compress::{Decoder, Encoder, PackNumbers, PackWriter};
-use crate::layer::contents::{Contents, Directory, Gathered, SameTar, Shared, SourceRef};
+use crate::layer::contents::{Contents, Directory, Gathered, SameTar, Shared, SourceRef, sources_text};
 use crate::layer::read::read_digested;
 use crate::layer::unpack::{Unpacker, write_dir};
 use crate::layer::write::{Options, write_tar};
@@ -48,6 +48,7 @@ pub enum From {
         /// Files that sources name by number.
         spools: Vec<PathBuf>,
         /// By path in the layer.
+        #[serde(with = "sources_text")]
         sources: Vec<(Vec<u8>, SourceRef)>,
     },
 }
