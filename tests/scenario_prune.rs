@@ -45,6 +45,7 @@ const DOCKERFILE: &str = "FROM busybox AS a\nCOPY f /w/f\nRUN --mount=type=cache
 #[test]
 fn what_is_counted_is_what_du_counts() {
     as_everybody(|lab| {
+        lab.own_binary();
         lab.load_busybox();
         assert_counted(lab, "a base");
         lab.context("ctx", &[("Dockerfile", DOCKERFILE), ("f", &"f\n".repeat(5000))]);
@@ -150,6 +151,7 @@ fn pruning_asks_and_answers_as_docker_does() {
 #[test]
 fn what_stays_after_a_pruning_to_a_size_is_what_was_used_last() {
     as_everybody(|lab| {
+        lab.own_binary();
         lab.load_busybox();
         for name in ["one", "two", "three"] {
             lab.context(name, &[("Dockerfile", &format!("FROM scratch\nCOPY f /{name}\n")), ("f", &"f".repeat(100_000))]);
@@ -166,4 +168,37 @@ fn what_stays_after_a_pruning_to_a_size_is_what_was_used_last() {
         let first = lab.run(&["build", "--progress", "plain", "-o", "type=oci,dest=out.tar", "one"]);
         assert!(first.ok() && first.executed().len() == 1, "{:?}: {}", lab.who(), first.stderr);
     });
+}
+
+#[test]
+fn verify_finds_nothing_in_what_builds_left_and_everything_that_was_changed() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        lab.context("ctx", &[("Dockerfile", DOCKERFILE), ("f", "f\n")]);
+        ok(lab, &["build", "-q", "-t", "app", "-o", "type=oci,dest=app.tar", "ctx"]);
+        let clean = ok(lab, &["store", "verify"]);
+        assert!(clean.ends_with("Damaged: 0\n"), "{:?}: {clean}", lab.who());
+        // A file of an unpacked layer that belongs to a mapped id.
+        let script = format!("find {}/layers -path '*/fs/*/closed/x' -exec sh -c 'echo y >\"$1\"' sh {{}} ';'", lab.store().display());
+        assert!(Command::new("sh").args(["-c", &script]).status().expect("sh starts").success());
+        let said = lab.run(&["store", "verify"]);
+        assert!(said.code == 1 && said.stdout.contains("closed/x has another content\n"), "{:?}: {}", lab.who(), said.stdout);
+        let said = lab.run(&["store", "verify", "--repair"]);
+        assert!(said.ok() && said.stdout.contains("Removed: "), "{:?}: {}{}", lab.who(), said.stdout, said.stderr);
+        assert!(ok(lab, &["store", "verify"]).ends_with("Damaged: 0\n"));
+        let again = lab.run(&["build", "--progress", "plain", "-o", "type=oci,dest=again.tar", "ctx"]);
+        assert!(again.ok(), "{:?}: {}", lab.who(), again.stderr);
+    });
+}
+
+#[test]
+fn what_a_killed_export_left_goes_with_the_next_one() {
+    let lab = Lab::new(support::Who::Caller);
+    lab.context("ctx", &[("Dockerfile", "FROM scratch\nCOPY f /\n"), ("f", "f\n")]);
+    // No process has this id: it is beyond what the kernel gives.
+    let left = lab.write(".o.tar.shale-4194999", "half");
+    let other = lab.write(".p.tar.shale-4194999", "of another output");
+    let alive = lab.write(&format!(".o.tar.shale-{}", std::process::id()), "ours");
+    ok(&lab, &["build", "-q", "-o", "type=oci,dest=o.tar", "ctx"]);
+    assert_eq!([left, other, alive].map(|path| path.exists()), [false, true, true]);
 }

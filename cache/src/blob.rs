@@ -84,6 +84,16 @@ impl<'a> Blobs<'a> {
         Ok(made.is_some() && file_len(&self.path(digest))? == made.map(|made| made.size_bytes))
     }
 
+    /// Reads a blob that a note says to be there; what is wrong with it. One that is gone is not damaged.
+    pub(crate) fn damage_of(self, digest: &OciDigest, size_bytes: u64) -> Result<Option<String>, StoreError> {
+        let path = self.path(digest);
+        Ok(match file_len(&path)? {
+            None => None,
+            Some(len) if len != size_bytes => Some(format!("it has {len} bytes of {size_bytes}")),
+            Some(_) => (!is_as_named(digest, &path)?).then(|| "its bytes have another digest".to_owned()),
+        })
+    }
+
     fn rely_on(self, digest: &OciDigest) -> Result<(), StoreError> {
         if self.store.has_lease() { self.store.rely_on_file(blob_name(digest), &self.path(digest)) } else { Ok(()) }
     }

@@ -79,7 +79,7 @@ pub struct Built {
 
 /// The entry behind a name. The name is in it, for not every file name can be turned back.
 #[derive(Serialize, Deserialize)]
-struct Named {
+pub(crate) struct Named {
     name: String,
     id: OciDigest,
 }

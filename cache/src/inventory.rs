@@ -51,9 +51,11 @@ pub enum ItemKind {
 /// The part of a key that names the chain below the step.
 const PARENT: &str = "parent";
 /// The folders whose children are items of their own.
-const FOLDERS: &[(&str, ItemKind)] = &[("contexts", ItemKind::Context), ("git", ItemKind::Checkout), ("builds", ItemKind::Build)];
+const FOLDERS: &[(&str, ItemKind)] = &[("contexts", ItemKind::Context), (CHECKOUTS, ItemKind::Checkout), ("builds", ItemKind::Build)];
+/// Git checkouts lie among the stat caches.
+const CHECKOUTS: &str = "contexts/git";
 /// The folders that are looked into by their own rules.
-const OWN_RULES: &[&str] = &["blobs", "layers", "steps", "mounts", "images", "contexts", "git", "builds"];
+const OWN_RULES: &[&str] = &["blobs", "layers", "steps", "mounts", "images", "contexts", "builds"];
 
 /// Something that can be deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -428,6 +430,9 @@ impl<'a> Taking<'a> {
             self.overhead_bytes += own_bytes(&self.store.root().join(folder))?;
             for name in names_in(&self.store.root().join(folder))? {
                 let relative = Path::new(folder).join(&name);
+                if relative == Path::new(CHECKOUTS) {
+                    continue;
+                }
                 let item = self.item(name, *kind);
                 self.date(item, &self.store.root().join(&relative));
                 self.add_tree(item, relative);

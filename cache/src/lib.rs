@@ -27,7 +27,7 @@
 //!   tmp/<id>/  tmp/<id>.lock   unfinished things of one process                           tmp
 //!   trash/                     what is being deleted                                      remove
 //!   mounts/<MapId>/<id>        kept here, written by others: RUN cache mounts,
-//!   contexts/ git/ builds/     stat caches, git checkouts, records and logs of builds
+//!   contexts/ builds/          stat caches, git checkouts, records and logs of builds
 //! ```
 //!
 //! **Writing.** A file is written in `tmp/` and renamed to its place, so no reader ever sees half of one, and nobody locks to
@@ -66,6 +66,7 @@ mod lease;
 mod needed;
 mod remove;
 mod usage;
+mod verify;
 
 #[cfg(test)]
 mod testing;
@@ -86,3 +87,4 @@ pub use step::{KeyLock, Lookup, STEP_RECORD_VERSION, StepRecord, StepSite, Steps
 pub use store::Store;
 pub use tmp::TmpDir;
 pub use usage::{MeasureMapped, tree_bytes};
+pub use verify::{Damage, Findings, UnpackedForm};

@@ -22,6 +22,7 @@ use crate::list::Lists;
 use crate::step::Steps;
 use crate::tmp::{Scratch, TmpDir, make_dir, make_dirs, names_in, rename_dir};
 use crate::usage::MeasureMapped;
+use crate::verify::{self, Damage, Findings};
 
 /// The version of the layout. Raise it when an older shale must not touch the store.
 const VERSION: &str = "shale store 1";
@@ -158,6 +159,17 @@ impl Store {
     /// everything that the user waits for, by this process or another one. `None` if nothing was committed since the last call.
     pub fn take_sync_job(&self) -> Option<SyncJob> {
         self.inner.durability.take_job(self.inner.root())
+    }
+
+    /// Reads everything but unpacked forms and says what is damaged.
+    pub fn verify(&self) -> Result<Findings, StoreError> {
+        verify::verify(&self.inner)
+    }
+
+    /// Removes damaged things, so that they are made again when they are needed. Returns what had to stay: what running builds use, and
+    /// images that lack something.
+    pub fn repair(&self, damage: &[Damage]) -> Result<Vec<Damage>, StoreError> {
+        verify::repair(&self.inner, damage)
     }
 
     /// Everything that the store holds, with what it takes.

@@ -108,7 +108,8 @@ fn every_block_is_counted_once_as_du_does() {
     store.images().tag("app:latest", &id).expect("tagged");
     store.lists().put(&[7; 6000]).expect("put");
     store.blobs().put(&vec![3; 70_000]).expect("put");
-    for name in ["mounts/map-1/npm/data/file", "contexts/abc", "builds/1/log", "git/repository/HEAD", "trash/x/y", "unknown/file"] {
+    for name in ["mounts/map-1/npm/data/file", "contexts/abc", "builds/1/log", "contexts/git/repository/HEAD", "trash/x/y", "unknown/file"]
+    {
         let path = store.root().join(name);
         fs::create_dir_all(path.parent().expect("a parent")).expect("made");
         fs::write(path, [1; 5000]).expect("written");

@@ -29,6 +29,7 @@ pub mod login;
 pub mod prune;
 pub mod registry;
 pub mod usage;
+pub mod verify;
 pub mod version;
 
 pub mod columns;
@@ -43,7 +44,7 @@ pub mod template;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use args::{BuilderCommand, BuildxCommand, Command, ContainerCommand, ImageCommand, Refusal, SystemCommand};
+use args::{BuilderCommand, BuildxCommand, Command, ContainerCommand, ImageCommand, Refusal, StoreCommand, SystemCommand};
 use console::{print, say, warn};
 use diagnostic::Diagnostic;
 use environment::Environment;
@@ -170,6 +171,7 @@ fn dispatch(command: &Command, environment: &Environment) -> Result<(), Failure>
         Command::Builder(BuilderCommand::Prune(args)) => prune::cache(args, prune::Manner::Builder, environment),
         Command::Buildx(BuildxCommand::Prune(args)) => prune::cache(args, prune::Manner::Buildx, environment),
         Command::Builder(BuilderCommand::Du(args)) | Command::Buildx(BuildxCommand::Du(args)) => usage::du(args, environment),
+        Command::Store(StoreCommand::Verify(args)) => verify::run(args, environment),
         Command::System(SystemCommand::Df(args)) => usage::df(args, environment),
         Command::System(SystemCommand::Prune(args)) => prune::system(args, environment),
         Command::Doctor => {

@@ -84,7 +84,7 @@ pub fn images(args: &ImagePruneArgs, environment: &Environment) -> Result<(), Fa
     if !args.force && !confirmed(&format!("WARNING! This will remove {what}.\nAre you sure you want to continue?"))? {
         return Ok(());
     }
-    let (bytes, text) = prune_images(&service(environment)?, &filter)?;
+    let (bytes, text) = prune_images(&service(environment)?, &filter, args.all)?;
     print(text + &total(bytes))
 }
 
@@ -102,10 +102,15 @@ fn image_filter(filters: &[String], all: bool) -> Result<Filters, Failure> {
 }
 
 /// Removes images and what only they need. Returns the freed bytes and what Docker says about it.
-fn prune_images(service: &ImageService, filter: &Filters) -> Result<(u64, String), Failure> {
+fn prune_images(service: &ImageService, filter: &Filters, all: bool) -> Result<(u64, String), Failure> {
     let (mut ids, mut text) = (Vec::<OciDigest>::new(), String::new());
+    // Of an image for several platforms one has the name; the others are no less part of it.
+    let records = service.store().images().list().map_err(|error| store_failure(&error))?;
+    let named = records.into_iter().filter(|(_, names)| !names.is_empty());
+    let parts: Vec<(OciDigest, Vec<OciDigest>)> = named.map(|(record, _)| (record.id, record.built.platforms)).collect();
     for image in service.list().map_err(|error| failure(&error))? {
-        let Some(image) = filter.apply(image, None, None) else { continue };
+        let is_part = image.names.is_empty() && parts.iter().any(|(id, all)| *id != image.id && all.contains(&image.id));
+        let Some(image) = filter.apply(image, None, None).filter(|_| !is_part || all) else { continue };
         for name in image.names.iter().map(Reference::familiar).chain(image.repo_digests) {
             text.extend(["untagged: ", &name, "\n"]);
         }
@@ -133,7 +138,7 @@ pub fn system(args: &SystemPruneArgs, environment: &Environment) -> Result<(), F
         return Ok(());
     }
     let service = service(environment)?;
-    let (image_bytes, text) = prune_images(&service, &images)?;
+    let (image_bytes, text) = prune_images(&service, &images, args.all)?;
     let report = prune(service.store(), &PruneOptions { all: args.all, filter: cache, caps: Caps::default() })?;
     print(format!("{text}{}{}", deleted_entries(&report), total(image_bytes + report.bytes)))
 }

@@ -7,6 +7,7 @@
 //! oci-layout
 //! ```
 
+use rustix::fs::FlockOperation;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -282,10 +283,14 @@ struct Beside {
 impl Beside {
     fn new(target: &Path) -> Result<Self, ExportError> {
         let name = target.file_name().unwrap_or_default().to_string_lossy();
-        let path = target.with_file_name(format!(".{name}.shale-{}", std::process::id()));
+        let prefix = format!(".{name}.shale-");
+        remove_left_by_the_dead(target, &prefix);
+        let path = target.with_file_name(format!("{prefix}{}", std::process::id()));
         let file = File::options().write(true).create(true).truncate(true).open(&path);
         // The user knows the target, not our temporary name.
         let file = file.map_err(|source| ExportError::Io { deed: "create", path: target.into(), source })?;
+        // Says that we live, also to processes that cannot see ours. Some network file systems have no locks.
+        let _ = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
         Ok(Self { file, path, is_renamed: false })
     }
 
@@ -293,6 +298,23 @@ impl Beside {
         fs::rename(&self.path, target).map_err(|source| ExportError::Io { deed: "rename to", path: target.into(), source })?;
         self.is_renamed = true;
         Ok(())
+    }
+}
+
+/// Removes what killed processes left beside a target: their ids are nobody's, and their locks are free.
+fn remove_left_by_the_dead(target: &Path, prefix: &str) {
+    let Some(parent) = target.parent() else { return };
+    let dir = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    for entry in fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok) {
+        let name = entry.file_name();
+        let id = name.to_str().and_then(|name| name.strip_prefix(prefix)?.parse::<u32>().ok());
+        if id.is_none_or(|id| Path::new("/proc").join(id.to_string()).exists()) {
+            continue;
+        }
+        let is_free = |file: File| rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if File::open(entry.path()).is_ok_and(is_free) {
+            drop(fs::remove_file(entry.path()));
+        }
     }
 }
 

@@ -39,6 +39,35 @@ pub(super) fn capture(upper: &Path, lowers: &[LowerLayer]) -> Result<Vec<u8>, Fa
     Ok(made.index.as_bytes().to_vec())
 }
 
+/// The first thing in which an unpacked layer differs from its index: names, types, modes, owners and contents.
+pub(super) fn difference(root: &Path, index: &Path) -> Result<Option<String>, Failure> {
+    let index = Index::open(index).map_err(|error| Failure::Other(error.to_string()))?;
+    let dir = walk::open_dir(root).deed_on("open", root)?;
+    let (found, _) = walk_upper(&dir)?;
+    let shown = |path: &[u8], what: &str| Some(format!("{} {what}", crate::layer::shown(path).display()));
+    for upper in &found {
+        let Some(at) = index.find(&upper.entry.path) else { return Ok(shown(&upper.entry.path, "is not in the index")) };
+        let wanted = index.entry(at);
+        let is_same_kind = match (&wanted.kind, &upper.entry.kind) {
+            (Kind::File { size, digest, .. }, Kind::File { size: own_size, digest: own, .. }) => (size, digest) == (own_size, own),
+            (wanted, own) => wanted == own,
+        };
+        if !is_same_kind {
+            return Ok(shown(&wanted.path, "has another content"));
+        }
+        let own = &upper.entry;
+        if wanted.kind != Kind::Whiteout && (wanted.mode, wanted.uid, wanted.gid) != (own.mode, own.uid, own.gid) {
+            return Ok(shown(&wanted.path, "has another mode or owner"));
+        }
+    }
+    if found.len() == index.len() {
+        return Ok(None);
+    }
+    let has = |entry: &Entry| found.iter().any(|upper| upper.entry.path == entry.path);
+    let lost = index.iter().find(|entry| !has(entry));
+    Ok(lost.and_then(|entry| shown(&entry.path, "is gone")))
+}
+
 type Inline = BTreeMap<Vec<u8>, Vec<u8>>;
 
 fn walk_upper(root: &OwnedFd) -> Result<(Vec<Upper>, Inline), Failure> {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
 
-use super::capture::capture;
+use super::capture::{self, capture};
 use super::layers;
 use super::outer::take_control;
 use super::protocol::{self, KILL, Reply, Request, STOP, Start};
@@ -61,6 +61,10 @@ fn serve(socket: UnixStream) {
         Ok((Request::Read(from, paths), _)) => layers::read(*from, &paths).map(|read| (Reply::Contents(read), Vec::new())),
         Ok((Request::Merge(lowers, dest), _)) => layers::merge(&lowers, &dest).map(|index| (Reply::Merged, index)),
         Ok((Request::Remove(paths), _)) => remove(&paths).map(|()| (Reply::Done, Vec::new())),
+        Ok((Request::Compare(forms), _)) => {
+            let compared = forms.iter().map(|(root, index)| capture::difference(root, index));
+            compared.collect::<Result<_, _>>().map(|found| (Reply::Compared(found), Vec::new()))
+        }
         Ok((Request::Measure(paths), _)) => {
             let measured = paths.iter().map(|path| shale_cache::tree_bytes(path).ok().flatten()).collect();
             Ok((Reply::Measured(measured), Vec::new()))

@@ -31,6 +31,11 @@ impl Mapped {
         measured.unwrap_or_else(|_| vec![None; paths.len()])
     }
 
+    /// The first difference of each unpacked form from its index: directory and index file.
+    pub fn compare(&mut self, forms: &[(PathBuf, PathBuf)]) -> Result<Vec<Option<String>>, SandboxError> {
+        if forms.is_empty() { Ok(Vec::new()) } else { self.worker()?.compare(forms) }
+    }
+
     /// Deletes trees. Nothing is started for nothing.
     pub fn remove(&mut self, paths: &[PathBuf]) -> Result<(), SandboxError> {
         if paths.is_empty() { Ok(()) } else { self.worker()?.remove(paths) }

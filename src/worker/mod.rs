@@ -232,6 +232,15 @@ impl Worker {
         }
     }
 
+    /// Compares unpacked forms with their indexes: directory and index file. Says the first difference of each.
+    pub fn compare(&self, forms: &[(PathBuf, PathBuf)]) -> Result<Vec<Option<String>>, SandboxError> {
+        let socket = self.ask(&Request::Compare(forms.to_vec()), &[])?;
+        match next_reply(&socket)? {
+            (Reply::Compared(found), _) => Ok(found),
+            (other, _) => Err(unexpected(other)),
+        }
+    }
+
     /// Says how many bytes trees take, whoever owns what is in them.
     pub fn measure(&self, paths: &[PathBuf]) -> Result<Vec<Option<u64>>, SandboxError> {
         let socket = self.ask(&Request::Measure(paths.to_vec()), &[])?;

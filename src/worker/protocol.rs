@@ -51,6 +51,8 @@ pub(super) enum Request {
     Merge(Vec<LowerLayer>, PathBuf),
     /// Delete trees of mapped ids.
     Remove(Vec<PathBuf>),
+    /// Compare unpacked forms with their indexes: pairs of a directory and an index file.
+    Compare(Vec<(PathBuf, PathBuf)>),
     /// Say how many bytes trees of mapped ids take.
     Measure(Vec<PathBuf>),
 }
@@ -75,6 +77,8 @@ pub(super) enum Reply {
     Contents(Vec<Vec<u8>>),
     /// Merged; the bytes are the index.
     Merged,
+    /// The first difference of each, in the order that was asked for.
+    Compared(Vec<Option<String>>),
     /// Allocated bytes, in the order that was asked for; nothing where even the worker may not look.
     Measured(Vec<Option<u64>>),
     /// Done, nothing to say.

@@ -8,7 +8,7 @@ use super::build::BuildArgs;
 use super::engine::{BuilderArgs, BuilderListArgs, CreateBuilderArgs, FormatArgs, PsArgs, RemoveBuilderArgs, UseBuilderArgs};
 use super::image::{HistoryArgs, ImageInspectArgs, ImagesArgs, LoadArgs, RmiArgs, SaveArgs, TagArgs};
 use super::registry::{PullArgs, PushArgs};
-use super::store::{DfArgs, DuArgs, ImagePruneArgs, PruneArgs, SystemPruneArgs};
+use super::store::{DfArgs, DuArgs, ImagePruneArgs, PruneArgs, SystemPruneArgs, VerifyArgs};
 
 /// `shale image …`
 #[derive(Debug, Subcommand)]
@@ -37,6 +37,13 @@ pub enum ImageCommand {
     Pull(PullArgs),
     /// Remove unused images.
     Prune(ImagePruneArgs),
+}
+
+/// `shale store …`
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Read the whole store and say what in it is damaged.
+    Verify(VerifyArgs),
 }
 
 /// `shale builder …`

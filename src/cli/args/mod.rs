@@ -22,11 +22,12 @@ pub use build::BuildArgs;
 pub use engine::{BuilderArgs, BuilderListArgs, CreateBuilderArgs, FormatArgs, PsArgs, RemoveBuilderArgs, UseBuilderArgs};
 pub use global::GlobalArgs;
 pub use groups::{
-    BuilderCommand, BuildxCommand, ContainerCommand, ContextCommand, ContextListArgs, ImageCommand, PruneContainersArgs, SystemCommand,
+    BuilderCommand, BuildxCommand, ContainerCommand, ContextCommand, ContextListArgs, ImageCommand, PruneContainersArgs, StoreCommand,
+    SystemCommand,
 };
 pub use image::{HistoryArgs, ImageInspectArgs, ImagesArgs, InspectArgs, LoadArgs, RmiArgs, SaveArgs, TagArgs};
 pub use registry::{LoginArgs, LogoutArgs, PullArgs, PushArgs, RegistryArgs};
-pub use store::{DfArgs, DuArgs, ImagePruneArgs, PruneArgs, SystemPruneArgs, VersionArgs};
+pub use store::{DfArgs, DuArgs, ImagePruneArgs, PruneArgs, SystemPruneArgs, VerifyArgs, VersionArgs};
 
 /// Builds OCI images from Dockerfiles, without a daemon and without root.
 #[derive(Debug, Parser)]
@@ -81,6 +82,9 @@ pub enum Command {
     /// Docker's name for the build commands.
     #[command(subcommand, hide = true)]
     Buildx(BuildxCommand),
+    /// Look after the store.
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Say what this machine offers to builds, and what is missing.
     Doctor,
     /// Print what is known about this installation.

@@ -101,6 +101,15 @@ pub struct DuArgs {
     pub builder: Option<String>,
 }
 
+/// `shale store verify`
+#[derive(Clone, Debug, Args)]
+#[command(override_usage = "shale store verify [OPTIONS]")]
+pub struct VerifyArgs {
+    /// Remove what is damaged, so that the next build makes it again.
+    #[arg(long, value_parser = parse_bool, action = ArgAction::Set)]
+    pub repair: bool,
+}
+
 /// `shale version`
 #[derive(Clone, Debug, Args)]
 #[command(override_usage = "shale version [OPTIONS]")]

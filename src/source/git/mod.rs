@@ -94,6 +94,7 @@ impl Repositories {
     pub fn get(&self, store: &Store, git: &GitRef, progress: &dyn Progress) -> Result<Checkout, GitError> {
         let all = store.root().join("contexts").join("git");
         let place = all.join(&blake3::hash(git.remote.as_bytes()).to_hex()[..32]);
+        store.rely_on(&place)?;
         fs::create_dir_all(&place).map_err(GitError::io("make the directory", &place))?;
         let work = Work { repositories: self, store, git, progress, known_hosts: all.join("known_hosts") };
         let resolved = work.resolve()?;
