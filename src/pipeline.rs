@@ -1,5 +1,6 @@
 //! build(): every hop of a build on one page.
 
+mod account;
 mod bases;
 mod error;
 mod inputs;
@@ -7,9 +8,10 @@ mod output;
 mod remote;
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::thread;
 
-use shale_cache::{DiffId, OciDigest, Store};
+use shale_cache::{BuildRecord, OciDigest, Store};
 
 use crate::cli::request::BuildRequest;
 use crate::dockerfile::lint::{self, CheckOptions};
@@ -26,6 +28,7 @@ use crate::solve::event::{Event, Reporter};
 use crate::solve::schedule::Solver;
 use crate::solve::{Site, SolveError, Solved, Tally};
 use crate::source::context::BuildContext;
+use account::Account;
 use bases::Bases;
 pub use error::BuildError;
 use inputs::Inputs;
@@ -61,15 +64,28 @@ pub struct BuildReport {
     pub names: Vec<String>,
     /// Steps found and steps run.
     pub tally: Tally,
-    /// The name of the build, under which its logs lie.
-    pub build: String,
+    /// What was done, and why.
+    pub record: BuildRecord,
 }
 
-/// Builds what the request asks for.
+/// Builds what the request asks for, and keeps a record of it.
 pub fn build(request: &BuildRequest, services: Services<'_>) -> Result<BuildReport, BuildError> {
     let _lease = services.store.lease()?;
     let left_by_the_dead = services.store.reap()?;
+    let account = Account::begin(request, services)?;
+    let built = build_for(request, services, &account, &left_by_the_dead);
+    account.end(built, services)
+}
+
+fn build_for(
+    request: &BuildRequest,
+    services: Services<'_>,
+    account: &Account,
+    left_by_the_dead: &[PathBuf],
+) -> Result<BuildReport, BuildError> {
     let inputs = Inputs::open(request, services)?;
+    let site = Site { context: inputs.identity(), dockerfile: inputs.dockerfile.clone() };
+    account.is_at(&site);
     let dockerfile = parsed(&inputs)?;
     let options = plan_options(request, &inputs);
     let mut bases = Bases::new(request, services);
@@ -79,7 +95,7 @@ pub fn build(request: &BuildRequest, services: Services<'_>) -> Result<BuildRepo
     let progress = bases::Pulling::quiet(services);
     let forms = Forms::new(services.store, services.images, bases.images(), &progress);
     // A machine that has come to forbid namespaces must still build what needs none: then it stays for another time.
-    drop(forms.remove(&left_by_the_dead));
+    drop(forms.remove(left_by_the_dead));
     let written = thread::scope(|scope| {
         let (layers, queue) = ahead::queue();
         if let Some(wanted) = output::wanted(request, &plan) {
@@ -88,7 +104,7 @@ pub fn build(request: &BuildRequest, services: Services<'_>) -> Result<BuildRepo
             // Without a thread for it everything is packed at the end.
             drop(thread::Builder::new().name("pack ahead".into()).spawn_scoped(scope, work));
         }
-        let solved = solve(request, &inputs, &plan, &bases, &forms, layers, services);
+        let solved = solve(request, &inputs, &plan, &bases, (&forms, layers), services, (account, site));
         for context in inputs.contexts.iter() {
             // The next build only loses time without it, and a store that cannot be written has said so already.
             drop(context.save_stat_cache());
@@ -96,7 +112,7 @@ pub fn build(request: &BuildRequest, services: Services<'_>) -> Result<BuildRepo
         solved.and_then(|solved| output::write(request, services, &plan, &bases, &forms, &solved))
     });
     forms.tidy();
-    Ok(BuildReport { build: inputs.build_id(), ..written? })
+    written
 }
 
 /// Every error of the file at once.
@@ -170,12 +186,11 @@ fn solve(
     inputs: &Inputs,
     plan: &Plan,
     bases: &Bases<'_>,
-    forms: &Forms<'_>,
-    ahead: Ahead,
+    (forms, ahead): (&Forms<'_>, Ahead),
     services: Services<'_>,
+    (account, site): (&Account, Site),
 ) -> Result<Solved, BuildError> {
-    let logs = services.store.root().join("builds").join(inputs.build_id());
-    services.store.rely_on(&logs)?;
+    services.store.rely_on(&account.dir())?;
     let devices = inputs::devices(request, plan)?;
     let executor = BuildExecutor {
         store: services.store,
@@ -191,12 +206,12 @@ fn solve(
         ahead,
         reporter: services.reporter,
         cancel: services.cancel.clone(),
-        logs: StepLogs::new(logs),
+        logs: StepLogs::new(account.dir()),
     };
-    let diff_ids: Vec<Vec<DiffId>> =
-        bases.images().iter().map(|image| image.layers.iter().map(|layer| layer.diff_id.clone()).collect()).collect();
-    let site = Site { context: inputs.identity(), dockerfile: inputs.dockerfile.clone() };
-    let solver = Solver { graph: &plan.graph, store: services.store, bases: &diff_ids, executor: &executor, site };
+    let bases = bases.solved();
+    let Account { ledger, .. } = account;
+    let solver =
+        Solver { graph: &plan.graph, store: services.store, bases: &bases, executor: &executor, site, ledger, explain: request.explain };
     let roots: Vec<_> = plan.images.iter().map(|image| image.root).collect();
     solver.solve(&roots, services.reporter).map_err(|error| match error {
         SolveError::Cancelled | SolveError::Step { cause: StepError::Cancelled, .. } => BuildError::Cancelled,

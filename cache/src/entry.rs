@@ -32,6 +32,7 @@ pub(crate) const KNOWN: Kind = Kind("known", 1);
 pub(crate) const POINTER: Kind = Kind("pointer", 1);
 pub(crate) const IMAGE: Kind = Kind("image", 1);
 pub(crate) const NAME: Kind = Kind("name", 1);
+pub(crate) const BUILD: Kind = Kind("build", 1);
 pub(crate) const MARK: Kind = Kind("mark", 1);
 
 /// What is at the path of an entry.

@@ -19,7 +19,7 @@
 //!   by-diff/<alg>-<hex>        DiffId → LayerId
 //!   by-content/<hex>           ContentId → LayerId
 //!   steps/<aa>/<CacheKey>      step records                                               step
-//!   steps/last/<hash of StepSite>                  the newest record's key
+//!   steps/last/<hash of StepSite>                  the newest record's key, by words, place, and words anywhere
 //!   lists/<ListId>             long parts of keys                                         list
 //!   images/records/<alg>-<hex> what an image consists of                                  image
 //!   images/names/<escaped>     reference → image id
@@ -27,7 +27,9 @@
 //!   tmp/<id>/  tmp/<id>.lock   unfinished things of one process                           tmp
 //!   trash/                     what is being deleted                                      remove
 //!   mounts/<MapId>/<id>        kept here, written by others: RUN cache mounts,
-//!   contexts/ builds/          stat caches, git checkouts, records and logs of builds
+//!   contexts/                  stat caches, git checkouts
+//!   builds/<id>/record         what a build did; its logs are written by others           build
+//!   hiding-key                 for hashes of values that look secret                      hiding
 //! ```
 //!
 //! **Writing.** A file is written in `tmp/` and renamed to its place, so no reader ever sees half of one, and nobody locks to
@@ -54,6 +56,8 @@ mod store;
 mod tmp;
 
 mod blob;
+mod build;
+mod hiding;
 mod image;
 mod layer;
 mod list;
@@ -72,10 +76,12 @@ mod verify;
 mod testing;
 
 pub use blob::{BlobWriter, Blobs};
+pub use build::{BuildRecord, BuildResult, BuildStep, Builds, Change, FileChange, OpenBuild, StepStatus};
 pub use digest::{CacheKey, ChainId, ContentId, DiffId, DigestError, LayerId, ListId, OciDigest};
 pub use durable::SyncJob;
 pub use error::StoreError;
 pub use gc::{Caps, Gc, ItemFilter, PruneOptions, PruneReport};
+pub use hiding::HidingKey;
 pub use image::{BlobRef, Built, ImageLayer, ImageRecord, Images};
 pub use inventory::{ImageUsage, Inventory, Item, ItemKind};
 pub use key::{KEY_FORMAT, KeyParts, KeyValue};
@@ -83,7 +89,7 @@ pub use layer::{KnownLayer, Layers, MapId, PackKey, Packed};
 pub use lease::Lease;
 pub use list::Lists;
 pub use lock::{Patience, Waiting};
-pub use step::{KeyLock, Lookup, STEP_RECORD_VERSION, StepRecord, StepSite, Steps};
+pub use step::{KeyLock, LastRun, Lookup, Nearness, STEP_RECORD_VERSION, StepBase, StepRecord, StepSite, Steps};
 pub use store::Store;
 pub use tmp::TmpDir;
 pub use usage::{MeasureMapped, tree_bytes};

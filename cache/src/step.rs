@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::digest::{CacheKey, ContentId, LayerId};
+use crate::digest::{CacheKey, ChainId, ContentId, LayerId};
 use crate::durable::Trust;
 use crate::entry::{self, Found};
 use crate::error::StoreError;
@@ -35,17 +35,69 @@ pub struct StepSite {
     pub ordinal: usize,
     /// The platform that it is built for.
     pub platform: String,
+    /// A hash of what the instruction says, whatever it reads: it finds a step again that has moved.
+    #[serde(default)]
+    pub words: String,
+}
+
+/// In which sense another step is "the same one".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Nearness {
+    /// The same words in the same stage of the same build.
+    Words,
+    /// The same place in the same stage of the same build.
+    Place,
+    /// The same words in any build.
+    Anywhere,
+}
+
+impl Nearness {
+    /// From the nearest on.
+    pub const ALL: [Self; 3] = [Self::Words, Self::Place, Self::Anywhere];
 }
 
 impl StepSite {
-    fn file_name(&self) -> String {
+    fn file_name(&self, nearness: Nearness) -> String {
         let mut bytes = Vec::new();
-        for field in [&self.context, &self.dockerfile, &self.stage, &self.platform] {
-            push_bytes(&mut bytes, field.as_bytes());
+        if nearness != Nearness::Anywhere {
+            for field in [&self.context, &self.dockerfile, &self.stage, &self.platform] {
+                push_bytes(&mut bytes, field.as_bytes());
+            }
         }
-        bytes.extend_from_slice(&(self.ordinal as u64).to_le_bytes());
-        blake3::Hasher::new_derive_key("shale step site v2").update(&bytes).finalize().to_hex()[..32].to_owned()
+        let context = match nearness {
+            Nearness::Place => {
+                bytes.extend_from_slice(&(self.ordinal as u64).to_le_bytes());
+                "shale step site v2"
+            }
+            Nearness::Words | Nearness::Anywhere => {
+                push_bytes(&mut bytes, self.words.as_bytes());
+                "shale step words v1"
+            }
+        };
+        blake3::Hasher::new_derive_key(context).update(&bytes).finalize().to_hex()[..32].to_owned()
     }
+}
+
+/// The base image of the stage that a step stands in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepBase {
+    /// As it is named in the Dockerfile.
+    pub name: String,
+    /// Digest of its manifest, or of its config where there is no manifest.
+    pub digest: String,
+    /// Its content.
+    pub chain: ChainId,
+}
+
+/// What is known of an earlier run of a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastRun {
+    /// In which sense it is the same step.
+    pub nearness: Nearness,
+    /// Its key.
+    pub key: CacheKey,
+    /// Its record; `None` if that was removed. Its layer may be gone too.
+    pub record: Option<StepRecord>,
 }
 
 /// What a step made, and why its key is what it is.
@@ -69,10 +121,14 @@ pub struct StepRecord {
     pub cost_ms: u64,
     /// Where it stands.
     pub site: StepSite,
+    /// The base image below it; `None` if it stands on nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<StepBase>,
 }
 
 /// The answer to a lookup.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one per step, and it is taken apart at once")]
 pub enum Lookup {
     /// The step's layer is known, and its index is there.
     Hit(StepRecord),
@@ -146,15 +202,26 @@ impl<'a> Steps<'a> {
 
     /// The newest record of a site, for explanations only: its layer may be gone.
     pub fn last(self, site: &StepSite) -> Result<Option<StepRecord>, StoreError> {
-        match self.store.read_entry::<CacheKey>(entry::LAST, &self.last_path(site))?.whole() {
-            Some(key) => Ok(self.store.read_entry::<StepRecord>(entry::STEP, &self.path(&key))?.whole()),
+        Ok(self.last_run(site, Nearness::Place)?.and_then(|run| run.record))
+    }
+
+    /// The newest run of the same step, also one whose record was removed since.
+    pub fn last_run(self, site: &StepSite, nearness: Nearness) -> Result<Option<LastRun>, StoreError> {
+        match self.store.read_entry::<CacheKey>(entry::LAST, &self.last_path(site, nearness))?.whole() {
+            Some(key) => Ok(Some(LastRun { nearness, key, record: self.any(&key)? })),
             None => Ok(None),
         }
     }
 
+    /// The record of a key, for explanations only: its layer may be gone.
+    pub fn any(self, key: &CacheKey) -> Result<Option<StepRecord>, StoreError> {
+        Ok(self.store.read_entry::<StepRecord>(entry::STEP, &self.path(key))?.whole())
+    }
+
     /// Makes a record the last of a site. A commit does so by itself.
     pub fn set_last(self, site: &StepSite, key: &CacheKey) -> Result<(), StoreError> {
-        self.store.write_entry(entry::LAST, &self.last_path(site), key)
+        let known = if site.words.is_empty() { &[Nearness::Place][..] } else { &Nearness::ALL };
+        known.iter().try_for_each(|nearness| self.store.write_entry(entry::LAST, &self.last_path(site, *nearness), key))
     }
 
     fn path(self, key: &CacheKey) -> PathBuf {
@@ -162,8 +229,8 @@ impl<'a> Steps<'a> {
         self.store.root().join("steps").join(&hex[..2]).join(hex)
     }
 
-    fn last_path(self, site: &StepSite) -> PathBuf {
-        self.store.root().join("steps/last").join(site.file_name())
+    fn last_path(self, site: &StepSite, nearness: Nearness) -> PathBuf {
+        self.store.root().join("steps/last").join(site.file_name(nearness))
     }
 }
 

@@ -10,10 +10,12 @@ use rustix::fs::{Access, FlockOperation};
 use rustix::io::Errno;
 
 use crate::blob::Blobs;
+use crate::build::Builds;
 use crate::durable::{Durability, SyncJob, current_epoch};
 use crate::entry::is_absent;
 use crate::error::StoreError;
 use crate::gc::Gc;
+use crate::hiding::HidingKey;
 use crate::image::Images;
 use crate::inventory::Inventory;
 use crate::layer::Layers;
@@ -104,6 +106,16 @@ impl Store {
     /// Long parts of keys.
     pub fn lists(&self) -> Lists<'_> {
         Lists::new(&self.inner)
+    }
+
+    /// What builds did.
+    pub fn builds(&self) -> Builds<'_> {
+        Builds::new(&self.inner)
+    }
+
+    /// The key under which values that look secret are hashed; made at the first call.
+    pub fn hiding_key(&self) -> Result<HidingKey, StoreError> {
+        HidingKey::of(&self.inner)
     }
 
     /// Images and their names.

@@ -44,6 +44,8 @@ pub(crate) fn record(layer: LayerId, number: u8) -> StepRecord {
             stage: "0".to_owned(),
             ordinal: 2,
             platform: "linux/amd64".to_owned(),
+            words: String::new(),
         },
+        base: None,
     }
 }

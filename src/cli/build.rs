@@ -1,6 +1,7 @@
 //! `shale build`: the request runs through the pipeline; results go to standard output and files, talk to standard error.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use super::progress::{Display, Screen, Summary, warning_json};
 use super::request::{self, BuildRequest, NamedContext, ProgressMode};
 use super::signals::Watch;
 use super::{Failure, engine, human, image};
+use crate::dockerfile::lint::is_secret_name;
 use crate::execute::StepError;
 use crate::export::ExportError;
 use crate::image::ImageService;
@@ -43,7 +45,8 @@ const EMULATOR: &str = "register qemu-user as root with the flag F (apt-get inst
 /// Runs `shale build`.
 pub fn run(args: &BuildArgs, environment: &Environment) -> Result<(), Failure> {
     check_buildkit(environment)?;
-    let (request, notes) = request::resolve(args, environment).map_err(|error| Diagnostic::of(&error))?;
+    let (mut request, notes) = request::resolve(args, environment).map_err(|error| Diagnostic::of(&error))?;
+    request.command = called(std::env::args_os());
     for note in &notes {
         warn(note);
     }
@@ -104,6 +107,26 @@ fn check_buildkit(environment: &Environment) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// The command line as it may be written down: what a variable with a secret's name is set to is left out, and so are the names
+/// and passwords of URLs.
+fn called(argv: impl Iterator<Item = OsString>) -> Vec<String> {
+    let tell = |word: OsString| {
+        let word = word.to_string_lossy().into_owned();
+        let mut start = 0;
+        for (at, _) in word.match_indices('=') {
+            if is_secret_name(&word[start..at]) {
+                return format!("{}=***", &word[..at]);
+            }
+            start = at + 1;
+        }
+        match word.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest, rest.split('/').next()?.rfind('@')?))) {
+            Some((scheme, rest, at)) => format!("{scheme}://***{}", &rest[at..]),
+            None => word,
+        }
+    };
+    argv.map(tell).collect()
 }
 
 /// Refuses places that cannot be written before the build, not an hour later.
@@ -194,7 +217,7 @@ fn finish(request: &BuildRequest, report: &BuildReport, summary: &Summary, envir
 /// What docker buildx writes, under its keys.
 fn metadata(request: &BuildRequest, report: &BuildReport, summary: &Summary) -> Value {
     let mut all = Map::new();
-    all.insert("buildx.build.ref".into(), json!(format!("default/default/{}", report.build)));
+    all.insert("buildx.build.ref".into(), json!(format!("default/default/{}", report.record.id)));
     let warnings: Vec<Value> =
         summary.warnings.iter().flat_map(|(source, warnings)| warnings.iter().map(|warning| warning_json(source, warning, ""))).collect();
     if request.metadata_warnings && !warnings.is_empty() {
@@ -213,6 +236,7 @@ fn metadata(request: &BuildRequest, report: &BuildReport, summary: &Summary) -> 
         all.insert("image.name".into(), json!(report.names.join(",")));
     }
     all.insert("shale.cache".into(), json!({ "hits": report.tally.hits, "misses": report.tally.misses }));
+    all.insert("shale.build".into(), json!(report.record));
     Value::Object(all)
 }
 

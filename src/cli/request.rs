@@ -88,6 +88,10 @@ pub struct BuildRequest {
     pub ulimits: Vec<(String, u64, u64)>,
     /// SOURCE_DATE_EPOCH in seconds, from `--build-arg` or the environment.
     pub source_date_epoch: Option<i64>,
+    /// `--explain`: every reason is told in full.
+    pub explain: bool,
+    /// The command line for the record of the build, without values that look secret.
+    pub command: Vec<String>,
     /// The store.
     pub store_root: PathBuf,
     /// What talking to registries depends on.
@@ -267,6 +271,8 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<(BuildRequ
         shm_size_bytes: args.shm_size.filter(|bytes| *bytes > 0),
         ulimits: ulimits(&args.ulimits),
         source_date_epoch,
+        explain: args.explain,
+        command: Vec::new(),
         store_root,
         registry: registry_config(environment),
         git: git_config(environment),

@@ -266,11 +266,16 @@ pub fn check_workdir(path: &str) -> Option<(&'static str, String)> {
 
 /// Rule and text for a name that `ENV` (expanded) or `ARG` sets: names with a word such as `token` or `password` in them.
 pub fn check_secret(instruction: &str, name: &str) -> Option<(&'static str, String)> {
+    let text = || format!("Do not use ARG or ENV instructions for sensitive data ({instruction} {})", quote(name));
+    is_secret_name(name).then(|| ("SecretsUsedInArgOrEnv", text()))
+}
+
+/// Whether the name of a variable has a word in it that says that its value is a secret.
+pub fn is_secret_name(name: &str) -> bool {
     const SECRET: [&str; 10] = ["apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret", "token"];
     const HARMLESS: [&str; 3] = ["public", "file", "version"];
     let has = |words: &[&str]| name.split('_').any(|part| words.iter().any(|word| part.eq_ignore_ascii_case(word)));
-    let text = || format!("Do not use ARG or ENV instructions for sensitive data ({instruction} {})", quote(name));
-    (has(&SECRET) && !has(&HARMLESS)).then(|| ("SecretsUsedInArgOrEnv", text()))
+    has(&SECRET) && !has(&HARMLESS)
 }
 
 /// Rules and texts for one word of `EXPOSE`, expanded. A word that is no port is not for us to judge.

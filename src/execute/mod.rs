@@ -20,12 +20,14 @@ use crate::plan::graph::{CopySource, Graph, Op, Vertex, VertexId};
 use crate::sandbox::cancel::Cancel;
 use crate::solve::event::Reporter;
 use crate::solve::key::Inputs;
+use crate::solve::snapshot::LayerRef;
 use crate::solve::{Executor, Made, Step};
 use crate::source::cdi::Devices;
 use crate::source::contexts::Contexts;
 use crate::source::git::Repositories;
 use crate::source::http::Downloads;
 use crate::source::secret::Lent;
+use crate::tree::entry::{Entry, Kind};
 use crate::tree::index::Index;
 use crate::worker::Packing;
 pub use emulator::NoEmulator;
@@ -123,6 +125,12 @@ impl Executor for BuildExecutor<'_> {
         if self.exported[vertex.0] {
             self.ahead.push(*layer);
         }
+    }
+
+    fn size_bytes(&self, layer: &LayerId) -> u64 {
+        let index = self.forms.index(&LayerRef::Own { layer: *layer, created: (0, 0) });
+        let size = |entry: &Entry| if let Kind::File { size, hardlink: None, .. } = &entry.kind { *size } else { 0 };
+        index.map_or(0, |index| index.iter().map(|entry| size(&entry)).sum())
     }
 
     fn cancel(&self) {

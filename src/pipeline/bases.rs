@@ -8,8 +8,10 @@ use super::{BuildError, Services};
 use crate::cli::request::BuildRequest;
 use crate::dockerfile::ast::Dockerfile;
 use crate::image::{ImageError, PullPolicy, ResolvedImage};
+use crate::oci::reference::Reference;
 use crate::plan::graph::{BaseId, Plan};
 use crate::plan::{BaseImage, BaseImages, ImageRef, LowerError, PlanOptions, image_refs, lower};
+use crate::solve::Base;
 use crate::solve::event::{Event, TaskId};
 use crate::source::registry::Progress;
 
@@ -34,6 +36,16 @@ impl<'a> Bases<'a> {
     /// The images by [`BaseId`].
     pub(super) fn images(&self) -> &[ResolvedImage] {
         &self.images
+    }
+
+    /// The images as the steps see them, by [`BaseId`].
+    pub(super) fn solved(&self) -> Vec<Base> {
+        let one = |image: &ResolvedImage| Base {
+            name: Reference::parse(&image.name).map_or_else(|_| image.name.clone(), |name| name.familiar()),
+            digest: image.record.manifest.as_ref().map_or_else(|| image.record.id.to_string(), |manifest| manifest.digest.to_string()),
+            diff_ids: image.layers.iter().map(|layer| layer.diff_id.clone()).collect(),
+        };
+        self.images.iter().map(one).collect()
     }
 
     /// Resolves what the Dockerfile names and lowers it, again for every image that an ONBUILD adds.

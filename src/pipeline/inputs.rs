@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use shale_cache::TmpDir;
 
@@ -31,7 +30,6 @@ pub(super) struct Inputs {
     pub(super) dockerfile: String,
     /// Local directories.
     pub(super) contexts: Contexts,
-    build_id: String,
     /// Fetches files and from repositories.
     pub(super) remotes: Remotes,
     /// Times of contexts that were fetched, in seconds; the main one's is `context`.
@@ -90,7 +88,7 @@ impl Inputs {
         };
         let LoadedDockerfile { source, path: dockerfile, .. } = loaded.utf8()?;
         let contexts = Contexts { main, named: BTreeMap::new() };
-        let mut inputs = Self { source, dockerfile, contexts, build_id: new_build_id(), remotes, times, spooled };
+        let mut inputs = Self { source, dockerfile, contexts, remotes, times, spooled };
         for (name, named) in &request.contexts {
             let context = match named {
                 NamedContext::Dir(dir) => BuildContext::open_named(dir, Some(&caches))?,
@@ -116,17 +114,6 @@ impl Inputs {
     pub(super) fn identity(&self) -> String {
         self.contexts.main.as_ref().map_or_else(|| "-".into(), |context| context.identity().to_owned())
     }
-
-    /// The name of this build.
-    pub(super) fn build_id(&self) -> String {
-        self.build_id.clone()
-    }
-}
-
-/// A name for a build that sorts by time.
-fn new_build_id() -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    format!("{:012}-{:09}-{}", now.as_secs(), now.subsec_nanos(), std::process::id())
 }
 
 /// Standard input is an archive or a Dockerfile alone: its first bytes tell.

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::Instant;
 
-use shale_cache::{Built, OciDigest};
+use shale_cache::{BuildRecord, Built, OciDigest};
 
 use super::bases::Bases;
 use super::{BuildError, BuildReport, Services};
@@ -101,7 +101,7 @@ pub(super) fn write(
     forms: &Forms<'_>,
     solved: &Solved,
 ) -> Result<BuildReport, BuildError> {
-    let mut report = BuildReport { id: None, written: Vec::new(), names: Vec::new(), tally: solved.tally, build: String::new() };
+    let mut report = BuildReport { id: None, written: Vec::new(), names: Vec::new(), tally: solved.tally, record: BuildRecord::default() };
     let finishes = plan.images.iter().map(|planned| Finish { plan, planned, bases, forms, solved }).collect();
     let outputs = Outputs { request, services, forms, images: finishes };
     for output in &request.outputs {

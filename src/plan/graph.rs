@@ -159,6 +159,8 @@ pub struct RunOp {
     pub env: Vec<String>,
     /// Every ARG in scope with its value, declared ones, sorted by name; part of the key and of the environment.
     pub args: BTreeMap<String, String>,
+    /// Names of `env` and `args` whose values look secret: records hold hashes of them.
+    pub secret_names: BTreeSet<String>,
     /// Predefined proxy args given but not declared: reach the process, never a key.
     pub proxy_env: BTreeMap<String, String>,
     /// USER as written, empty for root.

@@ -7,6 +7,7 @@ use super::paths;
 use super::stage::{StageLowering, Step};
 use crate::dockerfile::ast::{CommandLine, Heredoc, Run};
 use crate::dockerfile::flags::csv_fields;
+use crate::dockerfile::lint::is_secret_name;
 use crate::dockerfile::syntax::heredoc_word;
 use crate::oci::history;
 use crate::span::Spanned;
@@ -41,9 +42,13 @@ impl StageLowering<'_, '_, '_> {
         ulimits.sort();
         let config = &self.state.config.config;
         let scope = &self.state.scope;
+        let env = scope.env_under_args(config.env.as_deref().unwrap_or_default());
+        let args = scope.arg_values();
+        let names = args.keys().map(String::as_str).chain(env.iter().filter_map(|entry| entry.split('=').next()));
         let op = RunOp {
-            env: scope.env_under_args(config.env.as_deref().unwrap_or_default()),
-            args: scope.arg_values(),
+            secret_names: names.filter(|name| is_secret_name(name)).map(str::to_owned).collect(),
+            env,
+            args,
             proxy_env: scope.proxy_env(&self.table.build_args),
             user: config.user.clone(),
             workdir: paths::clean(&config.working_dir),

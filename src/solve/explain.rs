@@ -1,8 +1,16 @@
-//! Why a step ran: the first difference between its key's parts and those of the last run of the same step.
+//! Why a step ran: the differences between its key's parts and those of the last run of the same step, the most useful first.
+//!
+//! Values that look secret are not here: their parts hold hashes, and only that they changed is told.
 
+mod files;
+mod words;
+
+use std::collections::BTreeMap;
 use std::fmt;
 
-use shale_cache::{KeyParts, KeyValue as Value};
+use shale_cache::{Change, FileChange, KeyParts, KeyValue as Value, ListId, StepBase};
+
+use words::{contrast, contrast_words, short};
 
 /// Why no record fitted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,60 +19,293 @@ pub enum MissReason {
     NoCache,
     /// No run of this step is on record.
     NeverBuilt,
-    /// This part differs from the last run's.
-    Changed {
-        /// The part's name.
-        part: String,
-        /// Its value then, `None` if it had none.
-        before: Option<String>,
-        /// Its value now.
-        after: Option<String>,
-    },
+    /// These parts differ from the last run's, the most useful first; never empty.
+    Changed(Vec<Change>),
     /// Every part is the same: the record or its layer was removed.
     Evicted,
+    /// It ran before, but what its key was made of was removed.
+    Forgotten,
+    /// The same words were run for another context or Dockerfile, and these parts differ.
+    Elsewhere(Vec<Change>),
 }
 
-/// Compares the parts of the last run with those of now; pure.
-pub fn between(last: Option<&KeyParts>, now: &KeyParts) -> MissReason {
-    let Some(last) = last else { return MissReason::NeverBuilt };
-    let names = now.parts().iter().chain(last.parts()).map(|(name, _)| name.as_str());
-    // The parent is first in every key and differs whenever an earlier step does: name it only if nothing else differs.
-    let (parents, others): (Vec<&str>, Vec<&str>) = names.partition(|name| *name == "parent");
-    for name in others.into_iter().chain(parents) {
-        let (before, after) = (last.get(name), now.get(name));
-        if before != after {
-            return MissReason::Changed { part: name.to_owned(), before: before.map(text), after: after.map(text) };
+/// One side of a comparison.
+#[derive(Clone, Copy, Debug)]
+pub struct Side<'a> {
+    /// What the key is made of.
+    pub parts: &'a KeyParts,
+    /// The base image of the stage.
+    pub base: Option<&'a StepBase>,
+}
+
+/// Reads a list of the store; `None` if it was removed.
+pub type ReadList<'a> = &'a dyn Fn(&ListId) -> Option<Vec<u8>>;
+
+/// Every difference, the most useful first. `changed_by` is the step before this one that made other files, if one is known.
+pub fn changes(before: Side<'_>, now: Side<'_>, changed_by: Option<&str>, lists: ReadList<'_>) -> Vec<Change> {
+    let (old, new) = (values(before.parts), values(now.parts));
+    let mut names: Vec<&str> = Vec::new();
+    for (name, _) in now.parts.parts().iter().chain(before.parts.parts()) {
+        if !names.contains(&name.as_str()) {
+            names.push(name);
         }
     }
-    MissReason::Evicted
+    let mut found: Vec<(u8, Change)> = Vec::new();
+    for name in names.into_iter().filter(|name| old.get(name) != new.get(name)) {
+        let (then, now_is) = (old.get(name).map_or(&[][..], Vec::as_slice), new.get(name).map_or(&[][..], Vec::as_slice));
+        if name == "parent" {
+            found.push(below(before.base, now.base, changed_by));
+        } else {
+            found.extend(part(name, then, now_is, lists).into_iter().map(|change| (rank(&change.part), change)));
+        }
+    }
+    found.sort_by_key(|(rank, _)| *rank);
+    found.into_iter().map(|(_, change)| change).collect()
 }
 
-fn text(value: &Value) -> String {
-    match value {
+/// The values of each name: some names may stand several times.
+fn values(parts: &KeyParts) -> BTreeMap<&str, Vec<&Value>> {
+    let mut all: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
+    for (name, value) in parts.parts() {
+        all.entry(name).or_default().push(value);
+    }
+    all
+}
+
+/// What a user wants to be told first. A moved base comes with other variables, so it stands before them.
+fn rank(part: &str) -> u8 {
+    match part.split(' ').next().unwrap_or_default() {
+        "platform" => 0,
+        "command" => 1,
+        "heredoc" => 2,
+        "arg" => 3,
+        "files" => 4,
+        "destination" | "path" => 5,
+        "mount" => 6,
+        "base" => 7,
+        "step" => 10,
+        _ => 8,
+    }
+}
+
+/// The filesystem below the step differs: because of the base, or because of a step before.
+fn below(before: Option<&StepBase>, now: Option<&StepBase>, changed_by: Option<&str>) -> (u8, Change) {
+    let moved = before.map(|base| (&base.name, base.chain)) != now.map(|base| (&base.name, base.chain));
+    if !moved {
+        let step = changed_by.map_or_else(String::new, |name| format!(" (step {})", short(name)));
+        return (rank("step"), change("step", format!("an earlier step made other files{step}"), None, None));
+    }
+    let (then, is) = (before.map_or("scratch", |base| &base.name), now.map_or("scratch", |base| &base.name));
+    let text = match (before, now) {
+        (Some(before), Some(now)) if before.name == now.name => {
+            format!("base image moved: {is} was {} is {}", short_digest(&before.digest), short_digest(&now.digest))
+        }
+        _ => format!("base image: {then} → {is}"),
+    };
+    let value = |base: Option<&StepBase>| base.map(|base| format!("{}@{}", base.name, base.digest));
+    (rank("base"), change("base", text, value(before), value(now)))
+}
+
+/// `sha256:` and twelve digits.
+fn short_digest(digest: &str) -> &str {
+    let end = digest.find(':').map_or(0, |colon| colon + 1) + 12;
+    digest.get(..end).unwrap_or(digest)
+}
+
+fn change(part: impl Into<String>, text: String, before: Option<String>, after: Option<String>) -> Change {
+    Change { part: part.into(), text, before, after, files: Vec::new() }
+}
+
+/// The differences of one part: ENV has one per variable, a mount one per option.
+fn part(name: &str, before: &[&Value], after: &[&Value], lists: ReadList<'_>) -> Vec<Change> {
+    let (kind, rest) = name.split_once(' ').unwrap_or((name, ""));
+    let (then, is) = (text(before), text(after));
+    match kind {
+        "files" if !before.is_empty() && !after.is_empty() => vec![files_change(name, before, after, lists)],
+        "files" => vec![change(name, format!("{} {}", shown_files(name), if is.is_some() { "are new" } else { "are gone" }), None, None)],
+        "command" => vec![command(then, is)],
+        "env" => env(then.as_deref(), is.as_deref()),
+        "arg" => vec![change(name, format!("build arg {rest}{}", turned(then.as_deref(), is.as_deref())), then, is)],
+        // Of `secret arg NAME` and `secret env NAME` the values are hashes.
+        "secret" => {
+            let what = rest.strip_prefix("arg ").map_or_else(|| rest.to_owned(), |name| format!("build arg {name}"));
+            vec![change(rest, format!("{what}: changed (value hidden)"), None, None)]
+        }
+        "heredoc" => {
+            let text = match (&then, &is) {
+                (Some(then), Some(is)) => format!(" changed: {}", contrast_words(then, is)),
+                (None, _) => " is new".to_owned(),
+                (_, None) => " is gone".to_owned(),
+            };
+            vec![change(name, format!("heredoc {rest}{text}"), then, is)]
+        }
+        "mount" => mount(name, rest, then.as_deref(), is.as_deref()),
+        "chown" | "chmod" | "link" | "parents" => flag(name, then, is),
+        "user" => {
+            let root = |user: Option<String>| user.map(|user| if user.is_empty() { "root".to_owned() } else { user });
+            let (then, is) = (root(then), root(is));
+            vec![change(name, format!("user{}", turned(then.as_deref(), is.as_deref())), then, is)]
+        }
+        _ => vec![change(name, format!("{name}{}", turned(then.as_deref(), is.as_deref())), then, is)],
+    }
+}
+
+fn flag(name: &str, then: Option<String>, is: Option<String>) -> Vec<Change> {
+    let shown = |value: &Option<String>| match value.as_deref() {
+        None => "none".to_owned(),
+        Some(value) => short(value),
+    };
+    vec![change(name, format!("--{name}: {} → {}", shown(&then), shown(&is)), then, is)]
+}
+
+/// The values of a name as one text.
+fn text(values: &[&Value]) -> Option<String> {
+    let one = |value: &&Value| match value {
         Value::Text(text) => text.clone(),
         Value::List(id) => id.to_string(),
+    };
+    (!values.is_empty()).then(|| values.iter().map(one).collect::<Vec<_>>().join(", "))
+}
+
+/// `: 1 → 2`, ` is new: 2`, ` is gone (was 1)`.
+fn turned(before: Option<&str>, after: Option<&str>) -> String {
+    match (before, after) {
+        (Some(before), Some(after)) => format!(": {}", contrast(before, after)),
+        (None, Some(after)) => format!(" is new: {}", short(after)),
+        (Some(before), None) => format!(" is gone (was {})", short(before)),
+        (None, None) => String::new(),
+    }
+}
+
+/// Another shell is another change than another script.
+fn command(before: Option<String>, after: Option<String>) -> Change {
+    let words = |text: &Option<String>| text.as_deref().and_then(|text| serde_json::from_str::<Vec<String>>(text).ok()).unwrap_or_default();
+    let (then, is) = (words(&before), words(&after));
+    let text = match (then.split_last(), is.split_last()) {
+        (Some((script, shell)), Some((same, other))) if script == same => {
+            format!("shell: {} → {}", short(&shell.join(" ")), short(&other.join(" ")))
+        }
+        (Some((script, shell)), Some((other, same))) if shell == same => format!("command changed: {}", contrast_words(script, other)),
+        _ => format!("command changed: {}", contrast_words(&then.join(" "), &is.join(" "))),
+    };
+    change("command", text, before, after)
+}
+
+/// One change per variable; the order counts too.
+fn env(before: Option<&str>, after: Option<&str>) -> Vec<Change> {
+    let list = |text: Option<&str>| text.and_then(|text| serde_json::from_str::<Vec<String>>(text).ok()).unwrap_or_default();
+    let (then, is) = (list(before), list(after));
+    // A name without a value stands for one that is hidden.
+    let split =
+        |entry: &str| entry.split_once('=').map_or((entry.to_owned(), None), |(name, value)| (name.to_owned(), Some(value.to_owned())));
+    let (old, new): (BTreeMap<_, _>, BTreeMap<_, _>) = (then.iter().map(|e| split(e)).collect(), is.iter().map(|e| split(e)).collect());
+    let mut names: Vec<&String> = new.keys().chain(old.keys().filter(|name| !new.contains_key(*name))).collect();
+    names.retain(|name| old.get(*name) != new.get(*name));
+    if names.is_empty() {
+        return vec![change("env", "the order of ENV changed".to_owned(), None, None)];
+    }
+    let one = |name: &String| {
+        let (then, is) = (old.get(name), new.get(name));
+        let (before, after) = (then.cloned().flatten(), is.cloned().flatten());
+        let text = match (then, is) {
+            (Some(None), None) => format!("env {name} is gone"),
+            (None, Some(None)) => format!("env {name} is new"),
+            _ => format!("env {name}{}", turned(before.as_deref(), after.as_deref())),
+        };
+        change(format!("env {name}"), text, before, after)
+    };
+    names.into_iter().map(one).collect()
+}
+
+/// One change per option of a mount. Its text is a JSON object.
+fn mount(part: &str, target: &str, before: Option<&str>, after: Option<&str>) -> Vec<Change> {
+    let object = |text: Option<&str>| text.and_then(|text| serde_json::from_str::<BTreeMap<String, String>>(text).ok());
+    let target = if target.is_empty() { String::new() } else { format!(" at {target}") };
+    let (Some(then), Some(is)) = (object(before), object(after)) else {
+        let of_type = object(before).or_else(|| object(after)).and_then(|mount| mount.get("type").cloned()).unwrap_or_default();
+        let what = match (before, after) {
+            (Some(_), Some(_)) => "changed",
+            (None, _) => "is new",
+            (_, None) => "is gone",
+        };
+        return vec![change(part, format!("mount {of_type}{target} {what}"), None, None)];
+    };
+    if then.get("type") != is.get("type") {
+        let of_type = |mount: &BTreeMap<String, String>| mount.get("type").cloned().unwrap_or_default();
+        return vec![change(part, format!("mount{target}: type {} → {}", of_type(&then), of_type(&is)), None, None)];
+    }
+    let of_type = is.get("type").cloned().unwrap_or_default();
+    let names = is.keys().chain(then.keys().filter(|name| !is.contains_key(*name)));
+    let one = |name: &String| {
+        // Ids of caches begin with their namespace, which is nothing by default.
+        let value = |mount: &BTreeMap<String, String>| {
+            mount.get(name).map(|value| value.strip_prefix('/').filter(|_| name == "id").unwrap_or(value).to_owned())
+        };
+        let (before, after) = (value(&then), value(&is));
+        let shown = |value: &Option<String>| value.as_deref().map_or_else(|| "none".to_owned(), short);
+        let text = format!("mount {of_type} {name} {} → {}{target}", shown(&before), shown(&after));
+        change(part, text, before, after)
+    };
+    names.filter(|name| then.get(*name) != is.get(*name)).map(one).collect()
+}
+
+/// `files`, or `files mounted at /src`.
+fn shown_files(name: &str) -> String {
+    name.strip_prefix("files at ").map_or_else(|| "files".to_owned(), |target| format!("files mounted at {target}"))
+}
+
+fn files_change(name: &str, before: &[&Value], after: &[&Value], lists: ReadList<'_>) -> Change {
+    let read = |values: &[&Value]| match values {
+        [Value::List(id)] => lists(id),
+        _ => None,
+    };
+    let found = match (read(before), read(after)) {
+        (Some(then), Some(is)) => files::changes(&then, &is),
+        _ => Vec::new(),
+    };
+    let place = name.strip_prefix("files at ").map_or_else(String::new, |target| format!(" (mounted at {target})"));
+    let text = if found.is_empty() { "files changed".to_owned() } else { files::summary(&found) };
+    Change { files: found, ..change(name, text + &place, None, None) }
+}
+
+impl MissReason {
+    /// Everything that differs.
+    pub fn changes(&self) -> &[Change] {
+        match self {
+            Self::Changed(changes) | Self::Elsewhere(changes) => changes,
+            Self::NoCache | Self::NeverBuilt | Self::Evicted | Self::Forgotten => &[],
+        }
+    }
+
+    /// All of it, a line each: what the first line leaves out.
+    pub fn details(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (number, change) in self.changes().iter().enumerate() {
+            if number > 0 {
+                lines.push(format!("also: {}", change.text));
+            }
+            let told = |file: &FileChange| format!("{} ({})", file.path, file.what);
+            lines.extend(change.files.iter().map(|file| format!("  {}", told(file))));
+        }
+        lines
     }
 }
 
 impl fmt::Display for MissReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoCache => write!(f, "the cache was not asked"),
-            Self::NeverBuilt => write!(f, "never built here"),
-            Self::Evicted => write!(f, "its record was evicted"),
-            Self::Changed { part, .. } if part == "parent" => write!(f, "the filesystem below it changed"),
-            Self::Changed { part, .. } if part == "files" => write!(f, "files changed"),
-            Self::Changed { part, before: Some(before), after: Some(after) } => {
-                write!(f, "{part}: {} → {}", short(before), short(after))
+            Self::NoCache => f.write_str("--no-cache"),
+            Self::NeverBuilt => f.write_str("never built here"),
+            Self::Evicted => f.write_str("evicted: its record or its layer was removed from the store"),
+            Self::Forgotten => f.write_str("the record of its last run was evicted"),
+            Self::Changed(changes) => f.write_str(changes.first().map_or("changed", |change| &change.text)),
+            Self::Elsewhere(changes) => {
+                let text = changes.first().map_or("the same, but its layer was removed", |change| &change.text);
+                write!(f, "never built here; against a build of another context: {text}")
             }
-            Self::Changed { part, before: None, .. } => write!(f, "{part} is new"),
-            Self::Changed { part, .. } => write!(f, "{part} is gone"),
         }
     }
 }
 
-/// A value cut to what fits a line.
-fn short(text: &str) -> String {
-    const LIMIT_CHARS: usize = 60;
-    if text.chars().count() <= LIMIT_CHARS { text.to_owned() } else { format!("{}…", text.chars().take(LIMIT_CHARS).collect::<String>()) }
-}
+#[cfg(test)]
+mod tests;

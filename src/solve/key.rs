@@ -4,18 +4,21 @@
 //! | op | parts |
 //! |---|---|
 //! | all | format version and op kind (in the hash's frame), `parent` |
-//! | RUN | `platform`, `command`, `env` (image ENV in order), one `arg NAME` per ARG in scope, `user`, `workdir`, `network`, `security`, one `device NAME` per wish, `hostname`, `add-host`, `ulimit`, `shm-size`, per mount `mount TARGET` and `files at TARGET`, `heredoc NAME` |
+//! | RUN | `platform`, `command`, `env` (image ENV in order), one `arg NAME` per ARG in scope, `secret arg NAME` and `secret env NAME` with a hash where a name looks secret, `user`, `workdir`, `network`, `security`, one `device NAME` per wish, `hostname`, `add-host`, `ulimit`, `shm-size`, per mount `mount TARGET` and `files at TARGET`, `heredoc NAME` |
 //! | COPY, ADD | `destination`, `chown`, `chmod`, `unpack`, `files` (the selection's list: never an mtime) |
 //! | WORKDIR | `path`, `user` |
 //!
 //! The second look of COPY and ADD replaces `parent` by `below`: what the parent holds where the step writes.
 //! ADD that unpacks archives keeps `parent`: what it writes is known only after reading the archive.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use shale_cache::{ChainId, KeyParts, ListId};
 
-use crate::plan::graph::{CopyOp, FileOwner, InlineFile, NetworkMode, Op, RunMount, RunOp, Vertex, WorkdirOp};
+use crate::plan::graph::{
+    CopyOp, CopySource, FileOwner, InlineFile, MountSharing, NetworkMode, Op, Remote, RunMount, RunOp, Vertex, WorkdirOp,
+};
 
 /// What a step reads that its text does not say: digests of long parts, put in the store by the caller.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +27,8 @@ pub struct Inputs {
     pub files: Option<ListId>,
     /// RUN: what each mount reads.
     pub mounts: Vec<Option<MountInput>>,
+    /// RUN: what stands for the values of variables that look secret, by name.
+    pub hidden: BTreeMap<String, String>,
 }
 
 /// What a mount of a RUN reads.
@@ -75,10 +80,7 @@ fn run_parts(vertex: &Vertex, run: &RunOp, parent: &ChainId, inputs: &Inputs) ->
     parts.push_text("parent", parent.to_string());
     parts.push_text("platform", vertex.platform.to_string());
     parts.push_text("command", lines(&run.argv));
-    parts.push_text("env", lines(&run.env));
-    for (name, value) in &run.args {
-        parts.push_text(format!("arg {name}"), value.clone());
-    }
+    env_parts(&mut parts, run, &inputs.hidden);
     parts.push_text("user", run.user.clone());
     parts.push_text("workdir", run.workdir.clone());
     let network = match run.network {
@@ -112,22 +114,66 @@ fn run_parts(vertex: &Vertex, run: &RunOp, parent: &ChainId, inputs: &Inputs) ->
     parts
 }
 
+/// Variables. A value that looks secret is not in the parts: of ENV its name keeps its place in the list.
+fn env_parts(parts: &mut KeyParts, run: &RunOp, hidden: &BTreeMap<String, String>) {
+    let name_of = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
+    let shown = |entry: &String| {
+        let name = name_of(entry);
+        if hidden.contains_key(&name) { name } else { entry.clone() }
+    };
+    parts.push_text("env", lines(&run.env.iter().map(shown).collect::<Vec<_>>()));
+    for name in run.env.iter().map(|entry| name_of(entry)) {
+        if let Some(hash) = hidden.get(&name) {
+            parts.push_text(format!("secret env {name}"), hash.clone());
+        }
+    }
+    for (name, value) in &run.args {
+        match hidden.get(name) {
+            Some(hash) => parts.push_text(format!("secret arg {name}"), hash.clone()),
+            None => parts.push_text(format!("arg {name}"), value.clone()),
+        };
+    }
+}
+
 /// What a mount is, and what it begins with. Of secrets and agents their names only.
 fn mount_parts(parts: &mut KeyParts, mount: &RunMount, input: Option<&MountInput>) {
     let target = mount.target().unwrap_or_default();
-    let owned = |owner: &FileOwner| format!("{:o} {}:{}", owner.mode, owner.uid, owner.gid);
-    let text = match mount {
-        RunMount::Bind { path, writable, .. } => format!("bind {path:?} writable={writable}"),
-        RunMount::Tmpfs { size_bytes, writable: true, .. } => format!("tmpfs {size_bytes:?}"),
-        RunMount::Tmpfs { size_bytes, writable: false, .. } => format!("tmpfs {size_bytes:?} writable=false"),
-        RunMount::Cache { id, path, sharing, owner, writable, .. } => {
-            let owner = owner.as_ref().map(owned);
-            format!("cache {id:?} {path:?} {sharing:?} {owner:?} writable={writable}")
-        }
-        RunMount::Secret { id, env, owner, .. } => format!("secret {id:?} {env:?} {}", owned(owner)),
-        RunMount::Ssh { id, owner, .. } => format!("ssh {id:?} {}", owned(owner)),
+    let mut text: BTreeMap<&str, String> = BTreeMap::new();
+    let owned = |text: &mut BTreeMap<&str, String>, owner: &FileOwner| {
+        text.insert("mode", format!("{:o}", owner.mode));
+        text.insert("owner", format!("{}:{}", owner.uid, owner.gid));
     };
-    parts.push_text(format!("mount {target}"), text);
+    match mount {
+        RunMount::Bind { path, writable, .. } => {
+            text.extend([("type", "bind".to_owned()), ("source", path.clone()), ("writable", writable.to_string())]);
+        }
+        RunMount::Tmpfs { size_bytes, writable, .. } => {
+            text.extend([("type", "tmpfs".to_owned()), ("writable", writable.to_string())]);
+            text.extend(size_bytes.map(|bytes| ("size", bytes.to_string())));
+        }
+        RunMount::Cache { id, path, sharing, owner, writable, .. } => {
+            let sharing = match sharing {
+                MountSharing::Shared => "shared",
+                MountSharing::Private => "private",
+                MountSharing::Locked => "locked",
+            };
+            text.extend([("type", "cache".to_owned()), ("id", id.clone()), ("source", path.clone()), ("sharing", sharing.to_owned())]);
+            text.insert("writable", writable.to_string());
+            if let Some(owner) = owner {
+                owned(&mut text, owner);
+            }
+        }
+        RunMount::Secret { id, env, owner, .. } => {
+            text.extend([("type", "secret".to_owned()), ("id", id.clone())]);
+            text.extend(env.clone().map(|env| ("env", env)));
+            owned(&mut text, owner);
+        }
+        RunMount::Ssh { id, owner, .. } => {
+            text.extend([("type", "ssh".to_owned()), ("id", id.clone())]);
+            owned(&mut text, owner);
+        }
+    }
+    parts.push_text(format!("mount {target}"), serde_json::to_string(&text).expect("strings serialise"));
     match input {
         Some(MountInput::Whole(chain)) => {
             parts.push_text(format!("files at {target}"), chain.to_string());
@@ -181,4 +227,32 @@ fn workdir_parts(workdir: &WorkdirOp, parent: &ChainId) -> KeyParts {
 /// A list as JSON: readable in an explanation, and no two lists give one text.
 fn lines(words: &[String]) -> String {
     serde_json::to_string(words).expect("strings serialise")
+}
+
+/// What an instruction says, whatever it reads and wherever it stands: the words by which a step is found again. A hash.
+pub fn words(vertex: &Vertex) -> String {
+    let mut words = KeyParts::new("words");
+    words.push_text("platform", vertex.platform.to_string());
+    match &vertex.op {
+        Op::Run(run) => drop(words.push_text("run", lines(&run.argv))),
+        Op::Copy(copy) => {
+            let from = match &copy.source {
+                CopySource::Context(name) => name.as_deref().unwrap_or_default(),
+                CopySource::Vertex(_) => "from",
+            };
+            words.push_text(copy.instruction, lines(&copy.sources)).push_text("source", from).push_text("destination", &copy.destination);
+            for remote in &copy.remotes {
+                match &remote.what {
+                    Remote::File(url) => words.push_text("url", &url.url),
+                    Remote::Git(git) => words.push_text("git", &git.remote),
+                };
+            }
+            for file in &copy.inline {
+                words.push_text("inline", &file.name);
+            }
+        }
+        Op::Workdir(workdir) => drop(words.push_text("workdir", &workdir.path)),
+        Op::Scratch | Op::Image(_) => {}
+    }
+    words.key().to_hex()[..32].to_owned()
 }

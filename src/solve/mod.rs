@@ -3,13 +3,15 @@
 pub mod event;
 pub mod explain;
 pub mod key;
+pub mod ledger;
 pub mod schedule;
 pub mod snapshot;
 mod step;
 
 use std::error::Error;
+use std::sync::Arc;
 
-use shale_cache::{ContentId, KeyLock, LayerId, ListId, StoreError};
+use shale_cache::{ContentId, DiffId, KeyLock, LayerId, ListId, StoreError};
 
 use crate::plan::graph::{Graph, Vertex, VertexId};
 use event::TaskId;
@@ -29,6 +31,10 @@ pub struct Step<'a> {
     pub sources: Vec<(VertexId, Snapshot)>,
     /// Its line in the progress display.
     pub task: TaskId,
+    /// Whether a step that it builds upon or reads ran in this build.
+    pub is_after_run: bool,
+    /// The first of the steps below it that ran in this build and made other files than the last time.
+    pub changed_by: Option<Arc<str>>,
 }
 
 impl Step<'_> {
@@ -69,6 +75,8 @@ pub trait Executor: Sync {
     }
     /// Takes note that a step ran and which layer its result is: who exports it may begin to pack.
     fn settled(&self, _vertex: VertexId, _layer: &LayerId) {}
+    /// Bytes of the files in a layer, for the account of the build: 0 if nobody can tell.
+    fn size_bytes(&self, layer: &LayerId) -> u64;
     /// Ends whatever runs, soon: another step failed or the user asked.
     fn cancel(&self);
     /// Whether [`Executor::cancel`] was called.
@@ -82,6 +90,17 @@ pub struct Site {
     pub context: String,
     /// Dockerfile name.
     pub dockerfile: String,
+}
+
+/// A base image as it was resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// As it is named in the Dockerfile.
+    pub name: String,
+    /// Digest of its manifest, or of its config where there is no manifest.
+    pub digest: String,
+    /// Its layers, bottom first.
+    pub diff_ids: Vec<DiffId>,
 }
 
 /// A build that did not end.

@@ -1,15 +1,16 @@
 //! The one place with threads for steps: every vertex whose inputs are solved runs at once, up to a limit.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{OnceLock, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 
-use shale_cache::{DiffId, Store};
+use shale_cache::Store;
 
 use super::event::{Event, Reporter, TaskId};
+use super::ledger::Ledger;
 use super::snapshot::Snapshot;
 use super::step::Selected;
-use super::{Executor, Site, SolveError, Solved, Step, Tally, reachable, step};
+use super::{Base, Executor, Site, SolveError, Solved, Step, Tally, reachable, step};
 use crate::plan::graph::{BaseId, Graph, Op, Vertex, VertexId};
 
 /// What every step of a build shares.
@@ -19,12 +20,16 @@ pub struct Solver<'a, E> {
     pub graph: &'a Graph,
     /// Records, layers.
     pub store: &'a Store,
-    /// DiffIDs of each base image, by [`BaseId`].
-    pub bases: &'a [Vec<DiffId>],
+    /// The base images, by [`BaseId`].
+    pub bases: &'a [Base],
     /// Does the work.
     pub executor: &'a E,
     /// Whose steps these are.
     pub site: Site,
+    /// Takes what every step did, also of a build that fails.
+    pub ledger: &'a Ledger,
+    /// Whether every reason is told in full, and why steps did not run too.
+    pub explain: bool,
 }
 
 /// How a vertex ended.
@@ -32,6 +37,8 @@ pub(super) struct Outcome {
     pub(super) snapshot: Snapshot,
     /// `None` for vertices that are no steps.
     pub(super) hit: Option<bool>,
+    /// As [`Step::changed_by`] for whatever stands upon it.
+    pub(super) changed_by: Option<Arc<str>>,
 }
 
 impl<E: Executor> Solver<'_, E> {
@@ -85,28 +92,32 @@ impl<E: Executor> Solver<'_, E> {
     /// What a step reads, before its parent is known. Nothing is shown of it: its turn comes later.
     fn early(&self, id: VertexId) -> Selected<E> {
         let vertex = &self.graph.vertices[id.0];
-        self.executor.select(&Step { id, vertex, parent: Snapshot::scratch(), sources: Vec::new(), task: TaskId(usize::MAX) })
+        let (parent, sources, task) = (Snapshot::scratch(), Vec::new(), TaskId(usize::MAX));
+        self.executor.select(&Step { id, vertex, parent, sources, task, is_after_run: false, changed_by: None })
     }
 
     fn step(&self, id: VertexId, state: &State<E>, reporter: &dyn Reporter) -> Step<'_> {
         let vertex: &Vertex = &self.graph.vertices[id.0];
         let snapshot = |id: VertexId| state.snapshots[id.0].clone().expect("inputs are solved first");
+        let inputs = vertex.inputs();
         Step {
             id,
             vertex,
             parent: vertex.parent.map_or_else(Snapshot::scratch, snapshot),
-            sources: vertex.inputs().into_iter().map(|id| (id, snapshot(id))).collect(),
+            is_after_run: inputs.iter().any(|input| state.ran[input.0]),
+            changed_by: vertex.parent.and_then(|parent| state.changed_by[parent.0].clone()),
+            sources: inputs.into_iter().map(|id| (id, snapshot(id))).collect(),
             task: reporter.new_task(),
         }
     }
 
     fn one(&self, step: Step<'_>, early: Option<Selected<E>>, reporter: &dyn Reporter) -> Result<Outcome, E::Error> {
         match step.vertex.op {
-            Op::Scratch => Ok(Outcome { snapshot: Snapshot::scratch(), hit: None }),
+            Op::Scratch => Ok(Outcome { snapshot: Snapshot::scratch(), hit: None, changed_by: None }),
             Op::Image(BaseId(number)) => {
                 reporter.report(Event::Started { task: step.task, name: step.vertex.name.clone() });
                 reporter.report(Event::Cached { task: step.task });
-                Ok(Outcome { snapshot: Snapshot::base(BaseId(number), &self.bases[number]), hit: None })
+                Ok(Outcome { snapshot: Snapshot::base(BaseId(number), &self.bases[number].diff_ids), hit: None, changed_by: None })
             }
             _ => step::run(self, &step, early, reporter),
         }
@@ -140,6 +151,9 @@ struct State<E: Executor> {
     /// Who does, or did.
     early: HashMap<VertexId, Early<E>>,
     tally: Tally,
+    /// Whether a vertex or one before it ran.
+    ran: Vec<bool>,
+    changed_by: Vec<Option<Arc<str>>>,
 }
 
 impl<E: Executor> State<E> {
@@ -153,6 +167,8 @@ impl<E: Executor> State<E> {
             readers: VecDeque::new(),
             early: HashMap::new(),
             tally: Tally::default(),
+            ran: vec![false; count],
+            changed_by: vec![None; count],
         };
         for (number, vertex) in graph.vertices.iter().enumerate().filter(|(number, _)| needed[*number]) {
             let inputs = vertex.inputs();
@@ -200,12 +216,13 @@ impl<E: Executor> State<E> {
     }
 
     fn solved(&mut self, graph: &Graph, id: VertexId, outcome: Outcome) {
-        debug_assert!(id.0 < graph.vertices.len());
         match outcome.hit {
             Some(true) => self.tally.hits += 1,
             Some(false) => self.tally.misses += 1,
             None => {}
         }
+        self.ran[id.0] = outcome.hit == Some(false) || graph.vertices[id.0].inputs().iter().any(|input| self.ran[input.0]);
+        self.changed_by[id.0] = outcome.changed_by;
         self.snapshots[id.0] = Some(outcome.snapshot);
         for dependent in std::mem::take(&mut self.dependents[id.0]) {
             self.waiting[dependent.0] -= 1;

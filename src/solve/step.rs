@@ -1,20 +1,26 @@
 //! One step: look, look again, run, commit.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use shale_cache::{KeyParts, KnownLayer, Lookup, Patience, StepRecord, StepSite, Waiting};
+use shale_cache::{
+    BuildStep, ChainId, KeyParts, KnownLayer, LastRun, ListId, Lookup, Nearness, Patience, StepBase, StepRecord, StepSite, StepStatus,
+    Waiting,
+};
 
 use super::event::{Event, Reporter};
-use super::explain::{self, MissReason};
+use super::explain::{self, MissReason, Side};
 use super::key::{self, Inputs};
 use super::schedule::{Outcome, Solver};
-use super::{Executor, Held, Made, Step};
-use crate::plan::graph::{Op, Vertex};
+use super::snapshot::LayerRef;
+use super::{Base, Executor, Held, Made, Step};
+use crate::plan::graph::{BaseId, Op, Vertex};
 
 /// What a step selected: its inputs, and what is to be written.
 pub(super) type Selected<E> = Result<(Inputs, <E as Executor>::Selection), <E as Executor>::Error>;
 
-/// Solves one step and reports how it went. `early` is what it selected, if somebody did that already.
+/// Solves one step, reports how it went, and enters it into the account. `early` is what it selected, if somebody did that already.
 pub(super) fn run<E: Executor>(
     solver: &Solver<'_, E>,
     step: &Step<'_>,
@@ -24,7 +30,24 @@ pub(super) fn run<E: Executor>(
     let started = Instant::now();
     let task = step.task;
     reporter.report(Event::Started { task, name: step.vertex.name.clone() });
-    let outcome = look_then_run(solver, step, early, reporter, started);
+    let mut account = BuildStep {
+        name: step.vertex.name.split_whitespace().collect::<Vec<_>>().join(" "),
+        stage: step.vertex.stage.clone(),
+        ordinal: step.vertex.ordinal,
+        number: step.id.0,
+        platform: step.vertex.platform.to_string(),
+        ..BuildStep::default()
+    };
+    let outcome = look_then_run(solver, step, early, reporter, started, &mut account);
+    if let Err(error) = &outcome {
+        let is_cancelled = solver.executor.is_cancelled();
+        account.status = if is_cancelled { StepStatus::Cancelled } else { StepStatus::Failed };
+        if account.reason.is_empty() {
+            account.reason = error.to_string();
+        }
+    }
+    account.duration_ms = started.elapsed().as_millis() as u64;
+    solver.ledger.add(account);
     reporter.report(match &outcome {
         Ok(Outcome { hit: Some(true), .. }) => Event::Cached { task },
         Ok(_) => Event::Done { task, elapsed: started.elapsed() },
@@ -40,12 +63,26 @@ fn look_then_run<E: Executor>(
     early: Option<Selected<E>>,
     reporter: &dyn Reporter,
     started: Instant,
+    account: &mut BuildStep,
 ) -> Result<Outcome, E::Error> {
-    let (inputs, selection) = early.unwrap_or_else(|| solver.executor.select(step))?;
+    let (mut inputs, selection) = early.unwrap_or_else(|| solver.executor.select(step))?;
+    inputs.hidden = hidden(solver, step.vertex)?;
     let first = key::first_look(step.vertex, &step.parent.chain, &inputs);
     let site = site(solver, step.vertex);
+    (account.key, account.words) = (Some(first.key()), site.words.clone());
+    let mut hit = |record: &StepRecord, status, reason: &str| {
+        (account.status, account.reason) = (status, reason.to_owned());
+        if solver.explain {
+            reporter.report(Event::Note { task: step.task, text: format!("cache hit: {reason}") });
+        }
+        let snapshot = step.parent.with_layer(record.content, record.layer, created(record));
+        Outcome { snapshot, hit: Some(true), changed_by: step.changed_by.clone() }
+    };
     let lock = match look(solver, step, &first, reporter)? {
-        Found::Record(record) => return Ok(hit(step, &record)),
+        Found::Record(record) if step.is_after_run => {
+            return Ok(hit(&record, StepStatus::CutOffHit, "cut-off: a step before it ran and made what it had made before"));
+        }
+        Found::Record(record) => return Ok(hit(&record, StepStatus::Hit, "nothing changed")),
         Found::Nothing(lock) => lock,
     };
     let below = if step.vertex.no_cache { None } else { solver.executor.below(step, &selection)? };
@@ -56,20 +93,54 @@ fn look_then_run<E: Executor>(
     if let Some(second) = &second
         && let Some(record) = solver.store.steps().peek(&second.key())?
     {
-        let record = StepRecord { key: first.key(), parts: first, site, ..record };
+        let base = base_below(solver, step);
+        let record = StepRecord { key: first.key(), parts: first, site, base, ..record };
         commit(lock, &record)?;
-        return Ok(hit(step, &record));
+        return Ok(hit(&record, StepStatus::Hit, "second look: its files, and what lies where they go, are the same"));
     }
-    tell_why(solver, step, &site, &first, reporter)?;
+    let last = last_run(solver, &site, &first)?;
+    let reason = tell_why(solver, step, last.as_ref(), &first, reporter);
+    (account.status, account.reason, account.changes) = (StepStatus::Executed, reason.to_string(), reason.changes().to_vec());
     let made = solver.executor.execute(step, selection)?;
-    let record = record(solver, &made, site, first, started)?;
+    let record = record(solver, step, &made, site, first, started)?;
     solver.executor.settled(step.id, &record.layer);
-    let outcome = Outcome { snapshot: step.parent.with_layer(record.content, record.layer, created(&record)), hit: Some(false) };
+    let is_as_before = last.and_then(|last| last.record).is_some_and(|last| last.content == record.content);
+    if solver.explain && is_as_before {
+        let text = "it made the same files as the last time: what follows can hit".to_owned();
+        reporter.report(Event::Note { task: step.task, text });
+    }
+    account.bytes = solver.executor.size_bytes(&made.layer);
+    let own = || (!is_as_before).then(|| Arc::from(account.name.as_str()));
+    let outcome = Outcome {
+        snapshot: step.parent.with_layer(record.content, record.layer, created(&record)),
+        hit: Some(false),
+        changed_by: step.changed_by.clone().or_else(own),
+    };
     let written = made.inputs.as_ref();
     store_records(solver, step, lock, record, second, written)?;
     Ok(outcome)
 }
 
+/// What stands for the values of a RUN's variables that look secret.
+fn hidden<E: Executor>(solver: &Solver<'_, E>, vertex: &Vertex) -> Result<BTreeMap<String, String>, E::Error> {
+    let Op::Run(run) = &vertex.op else { return Ok(BTreeMap::new()) };
+    if run.secret_names.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let key = solver.store.hiding_key()?;
+    let of_env = run.env.iter().filter_map(|entry| entry.split_once('='));
+    let all = of_env.chain(run.args.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    Ok(all.filter(|(name, _)| run.secret_names.contains(*name)).map(|(name, value)| (name.to_owned(), key.hide(value))).collect())
+}
+
+/// The image at the bottom of the step's stage.
+fn base_below<E: Executor>(solver: &Solver<'_, E>, step: &Step<'_>) -> Option<StepBase> {
+    let LayerRef::Base { image: BaseId(number), .. } = step.parent.layers.first()? else { return None };
+    let Base { name, digest, diff_ids } = &solver.bases[*number];
+    Some(StepBase { name: name.clone(), digest: digest.clone(), chain: ChainId::of_base(diff_ids) })
+}
+
+#[expect(clippy::large_enum_variant, reason = "there is one per step, and it is taken apart at once")]
 enum Found {
     Record(StepRecord),
     Nothing(Held),
@@ -93,25 +164,70 @@ fn look<E: Executor>(solver: &Solver<'_, E>, step: &Step<'_>, parts: &KeyParts, 
     })
 }
 
+/// The run to compare a step with: of the same words in the last build, else of the same place, else of the same words anywhere.
+fn last_run<E: Executor>(solver: &Solver<'_, E>, site: &StepSite, now: &KeyParts) -> Result<Option<LastRun>, E::Error> {
+    let steps = solver.store.steps();
+    let previous = solver.ledger.previous(|| solver.store.builds().last_of(&solver.site.context, &solver.site.dockerfile))?;
+    for nearness in Nearness::ALL {
+        let key = match nearness {
+            Nearness::Anywhere => None,
+            nearness => previous.as_ref().as_ref().and_then(|build| build.key_at(site, nearness)),
+        };
+        let found = match key {
+            Some(key) => Some(LastRun { nearness, key, record: steps.any(&key)? }),
+            None => steps.last_run(site, nearness)?,
+        };
+        // What stands at the same place may be another step, which has only moved, or another instruction.
+        let is_other = |record: &StepRecord| {
+            let words = &record.site.words;
+            (*words != site.words && solver.ledger.has_words(solver.graph, words)) || record.parts.kind() != now.kind()
+        };
+        match found {
+            Some(LastRun { record: Some(record), .. }) if nearness == Nearness::Place && is_other(&record) => {}
+            Some(run) => return Ok(Some(run)),
+            None => {}
+        }
+    }
+    Ok(None)
+}
+
 fn tell_why<E: Executor>(
     solver: &Solver<'_, E>,
     step: &Step<'_>,
-    site: &StepSite,
+    last: Option<&LastRun>,
     parts: &KeyParts,
     reporter: &dyn Reporter,
-) -> Result<(), E::Error> {
-    let reason = if step.vertex.no_cache {
-        MissReason::NoCache
-    } else {
-        explain::between(solver.store.steps().last(site)?.as_ref().map(|record| &record.parts), parts)
+) -> MissReason {
+    let reason = match last {
+        _ if step.vertex.no_cache => MissReason::NoCache,
+        None => MissReason::NeverBuilt,
+        Some(last) if last.key == parts.key() => MissReason::Evicted,
+        Some(LastRun { record: None, .. }) => MissReason::Forgotten,
+        Some(LastRun { record: Some(record), nearness, .. }) => {
+            let base = base_below(solver, step);
+            let (before, now) = (Side { parts: &record.parts, base: record.base.as_ref() }, Side { parts, base: base.as_ref() });
+            // A list that cannot be read costs the names of the files, not the build.
+            let lists = |id: &ListId| solver.store.lists().get(id).ok().flatten();
+            let changes = explain::changes(before, now, step.changed_by.as_deref(), &lists);
+            match nearness {
+                Nearness::Anywhere => MissReason::Elsewhere(changes),
+                Nearness::Words | Nearness::Place => MissReason::Changed(changes),
+            }
+        }
     };
     reporter.report(Event::Note { task: step.task, text: format!("cache miss: {reason}") });
-    Ok(())
+    if solver.explain {
+        for text in reason.details() {
+            reporter.report(Event::Note { task: step.task, text });
+        }
+    }
+    reason
 }
 
 /// The record of what was made. Content that is known already becomes the known layer, with its time: what follows hits again.
 fn record<E: Executor>(
     solver: &Solver<'_, E>,
+    step: &Step<'_>,
     made: &Made,
     site: StepSite,
     parts: KeyParts,
@@ -129,6 +245,7 @@ fn record<E: Executor>(
         created_nanos: now.subsec_nanos(),
         cost_ms: started.elapsed().as_millis() as u64,
         site,
+        base: base_below(solver, step),
     };
     if let Some(known) = layers.by_content(&made.content)? {
         record.layer = known.layer;
@@ -169,10 +286,6 @@ fn commit(lock: Held, record: &StepRecord) -> Result<(), shale_cache::StoreError
     lock.map_or(Ok(()), |lock| lock.commit(record))
 }
 
-fn hit(step: &Step<'_>, record: &StepRecord) -> Outcome {
-    Outcome { snapshot: step.parent.with_layer(record.content, record.layer, created(record)), hit: Some(true) }
-}
-
 fn created(record: &StepRecord) -> (i64, u32) {
     (record.created_secs, record.created_nanos)
 }
@@ -184,5 +297,6 @@ fn site<E: Executor>(solver: &Solver<'_, E>, vertex: &Vertex) -> StepSite {
         stage: vertex.stage.clone(),
         ordinal: vertex.ordinal,
         platform: vertex.platform.to_string(),
+        words: key::words(vertex),
     }
 }

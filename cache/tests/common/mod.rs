@@ -15,6 +15,7 @@ pub fn site(ordinal: usize) -> StepSite {
         dockerfile: "Dockerfile".to_owned(),
         stage: "0".to_owned(),
         ordinal,
+        words: String::new(),
         platform: "linux/amd64".to_owned(),
     }
 }
@@ -33,6 +34,7 @@ pub fn record(layer: LayerId, command: &str) -> StepRecord {
         created_nanos: 5,
         cost_ms: 100,
         site: site(2),
+        base: None,
     }
 }
 

@@ -26,6 +26,9 @@ pub struct BuildArgs {
     /// Add a named context (`name=path`, `name=docker-image://ref`, `name=oci-layout://path@digest`).
     #[arg(long = "build-context", value_name = "NAME=PATH")]
     pub build_contexts: Vec<String>,
+    /// Tell every reason why a step ran, and why the others did not have to.
+    #[arg(long, value_parser = parse_bool, action = ArgAction::Set)]
+    pub explain: bool,
     /// Name of the Dockerfile (default: `PATH/Dockerfile`; `-` reads standard input).
     #[arg(short = 'f', long = "file", value_name = "PATH")]
     pub file: Option<PathBuf>,

@@ -1,0 +1,330 @@
+//! What builds did: a record each, beside the logs of its steps.
+//!
+//! ```text
+//! builds/<id>/record       the record, an entry like the others; written when the build begins and again when it ends
+//! builds/<id>/<n>.log      what step n wrote, never clipped; written by others
+//! locks/build-<id>         held while it runs: without it, a record that says "running" is of a build that was killed
+//! steps/last/build-<hash>  the newest build of a context and Dockerfile
+//! ```
+//!
+//! An id is 16 hexadecimal digits that sort by the time of the build's begin.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::CacheKey;
+use crate::entry;
+use crate::error::StoreError;
+use crate::key::push_bytes;
+use crate::lock::FileLock;
+use crate::remove::Removed;
+use crate::step::{Nearness, StepSite};
+use crate::store::Inner;
+use crate::tmp::{make_dirs, names_in, random_u64};
+
+/// How a build ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BuildResult {
+    /// It runs.
+    #[default]
+    Running,
+    /// It has an image, or whatever else was asked for.
+    Ok,
+    /// A step or something around the steps failed.
+    Failed,
+    /// The user stopped it.
+    Cancelled,
+    /// It was killed, or the machine went down.
+    Interrupted,
+}
+
+/// How a step came to its result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepStatus {
+    /// Its result was found.
+    Hit,
+    /// Its result was found although a step before it ran: that one made what it had made before.
+    CutOffHit,
+    /// It ran.
+    Executed,
+    /// It ran and failed.
+    Failed,
+    /// It was stopped.
+    #[default]
+    Cancelled,
+}
+
+/// One difference between the key of a step and that of its last run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// The part of the key.
+    pub part: String,
+    /// The difference in words, one line.
+    pub text: String,
+    /// The value then, if it had one that can be shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
+    /// The value now, if it has one that can be shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    /// Of a list of files: which of them, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<FileChange>,
+}
+
+/// One file that differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileChange {
+    /// Its path.
+    pub path: String,
+    /// `added`, `removed`, or what of it changed: `content`, `mode 644 → 755`.
+    pub what: String,
+}
+
+/// One step of a build.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildStep {
+    /// Its display name.
+    pub name: String,
+    /// Its stage.
+    pub stage: String,
+    /// Its number in the stage.
+    pub ordinal: usize,
+    /// Its number in the build, which names its log.
+    pub number: usize,
+    /// The platform it was built for.
+    pub platform: String,
+    /// How it came to its result.
+    pub status: StepStatus,
+    /// Why it ran, or why it did not have to, in words.
+    pub reason: String,
+    /// Everything that differed from its last run, the most useful first.
+    #[serde(default)]
+    pub changes: Vec<Change>,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// Bytes of files in the layer that it made; 0 for a hit.
+    pub bytes: u64,
+    /// Its key; `None` if it came to none.
+    pub key: Option<CacheKey>,
+    /// Its site's hash of words ([`StepSite::words`]).
+    #[serde(default)]
+    pub words: String,
+}
+
+/// One build.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildRecord {
+    /// Its name.
+    pub id: String,
+    /// The process that ran it.
+    pub pid: u32,
+    /// When it began: milliseconds since the epoch.
+    pub started_ms: u64,
+    /// The command line, without values that look secret.
+    pub command: Vec<String>,
+    /// The context as it was given.
+    pub context: String,
+    /// Identity of the context, as in [`StepSite::context`].
+    pub context_id: String,
+    /// The Dockerfile.
+    pub dockerfile: String,
+    /// The stage that was asked for.
+    pub target: Option<String>,
+    /// Names of the image.
+    pub tags: Vec<String>,
+    /// Platforms that were asked for.
+    pub platforms: Vec<String>,
+    /// How it ended.
+    pub result: BuildResult,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// Its steps in the order of the graph, as far as it came.
+    pub steps: Vec<BuildStep>,
+    /// Steps whose result was found.
+    pub hits: usize,
+    /// Steps that ran.
+    pub misses: usize,
+    /// Bytes of files in the layers that were made.
+    pub bytes: u64,
+    /// The image id.
+    pub image: Option<String>,
+}
+
+/// The builds of a store.
+#[derive(Clone, Copy, Debug)]
+pub struct Builds<'a> {
+    store: &'a Arc<Inner>,
+}
+
+impl<'a> Builds<'a> {
+    pub(crate) fn new(store: &'a Arc<Inner>) -> Self {
+        Self { store }
+    }
+
+    /// Begins a build: gives it an id and writes its record as running.
+    pub fn begin(self, mut record: BuildRecord) -> Result<OpenBuild, StoreError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        record.started_ms = now.as_millis() as u64;
+        record.pid = std::process::id();
+        record.result = BuildResult::Running;
+        let (dir, lock) = loop {
+            record.id = format!("{:011x}{:05x}", record.started_ms & 0xfff_ffff_ffff, random_u64() & 0xf_ffff);
+            let Some(lock) = FileLock::try_take(&self.lock_path(&record.id))? else { continue };
+            let dir = self.dir(&record.id);
+            if !dir.exists() {
+                break (dir, lock);
+            }
+        };
+        make_dirs(&dir).map_err(|error| StoreError::io("create", &dir, error))?;
+        self.store.write_entry(entry::BUILD, &dir.join("record"), &record)?;
+        Ok(OpenBuild { store: Arc::clone(self.store), id: record.id.clone(), started_ms: record.started_ms, dir, _lock: lock })
+    }
+
+    /// The record of a build. One that says "running" of a build that does not is told as interrupted.
+    pub fn get(self, id: &str) -> Result<Option<BuildRecord>, StoreError> {
+        if !is_id(id) {
+            return Ok(None);
+        }
+        let read = || Ok(self.store.read_entry::<BuildRecord>(entry::BUILD, &self.dir(id).join("record"))?.whole());
+        let Some(mut record) = read()? else { return Ok(None) };
+        if record.result == BuildResult::Running && !self.is_running(id)? {
+            // It may have ended between the two looks.
+            record = match read()? {
+                Some(again) => again,
+                None => return Ok(None),
+            };
+            if record.result == BuildResult::Running {
+                record.result = BuildResult::Interrupted;
+            }
+        }
+        Ok(Some(record))
+    }
+
+    /// The ids of all builds, the newest first; also of those without a readable record.
+    pub fn ids(self) -> Result<Vec<String>, StoreError> {
+        let mut ids: Vec<String> = names_in(&self.all())?.into_iter().filter(|name| is_id(name)).collect();
+        ids.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(ids)
+    }
+
+    /// All records, the newest first.
+    pub fn list(self) -> Result<Vec<BuildRecord>, StoreError> {
+        self.ids()?.iter().filter_map(|id| self.get(id).transpose()).collect()
+    }
+
+    /// The newest build of a context and Dockerfile that has ended.
+    pub fn last_of(self, context_id: &str, dockerfile: &str) -> Result<Option<BuildRecord>, StoreError> {
+        match self.store.read_entry::<String>(entry::LAST, &self.last_path(context_id, dockerfile))?.whole() {
+            Some(id) => self.get(&id),
+            None => Ok(None),
+        }
+    }
+
+    /// Where the logs of a build are.
+    pub fn dir(self, id: &str) -> PathBuf {
+        self.all().join(id)
+    }
+
+    /// Whether the build's process still holds its lock.
+    pub fn is_running(self, id: &str) -> Result<bool, StoreError> {
+        let path = self.lock_path(id);
+        Ok(path.exists() && FileLock::try_take_existing(&path)?.is_none() && path.exists())
+    }
+
+    /// Deletes record and logs of a build; `None` if it still runs.
+    pub fn remove(self, id: &str) -> Result<Option<u64>, StoreError> {
+        let dir = self.dir(id);
+        if !is_id(id) || self.is_running(id)? {
+            return Ok(None);
+        }
+        let (Removed { bytes, .. }, _) = self.store.discard(&dir);
+        Ok(Some(bytes))
+    }
+
+    /// Deletes all but the newest builds; returns how many went.
+    pub fn keep_newest(self, count: usize) -> Result<usize, StoreError> {
+        let mut removed = 0;
+        for id in self.ids()?.iter().skip(count) {
+            removed += usize::from(self.remove(id)?.is_some());
+        }
+        Ok(removed)
+    }
+
+    fn all(self) -> PathBuf {
+        self.store.root().join("builds")
+    }
+
+    fn lock_path(self, id: &str) -> PathBuf {
+        self.store.lock_path(&format!("build-{id}"))
+    }
+
+    fn last_path(self, context: &str, dockerfile: &str) -> PathBuf {
+        let mut bytes = Vec::new();
+        push_bytes(&mut bytes, context.as_bytes());
+        push_bytes(&mut bytes, dockerfile.as_bytes());
+        let hash = blake3::Hasher::new_derive_key("shale build site v1").update(&bytes).finalize().to_hex();
+        self.store.root().join(format!("steps/last/build-{}", &hash[..32]))
+    }
+}
+
+/// A build that runs. Dropped without [`OpenBuild::end`], it is told as interrupted.
+#[derive(Debug)]
+pub struct OpenBuild {
+    store: Arc<Inner>,
+    id: String,
+    started_ms: u64,
+    dir: PathBuf,
+    _lock: FileLock,
+}
+
+impl OpenBuild {
+    /// Its name.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Where its logs go.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Writes how it ended. Id, process and begin are those of the begin.
+    pub fn end(&self, record: BuildRecord) -> Result<(), StoreError> {
+        let record = BuildRecord { id: self.id.clone(), pid: std::process::id(), started_ms: self.started_ms, ..record };
+        self.store.write_entry(entry::BUILD, &self.dir.join("record"), &record)?;
+        if record.steps.is_empty() {
+            // It came to no step: nothing to compare the next one with.
+            return Ok(());
+        }
+        let last = Builds::new(&self.store).last_path(&record.context_id, &record.dockerfile);
+        self.store.write_entry(entry::LAST, &last, &self.id)
+    }
+}
+
+impl BuildRecord {
+    /// The key under which this build found or made the result of a step, by its words or its place.
+    pub fn key_at(&self, site: &StepSite, nearness: Nearness) -> Option<CacheKey> {
+        let here = |step: &&BuildStep| {
+            let is_solved = matches!(step.status, StepStatus::Hit | StepStatus::CutOffHit | StepStatus::Executed);
+            let is_near = match nearness {
+                Nearness::Words => step.stage == site.stage && step.words == site.words,
+                Nearness::Place => step.stage == site.stage && step.ordinal == site.ordinal && step.platform == site.platform,
+                Nearness::Anywhere => step.words == site.words,
+            };
+            is_solved && is_near
+        };
+        self.steps.iter().find(here)?.key
+    }
+}
+
+fn is_id(name: &str) -> bool {
+    name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}

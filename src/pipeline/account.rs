@@ -1,0 +1,84 @@
+//! The record of a build: begun with it, ended with it however it ends.
+
+use std::cell::RefCell;
+use std::time::Instant;
+
+use shale_cache::{BuildRecord, BuildResult, OpenBuild, StepStatus, StoreError};
+
+use super::{BuildError, BuildReport, Services};
+use crate::cli::request::{BuildRequest, ContextSource};
+use crate::solve::Site;
+use crate::solve::ledger::Ledger;
+
+/// Builds whose records and logs are kept.
+const KEPT_BUILDS: usize = 100;
+
+/// What is written down of a build that runs.
+#[derive(Debug)]
+pub(super) struct Account {
+    build: OpenBuild,
+    started: Instant,
+    record: RefCell<BuildRecord>,
+    /// Takes the steps.
+    pub(super) ledger: Ledger,
+}
+
+impl Account {
+    /// Writes that the build runs.
+    pub(super) fn begin(request: &BuildRequest, services: Services<'_>) -> Result<Self, StoreError> {
+        let context = match &request.context {
+            ContextSource::Dir(dir) => dir.display().to_string(),
+            ContextSource::Stdin => "-".to_owned(),
+            // As it was written, without the password that it may have.
+            ContextSource::Git(_) | ContextSource::Http(_) => request.command.last().cloned().unwrap_or_default(),
+        };
+        let record = BuildRecord {
+            command: request.command.clone(),
+            context,
+            target: request.target.clone(),
+            tags: request.tags.iter().map(ToString::to_string).collect(),
+            platforms: request.platforms.iter().map(ToString::to_string).collect(),
+            ..BuildRecord::default()
+        };
+        let build = services.store.builds().begin(record.clone())?;
+        Ok(Self { build, started: Instant::now(), record: RefCell::new(record), ledger: Ledger::default() })
+    }
+
+    /// Where the logs of its steps go.
+    pub(super) fn dir(&self) -> std::path::PathBuf {
+        self.build.dir().to_owned()
+    }
+
+    /// Context and Dockerfile turned out to be these.
+    pub(super) fn is_at(&self, site: &Site) {
+        let mut record = self.record.borrow_mut();
+        record.context_id.clone_from(&site.context);
+        record.dockerfile.clone_from(&site.dockerfile);
+    }
+
+    /// Writes how it ended, and drops the records of builds long ago.
+    pub(super) fn end(self, built: Result<BuildReport, BuildError>, services: Services<'_>) -> Result<BuildReport, BuildError> {
+        let mut record = self.record.take();
+        self.build.id().clone_into(&mut record.id);
+        record.steps = self.ledger.steps();
+        record.duration_ms = self.started.elapsed().as_millis() as u64;
+        record.bytes = record.steps.iter().map(|step| step.bytes).sum();
+        let count = |wanted: &[StepStatus]| record.steps.iter().filter(|step| wanted.contains(&step.status)).count();
+        (record.hits, record.misses) = (count(&[StepStatus::Hit, StepStatus::CutOffHit]), count(&[StepStatus::Executed]));
+        record.result = match &built {
+            Ok(_) => BuildResult::Ok,
+            Err(_) if services.cancel.is_cancelled() => BuildResult::Cancelled,
+            Err(BuildError::Cancelled) => BuildResult::Cancelled,
+            Err(_) => BuildResult::Failed,
+        };
+        record.error = built.as_ref().err().map(ToString::to_string);
+        if let Ok(report) = &built {
+            record.image = report.id.as_ref().map(ToString::to_string);
+            record.tags.clone_from(&report.names);
+        }
+        // A build is not failed for its record: a full disk has said so already, and a killed build has none either.
+        drop(self.build.end(record.clone()));
+        drop(services.store.builds().keep_newest(KEPT_BUILDS));
+        built.map(|report| BuildReport { record, ..report })
+    }
+}

@@ -1,0 +1,219 @@
+//! Misses explained: one thing at a time changes, and the printed reason is that thing.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use support::{Lab, Said, Who, as_everybody};
+
+/// A build in which every part of a key occurs. `BASE` is there to be moved.
+const DOCKERFILE: &str = "FROM base AS src\nRUN mkdir /made && echo 1 >/made/f\n\
+    FROM base\nARG VERSION=1\nARG API_TOKEN=first\nENV MODE=fast\nENV DB_PASSWORD=one\nWORKDIR /w\nCOPY --chown=1:1 dir/ /dst/\n\
+    RUN --mount=type=cache,id=a,target=/c --mount=type=bind,source=dir,target=/m --mount=type=tmpfs,target=/t echo step\n\
+    COPY --from=src /made /made/\nRUN <<EOF\necho body\nEOF\n";
+
+const COPY: &str = "COPY --chown=1:1 dir/ /dst/";
+const STEP: &str = "RUN --mount=type=cache,id=a,target=/c";
+const FROM: &str = "COPY --from=src";
+const SRC: &str = "RUN mkdir /made";
+const BODY: &str = "RUN <<EOF";
+
+type Change = fn(&Lab);
+
+/// What changes, how, with which arguments; which step tells which reason (the beginning of its name, its reason).
+const ROWS: &[(&str, Change, &[&str], &str, &str)] = &[
+    ("content", |lab| drop(lab.write("ctx/dir/a", "other\n")), &[], COPY, "1 file changed: dir/a"),
+    ("mode", |lab| chmod(lab, "ctx/dir/a", 0o600), &[], COPY, "1 file changed: dir/a (mode 644 → 600)"),
+    ("a new file", |lab| drop(lab.write("ctx/dir/new", "n\n")), &[], COPY, "1 file added: dir/new"),
+    ("a file less", |lab| fs::remove_file(lab.work("ctx/dir/sub/b")).expect("remove"), &[], COPY, "1 file removed: dir/sub/b"),
+    ("link target", relink, &[], COPY, "1 file changed: dir/link (target a → sub/b)"),
+    ("type", retype, &[], COPY, "1 file changed: dir/a (file → directory)"),
+    ("several files", several, &[], COPY, "2 files changed: dir/a, dir/sub/b (1 added: dir/z)"),
+    ("files of a bind mount", |lab| drop(lab.write("ctx/dir/a", "bound\n")), &[], STEP, "1 file changed: dir/a (mounted at /m)"),
+    ("destination", |lab| edit(lab, "dir/ /dst/", "dir/ /dest/"), &[], "COPY --chown=1:1 dir/ /dest/", "destination: /dst/ → /dest/"),
+    ("chown", |lab| edit(lab, "--chown=1:1", "--chown=2:2"), &[], "COPY --chown=2:2", "--chown: 1:1 → 2:2"),
+    ("chmod", |lab| edit(lab, "COPY --chown=1:1", "COPY --chmod=600 --chown=1:1"), &[], "COPY --chmod", "--chmod: none → 600"),
+    ("link", |lab| edit(lab, "COPY --chown=1:1", "COPY --link --chown=1:1"), &[], "COPY --link", "--link: none → true"),
+    ("command", |lab| edit(lab, "echo step", "echo other"), &[], STEP, "command changed: echo step → echo other"),
+    ("shell", |lab| edit(lab, "COPY --from", "SHELL [\"/bin/ash\", \"-c\"]\nCOPY --from"), &[], BODY, "shell: /bin/sh -c → /bin/ash -c"),
+    ("heredoc", |lab| edit(lab, "echo body", "echo other"), &[], BODY, "command changed: echo body → echo other"),
+    ("ENV", |lab| edit(lab, "MODE=fast", "MODE=slow"), &[], STEP, "env MODE: fast → slow"),
+    ("ENV added", |lab| edit(lab, "ENV MODE=fast", "ENV MODE=fast EXTRA=x"), &[], STEP, "env EXTRA is new: x"),
+    ("a secret's ENV", |lab| edit(lab, "DB_PASSWORD=one", "DB_PASSWORD=two"), &[], STEP, "env DB_PASSWORD: changed (value hidden)"),
+    ("build arg", |_| (), &["--build-arg", "VERSION=2"], STEP, "build arg VERSION: 1 → 2"),
+    ("a secret's build arg", |_| (), &["--build-arg", "API_TOKEN=second"], STEP, "build arg API_TOKEN: changed (value hidden)"),
+    ("ARG added", |lab| edit(lab, "ARG VERSION=1", "ARG VERSION=1\nARG MORE=m"), &[], STEP, "build arg MORE is new: m"),
+    ("USER", |lab| edit(lab, "RUN --mount", "USER app\nRUN --mount"), &[], STEP, "user: root → app"),
+    ("WORKDIR of a RUN", |lab| edit(lab, "WORKDIR /w", "WORKDIR /x"), &[], STEP, "workdir: /w → /x"),
+    ("WORKDIR", |lab| edit(lab, "WORKDIR /w", "WORKDIR /y"), &[], "WORKDIR /y", "path: /w → /y"),
+    ("network", |_| (), &["--network", "none"], STEP, "network: default → none"),
+    ("add-host", |_| (), &["--add-host", "db:1.2.3.4"], STEP, "add-host is new: db:1.2.3.4"),
+    ("ulimit", |_| (), &["--ulimit", "nofile=512:1024"], STEP, "ulimit is new: nofile=512:1024"),
+    ("shm-size", |_| (), &["--shm-size", "1m"], STEP, "shm-size is new: 1048576"),
+    ("hostname", |_| (), &["--build-arg", "BUILDKIT_SANDBOX_HOSTNAME=h"], STEP, "hostname: buildkitsandbox → h"),
+    ("cache id", |lab| edit(lab, "id=a,", "id=b,"), &[], "RUN --mount=type=cache,id=b", "mount cache id a → b at /c"),
+    (
+        "cache sharing",
+        |lab| edit(lab, "target=/c", "sharing=locked,target=/c"),
+        &[],
+        "RUN --mount=type=cache,id=a,s",
+        "mount cache sharing shared → locked at /c",
+    ),
+    ("a mount more", |lab| edit(lab, "echo step", "--mount=type=tmpfs,target=/u echo step"), &[], STEP, "mount tmpfs at /u is new"),
+    (
+        "mount type",
+        |lab| edit(lab, "--mount=type=tmpfs,target=/t", "--mount=type=cache,target=/t"),
+        &[],
+        STEP,
+        "mount at /t: type tmpfs → cache",
+    ),
+    ("a stage made other files", |lab| edit(lab, "echo 1 >", "echo 2 >"), &[], FROM, "1 file changed: made/f"),
+    (
+        "an earlier step",
+        |lab| edit(lab, "WORKDIR /w", "WORKDIR /w\nRUN echo x >/dst-x"),
+        &[],
+        BODY,
+        "an earlier step made other files (step [stage-1 3/7] RUN echo x >/dst-x)",
+    ),
+    ("a step that was not there", |lab| edit(lab, "WORKDIR /w", "WORKDIR /w\nRUN echo x"), &[], "RUN echo x", "never built here"),
+    ("the base", move_base, &[], SRC, "base image moved: base:latest was sha256:"),
+    ("no cache", |_| (), &["--no-cache"], STEP, "--no-cache"),
+    ("evicted", evict, &[], STEP, "evicted: its record or its layer was removed from the store"),
+];
+
+fn fill(lab: &Lab) {
+    lab.context("ctx", &[("Dockerfile", DOCKERFILE), ("dir/a", "a\n"), ("dir/sub/b", "b\n")]);
+    symlink("a", lab.work("ctx/dir/link")).expect("symlink");
+    chmod(lab, "ctx/dir/a", 0o644);
+}
+
+fn make_base(lab: &Lab, text: &str) {
+    lab.context("base", &[("Dockerfile", &format!("FROM busybox\nRUN echo {text} >/v\n"))]);
+    let said = lab.run(&["build", "-q", "-t", "base", "base"]);
+    assert!(said.ok(), "{}", said.stderr);
+}
+
+fn move_base(lab: &Lab) {
+    make_base(lab, "moved");
+}
+
+fn chmod(lab: &Lab, name: &str, mode: u32) {
+    fs::set_permissions(lab.work(name), fs::Permissions::from_mode(mode)).expect("chmod");
+}
+
+fn relink(lab: &Lab) {
+    fs::remove_file(lab.work("ctx/dir/link")).expect("remove");
+    symlink("sub/b", lab.work("ctx/dir/link")).expect("symlink");
+}
+
+fn retype(lab: &Lab) {
+    fs::remove_file(lab.work("ctx/dir/a")).expect("remove");
+    fs::create_dir(lab.work("ctx/dir/a")).expect("mkdir");
+}
+
+fn several(lab: &Lab) {
+    for name in ["a", "sub/b", "z"] {
+        lab.write(&format!("ctx/dir/{name}"), "other\n");
+    }
+}
+
+fn edit(lab: &Lab, from: &str, to: &str) {
+    let text = fs::read_to_string(lab.work("ctx/Dockerfile")).expect("read");
+    assert!(text.contains(from), "{from:?} is not in the Dockerfile");
+    lab.write("ctx/Dockerfile", text.replacen(from, to, 1));
+}
+
+/// Removes all records, and leaves what points to them.
+fn evict(lab: &Lab) {
+    for entry in fs::read_dir(lab.store().join("steps")).expect("a store") {
+        let path = entry.expect("an entry").path();
+        if !path.ends_with("last") {
+            fs::remove_dir_all(path).expect("remove");
+        }
+    }
+}
+
+/// The step whose instruction begins so, with its reason.
+fn reason(said: &Said, step: &str) -> Option<String> {
+    let heading = |line: &&str| line.starts_with('#') && line.split_once("] ").is_some_and(|(_, name)| name.starts_with(step));
+    let number = said.stderr.lines().find(heading)?.split(' ').next()?;
+    let start = format!("{number} cache miss: ");
+    said.stderr.lines().find_map(|line| line.strip_prefix(&start)).map(str::to_owned)
+}
+
+#[test]
+fn one_thing_changes_and_the_reason_is_that_thing() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        let mut wrong = Vec::new();
+        for (what, change, args, step, expected) in ROWS {
+            make_base(lab, "1");
+            fill(lab);
+            lab.build("ctx", &[]);
+            change(lab);
+            let said = lab.build("ctx", args).said;
+            let told = reason(&said, step).unwrap_or_else(|| format!("no reason for {step}:\n{}", said.stderr));
+            let fits = if expected.ends_with(':') { told.starts_with(expected) } else { told == *expected };
+            if !fits {
+                wrong.push(format!("{what}: {told} is not {expected}"));
+            }
+            let misses = said.stderr.lines().filter(|line| line.contains(" cache miss: ")).count();
+            assert_eq!(misses, said.executed().len(), "{:?}: {what}: one line for each step that ran\n{}", lab.who(), said.stderr);
+            fs::remove_dir_all(lab.work("ctx")).expect("remove");
+        }
+        assert!(wrong.is_empty(), "{:?}:\n{}", lab.who(), wrong.join("\n"));
+    });
+}
+
+#[test]
+fn values_that_look_secret_are_nowhere_in_the_store_s_records() {
+    let lab = Lab::new(Who::Caller);
+    lab.load_busybox();
+    make_base(&lab, "1");
+    fill(&lab);
+    let token = "s3cr3t-value-of-the-test";
+    let said = lab.build("ctx", &["--build-arg", &format!("API_TOKEN={token}")]).said;
+    assert!(!said.stderr.contains(token), "{}", said.stderr);
+    for dir in ["steps", "lists", "builds"] {
+        let found = lab.command_of("grep", &["-rl", token, lab.store().join(dir).to_str().expect("text")]).output().expect("grep");
+        assert_eq!(String::from_utf8_lossy(&found.stdout), "", "{dir}");
+    }
+    assert_eq!(lab.build("ctx", &["--build-arg", &format!("API_TOKEN={token}")]).said.executed(), [""; 0]);
+}
+
+#[test]
+fn a_first_build_and_a_build_of_another_directory_say_so() {
+    let lab = Lab::new(Who::Caller);
+    lab.load_busybox();
+    lab.context("one", &[("Dockerfile", "FROM busybox\nCOPY f /f\nRUN cat /f\n"), ("f", "1\n")]);
+    let said = lab.build("one", &[]).said;
+    assert_eq!(reason(&said, "COPY").as_deref(), Some("never built here"));
+    assert_eq!(reason(&said, "RUN").as_deref(), Some("never built here"));
+    lab.context("two", &[("Dockerfile", "FROM busybox\nCOPY f /f\nRUN cat /f\n"), ("f", "2\n")]);
+    let said = lab.build("two", &[]).said;
+    assert_eq!(reason(&said, "COPY").as_deref(), Some("never built here; against a build of another context: 1 file changed: f"));
+}
+
+#[test]
+fn explain_tells_every_part_and_why_the_others_hit() {
+    let lab = Lab::new(Who::Caller);
+    lab.load_busybox();
+    make_base(&lab, "1");
+    fill(&lab);
+    lab.build("ctx", &[]);
+    several(&lab);
+    edit(&lab, "MODE=fast", "MODE=slow");
+    let said = lab.build("ctx", &["--explain", "--build-arg", "VERSION=2"]).said;
+    for part in [
+        " cache miss: build arg VERSION: 1 → 2",
+        "   dir/a (content)",
+        " also: 2 files changed: dir/a, dir/sub/b (1 added: dir/z) (mounted at /m)",
+        " also: env MODE: fast → slow",
+        " also: an earlier step made other files (step [stage-1 3/6] COPY --chown=1:1 dir/ /dst/)",
+        " cache hit: nothing changed",
+        " cache hit: second look: its files, and what lies where they go, are the same",
+    ] {
+        assert!(said.stderr.contains(part), "{part:?} is not in\n{}", said.stderr);
+    }
+}
