@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use image_support::{Home, INDEX, LayerBytes, Reply, Repository, Seen, Server, layer, noise};
 use shale::image::{ImageError, Origin, PullPolicy};
 use shale::oci::platform::Platform;
-use shale::source::registry::{Progress, RegistryConfig, RegistryError};
+use shale::source::registry::{Mirror, Place, Progress, RegistryConfig, RegistryError};
 use shale_cache::OciDigest;
 
 fn amd64() -> Platform {
@@ -481,4 +481,43 @@ fn a_digest_is_pulled_by_and_found_again() {
     assert_eq!(service.resolve(&short, &amd64(), PullPolicy::Missing, &()).expect("the same").record.id, image.record.id);
     assert_eq!(service.resolve(image.record.id.as_str(), &amd64(), PullPolicy::Never, &()).expect("the same").record.id, image.record.id);
     assert_eq!(server.lines().len(), 0);
+}
+
+#[test]
+fn mirrors_are_asked_first_and_none_of_them_is_needed() {
+    let mirror_of = |host: &str, location: &str| Place {
+        prefix: host.into(),
+        mirrors: vec![Mirror { location: location.into(), by_digest_only: false }],
+        ..Place::default()
+    };
+    let with = |place: Place, auth_json: Option<String>| RegistryConfig { places: vec![place], auth_json, ..RegistryConfig::default() };
+    let image = || Repository::new(&[("amd64", &[&one_layer()])]);
+
+    // What a mirror has, its registry is not asked for. The store knows the image by the name that was asked for.
+    let (mirror, home_server) = (server(image(), |_, _| None), server(image(), |_, _| Some(Reply::new(500))));
+    let home = Home::new();
+    let secret = format!(r#"{{"auths":{{"{}":{{"auth":"dTpwOng="}}}}}}"#, home_server.host);
+    pull(&home, &home_server, with(mirror_of(&home_server.host, &mirror.host), Some(secret))).expect("an image");
+    assert!(home_server.lines().is_empty(), "{:?}", home_server.lines());
+    assert!(mirror.seen.lock().expect("the log").iter().all(|s| s.header("authorization").is_none()));
+    let record = home.store.images().list().expect("images").remove(0).0;
+    assert!(record.repo_digests[0].starts_with(&format!("{}/app@", home_server.host)), "{:?}", record.repo_digests);
+
+    // A mirror that is dead is given up, one that has nothing is passed by, one that breaks off is continued.
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").to_string();
+    let empty = server(image(), |_, _| Some(Reply::new(404)));
+    let breaking = server(image(), move |seen, _| {
+        let is_blob = seen.path.contains("/blobs/") && seen.header("range").is_none();
+        is_blob
+            .then(|| Reply { break_after: Some(100_000), ..image().answer(seen) })
+            .or_else(|| seen.header("range").map(|_| Reply::new(503)))
+    });
+    for location in [&dead, &empty.host, &breaking.host] {
+        let home_server = server(image(), |_, _| None);
+        pull(&Home::new(), &home_server, with(mirror_of(&home_server.host, location), None)).expect("an image");
+        assert!(!home_server.lines().is_empty());
+    }
+    let blocked = Place { prefix: "127.0.0.1:1".into(), is_blocked: true, ..Place::default() };
+    let error = Home::new().service_with(with(blocked, None)).pull("127.0.0.1:1/app", &amd64(), &()).expect_err("blocked");
+    assert!(error.to_string().contains("is blocked"), "{error}");
 }

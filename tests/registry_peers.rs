@@ -1,15 +1,14 @@
 //! Pulling from a real registry that another tool has pushed to. Skipped, by name, where a tool is missing.
 
 mod image_support;
+#[path = "support/debian_registry.rs"]
+mod registry;
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::Duration;
 
 use image_support::{Home, export_image, layer, noise, skip, tool};
+use registry::Registry;
 use shale::export::{Destination, Format, MediaTypes, export};
 use shale::image::{ImageError, PullPolicy};
 use shale::oci::platform::Platform;
@@ -19,47 +18,13 @@ fn amd64() -> Platform {
     "linux/amd64".parse().expect("a platform")
 }
 
-/// Debian's registry on a free port; ends with the test.
-struct Registry {
-    process: Child,
-    host: String,
-}
-
-impl Registry {
-    /// `None` if it is not installed. `extra` goes under `http:` of its settings.
-    fn start(dir: &Path, http: &str, auth: &str) -> Option<Self> {
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
-        let data = dir.join("registry");
-        let config = format!(
-            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n{auth}http:\n  addr: 127.0.0.1:{port}\n{http}",
-            data.display()
-        );
-        let file = dir.join("registry.yml");
-        fs::write(&file, config).expect("a file");
-        let started = Command::new("docker-registry").arg("serve").arg(&file).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let process = match started {
-            Ok(process) => process,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                skip("docker-registry");
-                return None;
-            }
-            Err(e) => panic!("docker-registry: {e}"),
-        };
-        let registry = Self { process, host: format!("127.0.0.1:{port}") };
-        let is_up = (0..200).any(|_| {
-            thread::sleep(Duration::from_millis(25));
-            TcpStream::connect(&registry.host).is_ok()
-        });
-        assert!(is_up, "the registry does not listen");
-        Some(registry)
+/// Debian's registry; `None` where it is not installed, which is said.
+fn start(home: &Home, http: &str, auth: &str) -> Option<Registry> {
+    let registry = Registry::start(home.path(), http, auth);
+    if registry.is_none() {
+        skip("docker-registry");
     }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        drop(self.process.kill());
-        drop(self.process.wait());
-    }
+    registry
 }
 
 /// An archive with our image; its DiffIDs.
@@ -81,7 +46,7 @@ fn push(archive: &Path, host: &str, extra: &[&str]) -> bool {
 #[test]
 fn images_of_both_kinds_are_pulled() {
     let home = Home::new();
-    let Some(registry) = Registry::start(home.path(), "", "") else { return };
+    let Some(registry) = start(&home, "", "") else { return };
     let (archive, diff_ids) = archive(&home);
     for format in ["oci", "v2s2"] {
         if !push(&archive, &registry.host, &["--format", format]) {
@@ -112,7 +77,7 @@ fn basic_auth() {
     // bcrypt of "secret", as htpasswd writes it.
     fs::write(&users, "user:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n").expect("a file");
     let auth = format!("auth:\n  htpasswd:\n    realm: r\n    path: {}\n", users.display());
-    let Some(registry) = Registry::start(home.path(), "", &auth) else { return };
+    let Some(registry) = start(&home, "", &auth) else { return };
     let (archive, _) = archive(&home);
     if !push(&archive, &registry.host, &["--dest-creds", "user:secret"]) {
         return;
@@ -148,7 +113,7 @@ fn tls_with(is_ca: &str) {
     let Some(made) = tool("openssl", &[&args[..], &subject].concat()) else { return };
     made.expect("a certificate");
     let tls = format!("  tls:\n    certificate: {cert}\n    key: {key}\n");
-    let Some(registry) = Registry::start(home.path(), &tls, "") else { return };
+    let Some(registry) = start(&home, &tls, "") else { return };
     let (archive, _) = archive(&home);
     if !push(&archive, &registry.host, &[]) {
         return;
@@ -180,7 +145,7 @@ fn tls_with(is_ca: &str) {
 #[test]
 fn an_insecure_host_may_speak_plain_http() {
     let home = Home::new();
-    let Some(registry) = Registry::start(home.path(), "", "") else { return };
+    let Some(registry) = start(&home, "", "") else { return };
     let (archive, _) = archive(&home);
     if !push(&archive, &registry.host, &[]) {
         return;

@@ -80,7 +80,6 @@ static TABLE: &[OtherFlag] = &[
 const OTHER_TOOLS: &[&str] = &[
     "all-platforms",
     "arch",
-    "authfile",
     "build-arg-file",
     "cache",
     "cache-dir",
@@ -112,7 +111,6 @@ const OTHER_TOOLS: &[&str] = &[
     "inherit-labels",
     "insecure",
     "insecure-pull",
-    "insecure-registry",
     "ipc",
     "layer-label",
     "layers",
@@ -147,7 +145,6 @@ const OTHER_TOOLS: &[&str] = &[
     "stage-labels",
     "tar-path",
     "timestamp",
-    "tls-verify",
     "unsetannotation",
     "unsetenv",
     "unsetlabel",

@@ -59,7 +59,8 @@ pub fn store_diagnostic(diagnostic: Diagnostic, error: &StoreError) -> Diagnosti
 }
 
 pub(super) fn service(environment: &Environment) -> Result<ImageService, Failure> {
-    Ok(ImageService::new(open_store(environment)?, Client::new(registry_config(environment))))
+    let config = registry_config(environment).map_err(|error| Diagnostic::of(&error))?;
+    Ok(ImageService::new(open_store(environment)?, Client::new(config)))
 }
 
 /// Words an image error: Docker's client hears such errors from the daemon.

@@ -24,7 +24,7 @@ pub fn login(args: &LoginArgs, environment: &Environment) -> Result<(), Failure>
         warn("DOCKER_AUTH_CONFIG is set and takes precedence over what is logged in with");
     }
     let registry = registry_of(args.server.as_deref().unwrap_or_default());
-    let config = registry_config_with(environment, &args.registry)?;
+    let config = registry_config_with(environment, &args.registry).map_err(|error| Diagnostic::of(&error))?;
     let client = Client::new(config);
     if given == (None, None)
         && let Some(known) = client.stored_credential(registry).map_err(|error| registry_failure(&error))?

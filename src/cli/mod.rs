@@ -5,6 +5,7 @@
 
 pub mod args;
 pub mod cache_filter;
+pub mod config;
 pub mod environment;
 pub mod filter;
 pub mod flags;

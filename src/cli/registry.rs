@@ -117,7 +117,7 @@ impl Progress for Lines<'_> {
 pub(super) fn images(environment: &Environment, args: &RegistryArgs) -> Result<(ImageService, Lease), Failure> {
     let store = open_store(environment)?;
     let lease = store.lease().map_err(|error| store_failure(&error))?;
-    Ok((ImageService::new(store, Client::new(registry_config_with(environment, args)?)), lease))
+    Ok((ImageService::new(store, Client::new(registry_config_with(environment, args).map_err(|error| Diagnostic::of(&error))?)), lease))
 }
 
 fn reference(text: &str) -> Result<Reference, Failure> {

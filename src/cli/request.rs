@@ -20,6 +20,7 @@ use crate::source::registry::RegistryConfig;
 use crate::source::secret::Lent;
 
 use super::args::BuildArgs;
+use super::config::ConfigError;
 use super::environment::Environment;
 use super::flags::parse_bool;
 use super::lent;
@@ -202,6 +203,9 @@ pub enum RequestError {
     /// `--secret` or `--ssh` that cannot be read.
     #[error("{0}")]
     Lent(String),
+    /// A settings file that cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// A named context that cannot be read.
     #[error("invalid build context {text:?}: {reason}")]
     NamedContext {
@@ -274,8 +278,8 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<(BuildRequ
         explain: args.explain,
         command: Vec::new(),
         store_root,
-        registry: registry_config(environment),
         git: git_config(environment),
+        registry: registry_config_with(environment, &args.registry)?,
     };
     Ok((request, notes))
 }

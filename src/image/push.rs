@@ -121,9 +121,10 @@ impl ImageService {
             Some(n) => self.ensure_blob(image, *n, &Fetching(progress)).map(drop),
             None => Ok(()),
         };
-        self.send_blobs(target, export, &fetch, progress)?;
+        let home = self.client().home(target)?;
+        self.send_blobs(&home, export, &fetch, progress)?;
         let name = target.tag().unwrap_or(crate::oci::reference::DEFAULT_TAG);
-        let pushed = self.send_manifest(target, name, &manifest.bytes, &manifest.media_type, progress)?;
+        let pushed = self.send_manifest(&home, name, &manifest.bytes, &manifest.media_type, progress)?;
         self.learn(&image.record, export, manifest, &[target.at_digest(&pushed.digest).to_string()])?;
         Ok(pushed)
     }

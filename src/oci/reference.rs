@@ -160,6 +160,14 @@ impl Reference {
         Some(Self { digest: None, ..self.clone() })
     }
 
+    /// The same tag or digest in another place: `location` is `HOST[/PREFIX]`, `rest` the path below it.
+    #[must_use]
+    pub fn moved(&self, location: &str, rest: &str) -> Self {
+        let (domain, prefix) = location.split_once('/').unwrap_or((location, ""));
+        let path = [prefix.trim_matches('/'), rest].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
+        Self { domain: domain.into(), path, ..self.clone() }
+    }
+
     /// Host and port that serve the registry's API.
     pub fn api_host(&self) -> &str {
         api_host(&self.domain)

@@ -6,6 +6,7 @@ use clap::{ArgAction, Args};
 
 use super::super::flags::{OtherFlags, parse_bool};
 use super::super::values::{Ulimit, parse_bytes, parse_ulimit};
+use super::registry::RegistryArgs;
 
 /// `shale build`
 #[derive(Clone, Debug, Args)]
@@ -87,6 +88,9 @@ pub struct BuildArgs {
     #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]", value_parser = parse_ulimit)]
     pub ulimits: Vec<Ulimit>,
     /// Flags of other engines.
+    /// How registries are reached.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
     #[command(flatten)]
     pub other: OtherFlags,
     /// The build context: a directory, or `-` for a tar archive or Dockerfile on standard input.

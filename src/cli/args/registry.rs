@@ -16,6 +16,9 @@ pub struct RegistryArgs {
     /// A file with CA certificates that are trusted besides the system's.
     #[arg(long = "registry-ca", visible_alias = "ca-cert", value_name = "FILE")]
     pub ca_files: Vec<PathBuf>,
+    /// A file with credentials that is read before all others.
+    #[arg(long = "authfile", value_name = "FILE")]
+    pub auth_file: Option<PathBuf>,
     /// `--tls-verify=false`: no registry's certificate is checked, and plain HTTP will do.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub tls_verify: Option<Verify>,

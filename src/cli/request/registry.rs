@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cli::Failure;
 use crate::cli::args::RegistryArgs;
+use crate::cli::config::{Config, ConfigError, apply_registries_conf};
 use crate::cli::environment::Environment;
 use crate::source::git::GitConfig;
 use crate::source::registry::RegistryConfig;
@@ -15,8 +15,11 @@ pub fn docker_config_file(environment: &Environment) -> Option<PathBuf> {
 }
 
 /// The same with a command's flags.
-pub fn registry_config_with(environment: &Environment, args: &RegistryArgs) -> Result<RegistryConfig, Failure> {
-    let mut config = registry_config(environment);
+pub fn registry_config_with(environment: &Environment, args: &RegistryArgs) -> Result<RegistryConfig, ConfigError> {
+    let mut config = registry_config(environment)?;
+    if let Some(path) = &args.auth_file {
+        config.auth_files.insert(0, environment.resolve(path));
+    }
     config.insecure.extend(args.insecure.iter().cloned());
     config.ca_files.extend(args.ca_files.iter().map(|path| environment.resolve(path)));
     config.insecure_all = args.tls_verify.is_some_and(|verify| !verify.0);
@@ -24,7 +27,7 @@ pub fn registry_config_with(environment: &Environment, args: &RegistryArgs) -> R
 }
 
 /// What talking to registries depends on.
-pub fn registry_config(environment: &Environment) -> RegistryConfig {
+pub fn registry_config(environment: &Environment) -> Result<RegistryConfig, ConfigError> {
     let own = |name: &str| environment.non_empty(name).map(str::to_owned);
     // HTTP_PROXY in capitals is not read: a CGI server sets it from a request header.
     let proxy = |names: &[&str]| names.iter().find_map(|name| own(name));
@@ -35,7 +38,7 @@ pub fn registry_config(environment: &Environment) -> RegistryConfig {
         environment.home().map(|home| home.join(".config/containers/auth.json")),
     ];
     let home_certs = environment.home().map(|home| home.join(".docker/certs.d"));
-    RegistryConfig {
+    let mut config = RegistryConfig {
         auth_json: own("DOCKER_AUTH_CONFIG"),
         auth_files: docker_config_file(environment).into_iter().chain(podman.into_iter().flatten()).collect(),
         helper_path: own("PATH").map(Into::into),
@@ -46,7 +49,10 @@ pub fn registry_config(environment: &Environment) -> RegistryConfig {
         system_ca_dir: path("SSL_CERT_DIR"),
         cert_dirs: ["/etc/docker/certs.d", "/etc/containers/certs.d"].into_iter().map(PathBuf::from).chain(home_certs).collect(),
         ..RegistryConfig::default()
-    }
+    };
+    Config::load(environment)?.apply(environment, &mut config);
+    apply_registries_conf(environment, &mut config)?;
+    Ok(config)
 }
 
 /// What fetching from git repositories depends on. Proxies are those that git itself reads.

@@ -1,5 +1,8 @@
 //! One request about a repository: its address, its credentials, the registry's challenge.
 
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
 use ureq::http::Method;
 
 use super::auth::{self, Scope, Tokens};
@@ -15,6 +18,8 @@ use crate::oci::reference::{Reference, api_host};
 pub struct Client {
     pub(super) transport: Transport,
     pub(super) tokens: Tokens,
+    /// Mirrors that did not answer; asking them again for every blob would cost a wait each.
+    given_up: Mutex<HashSet<String>>,
 }
 
 /// A request about a repository.
@@ -30,7 +35,7 @@ pub(super) struct Call<'a> {
 impl Client {
     /// A client; nothing is read or connected yet.
     pub fn new(config: RegistryConfig) -> Self {
-        Self { transport: Transport::new(config), tokens: Tokens::default() }
+        Self { transport: Transport::new(config), ..Self::default() }
     }
 
     /// Tries user and password, or an identity token, on a registry. Gives the identity token that stands for them from now on, if
@@ -43,6 +48,21 @@ impl Client {
     /// The credential that is kept for a registry as a whole.
     pub fn stored_credential(&self, registry: &str) -> Result<Option<Credential>, RegistryError> {
         Ok(credentials::lookup_host(self.transport.config(), registry)?.credential)
+    }
+
+    /// Where a repository is written to.
+    pub fn home(&self, reference: &Reference) -> Result<Reference, RegistryError> {
+        self.transport.config().home(reference)
+    }
+
+    pub(super) fn is_given_up(&self, mirror: &Reference) -> bool {
+        self.given_up.lock().unwrap_or_else(PoisonError::into_inner).contains(mirror.domain())
+    }
+
+    pub(super) fn note_failure(&self, mirror: &Reference, error: &RegistryError) {
+        if matches!(error, RegistryError::Unreachable { .. } | RegistryError::Tls { .. }) {
+            self.given_up.lock().unwrap_or_else(PoisonError::into_inner).insert(mirror.domain().to_owned());
+        }
     }
 
     /// The URL of something in a repository: `manifests/latest`, `blobs/uploads/`.

@@ -1,8 +1,12 @@
 //! What the registry client is told from outside. It reads no environment itself.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use super::error::RegistryError;
+use crate::oci::reference::Reference;
 
 /// Settings of the registry client; every path and variable was looked up by the caller.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +29,13 @@ pub struct RegistryConfig {
     pub insecure: Vec<String>,
     /// Every host is (`--tls-verify=false`).
     pub insecure_all: bool,
+    /// Hosts that speak plain HTTP.
+    pub plain_http: Vec<String>,
+    /// CA certificates for single hosts.
+    pub host_ca_files: BTreeMap<String, Vec<PathBuf>>,
+    /// Where registries really are, and their mirrors. Of several that fit the one with the longest prefix counts, of equal ones the
+    /// first.
+    pub places: Vec<Place>,
     /// `http_proxy`
     pub http_proxy: Option<String>,
     /// `https_proxy`
@@ -37,11 +48,72 @@ pub struct RegistryConfig {
     pub upload: UploadPolicy,
 }
 
+/// Where the images of a registry, or of a part of it, are to be had.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// How the names begin: `docker.io`, `docker.io/library`, `*.example.com`.
+    pub prefix: String,
+    /// What stands for the prefix; `None` = itself.
+    pub location: Option<String>,
+    /// Asked before it, in this order, for what is read.
+    pub mirrors: Vec<Mirror>,
+    /// Nothing may be read from it or written to it.
+    pub is_blocked: bool,
+}
+
+/// A copy of a registry.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mirror {
+    /// `HOST[:PORT][/PREFIX]`: what stands for the prefix of the place.
+    pub location: String,
+    /// It is not asked for tags.
+    pub by_digest_only: bool,
+}
+
 impl RegistryConfig {
+    /// The place of a repository.
+    fn place(&self, reference: &Reference) -> Option<&Place> {
+        let fits = self.places.iter().rev().filter(|place| rest_of(place, reference).is_some());
+        fits.max_by_key(|place| place.prefix.len())
+    }
+
+    /// Where a name is read from, best first.
+    pub(super) fn sources(&self, reference: &Reference) -> Result<Vec<Reference>, RegistryError> {
+        let home = self.home(reference)?;
+        let Some((place, rest)) = self.place(reference).and_then(|place| Some((place, rest_of(place, reference)?))) else {
+            return Ok(vec![home]);
+        };
+        let mirrors = place.mirrors.iter().filter(|mirror| !mirror.by_digest_only || reference.digest().is_some());
+        Ok(mirrors.map(|mirror| reference.moved(&mirror.location, rest)).chain([home]).collect())
+    }
+
+    /// Where a name is written to.
+    pub(super) fn home(&self, reference: &Reference) -> Result<Reference, RegistryError> {
+        let Some((place, rest)) = self.place(reference).and_then(|place| Some((place, rest_of(place, reference)?))) else {
+            return Ok(reference.clone());
+        };
+        if place.is_blocked {
+            return Err(RegistryError::Blocked { reference: reference.familiar_name(), prefix: place.prefix.clone() });
+        }
+        Ok(place.location.as_deref().map_or_else(|| reference.clone(), |location| reference.moved(location, rest)))
+    }
+
     /// Whether a host's certificate is not checked and it may speak plain HTTP.
     pub(super) fn is_insecure(&self, host: &str) -> bool {
         self.insecure_all || self.insecure.iter().any(|h| h == host)
     }
+}
+
+/// What of a repository's path follows a place's prefix.
+fn rest_of<'a>(place: &Place, reference: &'a Reference) -> Option<&'a str> {
+    if let Some(parent) = place.prefix.strip_prefix("*.") {
+        let is_below = reference.domain().strip_suffix(parent).is_some_and(|sub| sub.ends_with('.'));
+        return is_below.then(|| reference.path());
+    }
+    let (host, path) = place.prefix.split_once('/').unwrap_or((&place.prefix, ""));
+    let rest = reference.path().strip_prefix(path)?;
+    let ends_a_name = path.is_empty() || rest.is_empty() || rest.starts_with('/');
+    (host == reference.domain() && ends_a_name).then(|| rest.trim_start_matches('/'))
 }
 
 /// How patient the client is.
@@ -119,3 +191,41 @@ pub trait Progress: Sync {
 
 /// Says nothing and never gives up.
 impl Progress for () {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_their_places() {
+        let place = |prefix: &str, location: Option<&str>, mirrors: &[&str]| Place {
+            prefix: prefix.into(),
+            location: location.map(Into::into),
+            mirrors: mirrors.iter().map(|m| Mirror { location: (*m).into(), by_digest_only: m.starts_with("digest") }).collect(),
+            is_blocked: prefix.contains("blocked"),
+        };
+        let places = vec![
+            place("docker.io", None, &["m1:5000", "m2.example/hub", "digest.example"]),
+            place("docker.io/library", None, &["official.example/o"]),
+            place("old.example/team", Some("new.example/x/y"), &[]),
+            place("*.blocked.example", None, &[]),
+        ];
+        let config = RegistryConfig { places, ..RegistryConfig::default() };
+        let shown = |name: &str| match config.sources(&Reference::parse(name).expect(name)) {
+            Ok(sources) => sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+            Err(error) => error.to_string(),
+        };
+        let digest = format!("sha256:{}", "a".repeat(64));
+        for (name, expected) in [
+            ("user/app:1", "m1:5000/user/app:1 m2.example/hub/user/app:1 docker.io/user/app:1"),
+            ("alpine", "official.example/o/alpine docker.io/library/alpine"),
+            ("old.example/team/app:2", "new.example/x/y/app:2"),
+            ("old.example/teams/app", "old.example/teams/app"),
+            ("r.blocked.example/app", "registry r.blocked.example/app is blocked by the place \"*.blocked.example\" of the settings"),
+            ("blocked.example/app", "blocked.example/app"),
+        ] {
+            assert_eq!(shown(name), expected, "{name}");
+        }
+        assert!(shown(&format!("user/app@{digest}")).contains(&format!("digest.example/user/app@{digest}")));
+    }
+}

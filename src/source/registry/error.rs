@@ -35,6 +35,14 @@ pub enum RegistryError {
         /// The registry's words.
         detail: String,
     },
+    /// The settings forbid it.
+    #[error("registry {reference} is blocked by the place {prefix:?} of the settings")]
+    Blocked {
+        /// What was asked for.
+        reference: String,
+        /// The place.
+        prefix: String,
+    },
     /// No connection.
     #[error("cannot reach {host}: {detail}")]
     Unreachable {

@@ -137,7 +137,9 @@ impl Transport {
             return base.clone();
         }
         let has_certs = !tls::cert_dirs(&self.config, host).is_empty();
-        let plain = if self.config.is_insecure(host) {
+        let plain = if self.config.plain_http.iter().any(|h| h == host) {
+            true
+        } else if self.config.is_insecure(host) {
             // Docker's order: TLS without a check of the certificate, then none.
             let probe = Request { method: Method::HEAD, ..Request::get(format!("https://{host}/v2/")) };
             self.send(&probe).is_err()

@@ -21,7 +21,7 @@ pub(in crate::source) mod retry;
 mod tls;
 
 pub use client::Client;
-pub use config::{BlobState, Progress, RegistryConfig, RetryPolicy, UploadPolicy};
+pub use config::{BlobState, Mirror, Place, Progress, RegistryConfig, RetryPolicy, UploadPolicy};
 pub use credentials::Credential;
 pub use error::RegistryError;
 pub use keyring::{Kept, Keyring};

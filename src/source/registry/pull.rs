@@ -48,6 +48,34 @@ impl Client {
         known: Known<'_>,
         progress: &dyn Progress,
     ) -> Result<RemoteImage, RegistryError> {
+        self.try_sources(reference, |source| self.resolve_at(source, platform, known, progress))
+    }
+
+    /// Tries the mirrors of a name one after the other, then its registry, whose error counts.
+    fn try_sources<T>(
+        &self,
+        reference: &Reference,
+        mut deed: impl FnMut(&Reference) -> Result<T, RegistryError>,
+    ) -> Result<T, RegistryError> {
+        let mut sources = self.transport.config().sources(reference)?;
+        let home = sources.pop().unwrap_or_else(|| reference.clone());
+        for mirror in sources.iter().filter(|mirror| !self.is_given_up(mirror)) {
+            match deed(mirror) {
+                Err(error @ (RegistryError::Cancelled | RegistryError::Sink { .. })) => return Err(error),
+                Err(error) => self.note_failure(mirror, &error),
+                done => return done,
+            }
+        }
+        deed(&home)
+    }
+
+    fn resolve_at(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        known: Known<'_>,
+        progress: &dyn Progress,
+    ) -> Result<RemoteImage, RegistryError> {
         let (mut descriptor, mut bytes) = self.top(reference, known, progress)?;
         let top = descriptor.digest.clone();
         let mut documents = Vec::new();
@@ -85,21 +113,21 @@ impl Client {
         progress: &dyn Progress,
     ) -> Result<(), RegistryError> {
         let what = format!("{}@{digest}", reference.familiar_name());
-        let mut attempts = Attempts::new(self.transport.config().retry, &what, progress);
+        // What one source gave stays, and the next one goes on from there: the digest is of the whole.
         let mut done_bytes = 0;
-        loop {
-            let before = done_bytes;
-            let mut transfer = Transfer { reference, digest, size_bytes, done_bytes: &mut done_bytes, sink: &mut *sink, progress };
-            match transfer.run(self) {
-                Ok(()) => return Ok(()),
-                Err(fault) => {
-                    if done_bytes >= before + CHUNK_BYTES as u64 {
-                        attempts.reset();
-                    }
-                    attempts.pause(fault)?;
+        self.try_sources(reference, |source| {
+            let mut attempts = Attempts::new(self.transport.config().retry, &what, progress);
+            loop {
+                let before = done_bytes;
+                let (done_bytes, sink) = (&mut done_bytes, &mut *sink);
+                let mut transfer = Transfer { reference: source, digest, size_bytes, done_bytes, sink, progress };
+                let Err(fault) = transfer.run(self) else { return Ok(()) };
+                if *transfer.done_bytes >= before + CHUNK_BYTES as u64 {
+                    attempts.reset();
                 }
+                attempts.pause(fault)?;
             }
-        }
+        })
     }
 
     /// The tags of a repository, in the registry's order.
@@ -108,6 +136,7 @@ impl Client {
         struct Page {
             tags: Option<Vec<String>>,
         }
+        let reference = &self.home(reference)?;
         let mut tags: Vec<String> = Vec::new();
         let mut next = Some(self.url(reference, "tags/list"));
         let mut pages = 0;

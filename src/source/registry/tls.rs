@@ -56,7 +56,7 @@ pub(super) fn cert_dirs(config: &RegistryConfig, host: &str) -> Vec<PathBuf> {
 pub(super) fn settings(config: &RegistryConfig, system: &SystemRoots, host: &str) -> Result<Arc<ClientConfig>, RegistryError> {
     let insecure = config.is_insecure(host);
     let mut trusted = Vec::new();
-    for path in &config.ca_files {
+    for path in config.ca_files.iter().chain(config.host_ca_files.get(host).into_iter().flatten()) {
         trusted.extend(certificates(path)?);
     }
     let mut client = None;

@@ -1,0 +1,197 @@
+//! login, push, pull and logout as people type them, against Debian's registry and other engines.
+
+mod support;
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Stdio};
+
+use support::debian_registry::Registry;
+use support::{Lab, Said, Who, as_everybody, has, skip};
+
+/// Runs shale with a text on its standard input.
+fn run_with(lab: &Lab, args: &[&str], input: &str) -> Said {
+    let mut child = lab.shale(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("shale starts");
+    child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("shale reads");
+    Said::of(child.wait_with_output().expect("shale ends"))
+}
+
+fn registry(lab: &Lab) -> Option<Registry> {
+    let registry = Registry::with_user(&lab.path("etc"));
+    if registry.is_none() {
+        skip("docker-registry", "not installed");
+    }
+    registry
+}
+
+/// The file that login writes.
+fn login_file(lab: &Lab) -> std::path::PathBuf {
+    lab.path("home/.docker/config.json")
+}
+
+/// Runs a tool with the credentials of the file; `None` where it is not installed.
+fn peer(lab: &Lab, program: &str, args: &[&str]) -> Option<Said> {
+    if !has(program) {
+        skip(program, "not installed");
+        return None;
+    }
+    let mut command = Command::new(program);
+    command.args(args).env("REGISTRY_AUTH_FILE", login_file(lab)).current_dir(lab.path("work"));
+    Some(Said::of(command.output().expect("the tool starts")))
+}
+
+#[test]
+fn an_image_goes_to_a_registry_and_comes_back() {
+    as_everybody(|lab| {
+        let Some(registry) = registry(lab) else { return };
+        let host = &registry.host;
+        lab.load_busybox();
+        lab.context("app", &[("Dockerfile", "FROM busybox\nRUN echo made >/made\nCOPY file /\n"), ("file", "content\n")]);
+        let name = format!("{host}/team/app:1");
+        // The archive and the push are of the same build.
+        let archive = lab.build("app", &["-t", &name]).image.digest;
+
+        let said = lab.run(&["push", &name]);
+        assert_eq!(said.code, 1, "{}", said.stderr);
+        assert!(said.stderr.contains("unauthorized: authentication required") && said.stderr.contains("log in"), "{}", said.stderr);
+
+        let said = run_with(lab, &["login", "-u", "user", "--password-stdin", &format!("http://{host}/v2/")], "secret\n");
+        assert_eq!((said.code, said.stdout.as_str()), (0, "Login Succeeded\n"), "{}", said.stderr);
+        assert!(said.stderr.contains("WARNING! Your credentials are stored unencrypted in"), "{}", said.stderr);
+
+        let said = lab.run(&["push", &name]);
+        assert!(said.ok(), "{:?}: {}", lab.who(), said.stderr);
+        let lines: Vec<&str> = said.stdout.lines().collect();
+        assert_eq!(lines[0], format!("The push refers to repository [{host}/team/app]"));
+        assert_eq!(lines.iter().filter(|l| l.ends_with(": Preparing")).count(), 3, "{}", said.stdout);
+        assert_eq!(lines.iter().filter(|l| l.ends_with(": Pushed")).count(), 3, "{}", said.stdout);
+        let last = lines.last().expect("lines");
+        assert!(last.starts_with(&format!("1: digest: {archive} size: ")), "the archive's digest: {last}");
+
+        let said = lab.run(&["push", &name]);
+        assert_eq!(said.stdout.lines().filter(|l| l.ends_with(": Layer already exists")).count(), 3, "{}", said.stdout);
+        let other = format!("{host}/other");
+        assert!(lab.run(&["tag", &name, &other]).ok());
+        let said = lab.run(&["push", &other]);
+        assert_eq!(said.stdout.lines().next(), Some("Using default tag: latest"));
+        assert_eq!(said.stdout.lines().filter(|l| l.ends_with(": Mounted from team/app")).count(), 3, "{}", said.stdout);
+        assert_eq!(lab.run(&["image", "push", "-q", &name]).stdout, format!("{name}\n"));
+
+        peers_see(lab, &name, &archive);
+        pulled_back(lab, &name, &archive);
+        let secrets = Command::new("grep").args(["-rlE", "dXNlcjpzZWNyZXQ|user:secret"]).arg(lab.store()).output().expect("grep runs");
+        assert!(secrets.stdout.is_empty(), "the password is in the store: {}", String::from_utf8_lossy(&secrets.stdout));
+    });
+}
+
+fn peers_see(lab: &Lab, name: &str, digest: &str) {
+    let image = format!("docker://{name}");
+    if let Some(said) = peer(lab, "skopeo", &["inspect", "--tls-verify=false", "--format", "{{.Digest}}", &image]) {
+        assert_eq!(said.stdout.trim(), digest, "{}", said.stderr);
+    }
+    if lab.who() == Who::Caller && support::is_root() {
+        let (root, run) = (lab.path("podman").display().to_string(), lab.path("podman-run").display().to_string());
+        let own = ["--root", &root, "--runroot", &run, "--storage-driver", "vfs"];
+        if let Some(said) = peer(lab, "podman", &[&own[..], &["pull", "-q", "--tls-verify=false", name]].concat()) {
+            assert!(said.ok(), "podman: {}", said.stderr);
+            let said = peer(lab, "podman", &[&own[..], &["image", "inspect", "--format", "{{.Digest}}", name]].concat()).expect("podman");
+            assert_eq!(said.stdout.trim(), digest, "{}", said.stderr);
+        }
+    }
+}
+
+/// Another store gets the image from the registry.
+fn pulled_back(lab: &Lab, name: &str, digest: &str) {
+    let other = lab.path("home/other-store");
+    let run = |args: &[&str]| Said::of(lab.shale(args).env("SHALE_ROOT", &other).output().expect("shale starts"));
+    let said = run(&["pull", name]);
+    assert!(said.ok(), "{}", said.stderr);
+    let lines: Vec<&str> = said.stdout.lines().collect();
+    assert_eq!(lines[0], "1: Pulling from team/app");
+    assert_eq!(lines.iter().filter(|l| l.ends_with(": Pull complete")).count(), 3, "{}", said.stdout);
+    let tail = [format!("Digest: {digest}"), format!("Status: Downloaded newer image for {name}"), name.to_owned()];
+    assert_eq!(lines[lines.len() - 3..], tail);
+    let said = run(&["pull", name]);
+    let same = [
+        "1: Pulling from team/app".to_owned(),
+        format!("Digest: {digest}"),
+        format!("Status: Image is up to date for {name}"),
+        name.to_owned(),
+    ];
+    assert_eq!(said.stdout.lines().collect::<Vec<_>>(), same);
+    assert_eq!(run(&["pull", "-q", name]).stdout, format!("{name}\n"));
+    let repository = name.strip_suffix(":1").expect("a tag");
+    let said = run(&["pull", "-a", repository]);
+    assert_eq!(said.stdout.lines().last(), Some(repository), "{}", said.stderr);
+    let by_digest = format!("{repository}@{digest}");
+    let said = run(&["pull", &by_digest]);
+    assert_eq!(said.stdout.lines().last(), Some(by_digest.as_str()), "{}", said.stderr);
+    lab.context("again", &[("Dockerfile", &format!("FROM {name}\nRUN cat /made /file >/both\n"))]);
+    assert!(run(&["build", "-q", "again"]).ok());
+    let said = run(&["pull", &format!("{repository}:none")]);
+    assert_eq!(said.code, 1);
+    assert!(said.stderr.contains(":none: not found"), "{}", said.stderr);
+}
+
+#[test]
+fn what_cannot_be_pushed_is_told_in_docker_s_words() {
+    let lab = Lab::new(Who::Caller);
+    lab.load_busybox();
+    assert!(lab.run(&["tag", "busybox", "localhost:1/app:1"]).ok());
+    let digest = format!("localhost:1/app@sha256:{}", "a".repeat(64));
+    for (args, text) in [
+        (&["push", "localhost:1/nothing"][..], "An image does not exist locally with the tag: localhost:1/nothing"),
+        (&["push", "localhost:1/app:2"], "tag does not exist: localhost:1/app:2"),
+        (&["push", &digest], "cannot push a digest reference"),
+        (&["push", "-a", "localhost:1/app:1"], "tag can't be used with --all-tags/-a"),
+        (&["pull", "-a", "localhost:1/app:1"], "tag can't be used with --all-tags/-a"),
+        (&["push", "localhost:1/app:1"], "cannot reach localhost:1: "),
+        (&["push", "Up/App"], "must be lowercase"),
+    ] {
+        let said = lab.run(args);
+        assert_eq!(said.code, 1, "{args:?}: {}", said.stderr);
+        assert!(said.stderr.contains(text), "{args:?}: {}", said.stderr);
+    }
+}
+
+#[test]
+fn login_keeps_credentials_as_docker_does() {
+    as_everybody(|lab| {
+        let Some(registry) = registry(lab) else { return };
+        let host = &registry.host;
+        let file = login_file(lab);
+        for (args, text) in [
+            (&["login", "-u", "user", "-p", "wrong", host][..], "failed with status: 401 Unauthorized"),
+            (&["login", host], "cannot perform an interactive login from a non-TTY device"),
+            (&["login", "--password-stdin", host], "requires --username to be set"),
+            (&["login", "-u", "", "-p", "x", host], "username is empty"),
+        ] {
+            let said = lab.run(args);
+            assert_eq!((said.code, said.stdout.as_str()), (1, ""), "{args:?}");
+            assert!(said.stderr.contains(text), "{args:?}: {}", said.stderr);
+            assert!(!file.exists(), "{args:?}: nothing is kept");
+        }
+        let url = format!("http://{host}/");
+        let said = lab.run(&["login", "-u", "user", "-p", "secret", &url]);
+        assert_eq!((said.code, said.stdout.as_str()), (0, "Login Succeeded\n"), "{}", said.stderr);
+        assert!(said.stderr.starts_with("WARNING! Using --password via the CLI is insecure. Use --password-stdin.\n"), "{}", said.stderr);
+        assert!(!said.stderr.contains("secret"), "{}", said.stderr);
+        let text = fs::read_to_string(&file).expect("the file");
+        assert_eq!(text, format!("{{\n\t\"auths\": {{\n\t\t\"{host}\": {{\n\t\t\t\"auth\": \"dXNlcjpzZWNyZXQ=\"\n\t\t}}\n\t}}\n}}"));
+        assert_eq!(fs::metadata(&file).expect("the file").permissions().mode() & 0o777, 0o600);
+        let said = lab.run(&["login", host]);
+        assert_eq!((said.code, said.stdout.as_str()), (0, "Login Succeeded\n"), "{}", said.stderr);
+        assert!(said.stderr.starts_with("Authenticating with existing credentials..."), "{}", said.stderr);
+
+        // Another folder, as Jenkins gives one for each build.
+        let said = Said::of(
+            lab.shale(&["login", "-u", "user", "-p", "secret", &url]).env("DOCKER_CONFIG", lab.work("config")).output().expect("shale"),
+        );
+        assert!(said.ok() && lab.work("config/config.json").exists(), "{}", said.stderr);
+        let said = lab.run(&["logout", &url]);
+        assert_eq!(said.stdout, format!("Removing login credentials for {host}\n"));
+        assert!(!fs::read_to_string(&file).expect("the file").contains(host.as_str()));
+        assert!(lab.run(&["logout", host]).ok(), "twice is no error");
+    });
+}
