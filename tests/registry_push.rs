@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use image_support::receiver::Receiver;
 use image_support::{GZIP, Home, LayerBytes, MANIFEST, Reply, Seen, Server, layer, noise};
-use shale::image::{ImageError, Pushed};
+use shale::image::{ImageError, PushAs, Pushed};
 use shale::oci::reference::Reference;
 use shale::source::registry::{BlobState, Progress, RegistryConfig, RegistryError, UploadPolicy};
-use shale_cache::{BlobRef, DiffId, ImageLayer, ImageRecord, OciDigest};
+use shale_cache::{BlobRef, Built, DiffId, ImageLayer, ImageRecord, OciDigest};
 
 /// Blobs from here on are sent in parts.
 const SINGLE_BYTES: u64 = 100_000;
@@ -39,7 +39,7 @@ fn keep(home: &Home, name: &str, layers: &[&LayerBytes], known_as: &[String]) ->
         layers: layers.collect(),
         repo_digests: known_as.to_vec(),
         stored_at_secs: 1,
-        built: shale_cache::Built::default(),
+        built: Built::default(),
     };
     home.store.images().put(&record).expect("a record");
     let name = Reference::parse(name).expect("a name").with_default_tag();
@@ -58,7 +58,7 @@ fn push_with(home: &Home, name: &Reference, registry: RegistryConfig, progress: 
     let service = home.service_with(config(registry));
     let mut pack = |_: &ImageLayer| panic!("every layer is packed");
     let outgoing = service.outgoing(name, &mut pack).expect("an image");
-    service.push(&outgoing, name, progress).map_err(|error| match error {
+    service.push(&outgoing, name, PushAs::Tag, progress).map_err(|error| match error {
         ImageError::Registry(error) => error,
         other => panic!("not the registry's: {other}"),
     })

@@ -195,3 +195,89 @@ fn login_keeps_credentials_as_docker_does() {
         assert!(lab.run(&["logout", host]).ok(), "twice is no error");
     });
 }
+
+#[test]
+fn a_build_pushes_its_result() {
+    as_everybody(|lab| {
+        let Some(registry) = registry(lab) else { return };
+        let host = &registry.host;
+        assert!(run_with(lab, &["login", "-u", "user", "--password-stdin", host], "secret").ok());
+        lab.load_busybox();
+        lab.context("app", &[("Dockerfile", "FROM busybox\nRUN echo made >/made\n")]);
+        let (one, two) = (format!("{host}/app:1"), format!("{host}/app:2"));
+        let metadata = |name: &str| -> serde_json::Value {
+            serde_json::from_str(&fs::read_to_string(lab.work(name)).expect("the metadata")).expect("JSON")
+        };
+        let remote = |name: &str| {
+            let image = format!("docker://{name}");
+            peer(lab, "skopeo", &["inspect", "--tls-verify=false", "--format", "{{.Digest}}", &image])
+                .map(|said| said.stdout.trim().to_owned())
+        };
+        // Several results at once; the archive and the registries have the same manifest.
+        let (archive, layout) = (lab.work("a.tar"), format!("type=oci,dest={}", lab.work("a.tar").display()));
+        let said = lab.run(&["build", "--push", "-t", &one, "-t", &two, "-o", &layout, "--metadata-file", "m.json", "app"]);
+        assert!(said.ok(), "{:?}: {}", lab.who(), said.stderr);
+        let digest = support::image::Image::read(&archive).digest;
+        assert_eq!(metadata("m.json")["containerimage.digest"], digest.as_str());
+        assert_eq!(metadata("m.json")["image.name"], format!("{one},{two}"));
+        for name in [&one, &two] {
+            assert!(said.stderr.contains(&format!("pushing manifest for {name}@{digest}")), "{}", said.stderr);
+            assert!(remote(name).is_none_or(|found| found == digest), "{name}");
+        }
+        assert!(lab.run(&["inspect", "--format", "{{json .RepoDigests}}", &one]).stdout.contains(&digest));
+
+        let said = lab.run(&["build", "-q", "-o", &format!("type=registry,name={host}/named:3,compression=zstd"), "app"]);
+        assert!(
+            said.ok() && remote(&format!("{host}/named:3")).is_none_or(|found| found != digest && found.starts_with("sha256:")),
+            "{}",
+            said.stderr
+        );
+        let by_digest = format!("type=image,name={host}/digest,push=true,push-by-digest=true,name-canonical=true");
+        assert!(lab.run(&["build", "--output", &by_digest, "--metadata-file", "d.json", "app"]).ok());
+        assert_eq!(metadata("d.json")["image.name"], format!("{host}/digest@{digest}"));
+        assert!(lab.run(&["pull", "-q", &format!("{host}/digest@{digest}")]).ok());
+        let said = lab.run(&["pull", "-q", &format!("{host}/digest")]);
+        assert!(said.stderr.contains("/digest:latest: not found"), "there is no tag: {}", said.stderr);
+
+        let said = lab.run(&["build", "--push", "app"]);
+        assert_eq!(said.code, 1);
+        assert!(said.stderr.contains("tag is needed when pushing to registry"), "{}", said.stderr);
+        assert!(lab.run(&["logout", host]).ok());
+        let said = lab.run(&["build", "--push", "-t", &format!("{host}/refused:1"), "app"]);
+        assert_eq!(said.code, 1);
+        assert!(said.stderr.contains("unauthorized: authentication required"), "{}", said.stderr);
+    });
+}
+
+#[test]
+fn an_index_is_pushed_with_its_images() {
+    let lab = Lab::new(Who::Caller);
+    let Some(registry) = registry(&lab) else { return };
+    let host = &registry.host;
+    assert!(run_with(&lab, &["login", "-u", "user", "--password-stdin", host], "secret").ok());
+    lab.context("app", &[("Dockerfile", "FROM scratch\nARG TARGETARCH\nLABEL arch=$TARGETARCH\nCOPY file /\n"), ("file", "x")]);
+    let name = format!("{host}/multi:1");
+    let said = lab.run(&["build", "--push", "--platform", "linux/amd64,linux/arm64", "-t", &name, "--metadata-file", "m.json", "app"]);
+    assert!(said.ok(), "{}", said.stderr);
+    let text = fs::read_to_string(lab.work("m.json")).expect("the metadata");
+    let digest =
+        serde_json::from_str::<serde_json::Value>(&text).expect("JSON")["containerimage.digest"].as_str().expect("a digest").to_owned();
+    let said = lab.run(&["push", &name]);
+    assert!(
+        said.stdout.contains(&format!("1: digest: {digest} size: ")),
+        "the store's image is the same index: {}{}",
+        said.stdout,
+        said.stderr
+    );
+    for architecture in ["amd64", "arm64"] {
+        let other = lab.path("home").join(architecture);
+        let pull = ["pull", "-q", "--platform", &format!("linux/{architecture}"), &name];
+        assert!(Said::of(lab.shale(&pull).env("SHALE_ROOT", &other).output().expect("shale starts")).ok(), "{architecture}");
+        let inspect = ["inspect", "--format", "{{.Architecture}}", &name];
+        let said = Said::of(lab.shale(&inspect).env("SHALE_ROOT", &other).output().expect("shale starts"));
+        assert_eq!(said.stdout.trim(), architecture, "{}", said.stderr);
+    }
+    if let Some(said) = peer(&lab, "skopeo", &["inspect", "--tls-verify=false", "--raw", &format!("docker://{name}")]) {
+        assert!(said.stdout.contains("application/vnd.oci.image.index.v1+json") && said.stdout.contains("arm64"), "{}", said.stdout);
+    }
+}

@@ -68,7 +68,6 @@ static TABLE: &[OtherFlag] = &[
     row("detach", None, Takes::Switch, Verdict::Refused),
     row("policy", None, Takes::Value, Verdict::Refused),
     row("print", None, Takes::Value, Verdict::Refused),
-    row("push", None, Takes::Switch, Verdict::Refused),
     row("root", None, Takes::Value, Verdict::Refused),
     row("security-opt", None, Takes::Value, Verdict::Refused),
     row("server-config", None, Takes::Value, Verdict::Refused),
@@ -256,8 +255,8 @@ mod tests {
     fn what_would_change_the_result_is_refused_by_name() {
         for (args, name) in [
             (&["--policy", "x"][..], "--policy"),
-            (&["--push"], "--push"),
-            (&["--push=true"], "--push"),
+            (&["--stream"], "--stream"),
+            (&["--stream=true"], "--stream"),
             (&["--provenance=mode=max"], "--provenance"),
             (&["--sbom=true"], "--sbom"),
             (&["-D"], "--debug"),
@@ -268,6 +267,6 @@ mod tests {
 
     #[test]
     fn a_refused_switch_that_is_off_asks_for_nothing() {
-        assert_eq!(judge(&["--push=false", "--squash=0", "--detach=f"]), Ok(vec![]));
+        assert_eq!(judge(&["--stream=false", "--squash=0", "--detach=f"]), Ok(vec![]));
     }
 }

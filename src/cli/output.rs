@@ -36,6 +36,19 @@ pub struct Output {
     pub platform_split: Option<bool>,
     /// `annotation…`
     pub annotations: Annotations,
+    /// `push=true`, `type=registry`
+    pub push: Option<Push>,
+}
+
+/// How an image goes to its registry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Push {
+    /// `push-by-digest=true`: without a tag.
+    pub by_digest: bool,
+    /// `registry.insecure=true`
+    pub insecure: bool,
+    /// `name-canonical=true`: the name with the digest is told, too.
+    pub canonical: bool,
 }
 
 /// The exporters.
@@ -144,7 +157,7 @@ pub enum OutputError {
     /// Something of Docker's that shale does not do.
     #[error("output {what} is not supported yet")]
     Unsupported {
-        /// `type=registry`, `attribute push=true`
+        /// `attribute unpack=true`
         what: String,
     },
     /// An attribute that the exporter does not have.
@@ -220,6 +233,7 @@ impl Output {
             mirror: false,
             platform_split: None,
             annotations: Annotations::default(),
+            push: None,
         }
     }
 
@@ -248,15 +262,19 @@ impl Output {
             "local" => OutputKind::Local,
             "tar" => OutputKind::Tar,
             "cacheonly" => OutputKind::CacheOnly,
-            "image" => OutputKind::Store,
-            "registry" => return Err(OutputError::Unsupported { what: "type=registry".into() }),
+            "image" | "registry" => OutputKind::Store,
             _ => return Err(OutputError::UnknownType { kind: kind_name }),
         };
-        let mut read = Fields::default();
+        let mut read = Fields { is_pushed: kind_name == "registry", ..Fields::default() };
         for (key, value) in pairs {
             read.take(kind, &kind_name, &key, value)?;
         }
         finish(kind, &kind_name, read, environment)
+    }
+
+    /// Names that the store's image gets: not those that are only pushed by digest.
+    pub fn own_names(&self) -> &[String] {
+        if self.push.is_some_and(|push| push.by_digest) { &[] } else { &self.names }
     }
 
     /// The same output for several `--output` flags: only one of them may own standard output.
@@ -278,6 +296,8 @@ struct Fields {
     mirror: bool,
     platform_split: Option<bool>,
     annotations: Annotations,
+    is_pushed: bool,
+    push: Push,
 }
 
 impl Fields {
@@ -317,6 +337,10 @@ impl Fields {
             }
             // Times of files are the epoch's in any case, as BuildKit has it.
             "rewrite-timestamp" if is_files => drop(switch()?),
+            "push" if kind == OutputKind::Store => self.is_pushed = switch()?,
+            "push-by-digest" if kind == OutputKind::Store => self.push.by_digest = switch()?,
+            "registry.insecure" if kind == OutputKind::Store => self.push.insecure = switch()?,
+            "name-canonical" if kind == OutputKind::Store => self.push.canonical = switch()?,
             "push"
             | "push-by-digest"
             | "registry.insecure"
@@ -366,7 +390,25 @@ impl Fields {
 
 /// Settles the destination.
 fn finish(kind: OutputKind, name: &str, fields: Fields, environment: &Environment) -> Result<Output, OutputError> {
-    let Fields { dest, names, layers, as_directory, docker_media_types, drop, unpack, mirror, platform_split, annotations } = fields;
+    let Fields {
+        dest,
+        names,
+        layers,
+        as_directory,
+        docker_media_types,
+        drop,
+        unpack,
+        mirror,
+        platform_split,
+        annotations,
+        is_pushed,
+        push,
+    } = fields;
+    // Without a registry there is no digest that a name could be given.
+    if !is_pushed && (push.by_digest || push.canonical) {
+        let key = if push.by_digest { "push-by-digest" } else { "name-canonical" };
+        return Err(OutputError::Unsupported { what: format!("attribute {key}=true without push=true") });
+    }
     check_level(&layers)?;
     let is_directory = kind == OutputKind::Local || as_directory;
     let to_stdout = |kind| {
@@ -392,6 +434,7 @@ fn finish(kind: OutputKind, name: &str, fields: Fields, environment: &Environmen
         mirror,
         platform_split,
         annotations,
+        push: is_pushed.then_some(push),
     })
 }
 
@@ -468,6 +511,18 @@ mod tests {
     }
 
     #[test]
+    fn images_are_pushed_where_that_is_said() {
+        let push = |text: &str| parse(text).unwrap().push;
+        assert_eq!(push("type=image"), None);
+        assert_eq!(push("type=registry,push=false"), None);
+        assert_eq!(push("type=registry"), Some(Push::default()));
+        assert_eq!(push("type=image,push=true"), Some(Push::default()));
+        let all = "type=image,name=r.io/a,push=true,push-by-digest=true,name-canonical=true,registry.insecure=true";
+        assert_eq!(push(all), Some(Push { by_digest: true, insecure: true, canonical: true }));
+        assert!(parse(all).unwrap().own_names().is_empty(), "a name without a tag is none of the store's");
+    }
+
+    #[test]
     fn times_are_cut_only_when_that_is_asked_for() {
         let packing = |text: &str, epoch| parse(text).unwrap().layers.packing(epoch);
         assert_eq!(packing("type=oci,dest=x", Some(5)), Packing { encoder: Encoder::Gzip { level: 5 }, clamp_secs: None });
@@ -482,12 +537,11 @@ mod tests {
             ("dest=x,a=b", "type is required for output \"dest=x,a=b\""),
             ("type=oci,x", "invalid value \"x\" in output \"type=oci,x\": must be a key=value pair"),
             ("type=floppy", "unknown output type \"floppy\"; known are oci, docker, local, tar, image and cacheonly"),
-            ("type=registry", "output type=registry is not supported yet"),
-            ("type=image,push=true", "output attribute push=true is not supported yet"),
+            ("type=oci,dest=x,push=true", "output attribute push=true is not supported yet"),
             ("type=oci,annotation-layer.a=b,dest=x", "invalid output attribute \"annotation-layer.a\": unrecognized annotation type layer"),
             ("type=local,annotation.a=b,dest=x", "unknown attribute \"annotation.a\" for output type=local"),
             ("type=local,dest=x,mode=move", "invalid local exporter mode \"move\""),
-            ("type=image,name-canonical=true", "output attribute name-canonical=true is not supported yet"),
+            ("type=image,name-canonical=true", "output attribute name-canonical=true without push=true is not supported yet"),
             ("type=oci,dest=x,colour=red", "unknown attribute \"colour\" for output type=oci"),
             ("type=local,dest=x,compression=gzip", "unknown attribute \"compression\" for output type=local"),
             ("type=cacheonly,dest=x", "unknown attribute \"dest\" for output type=cacheonly"),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use shale_cache::{ImageLayer, Lease, OciDigest, Packed};
 
 use crate::execute::forms::Forms;
-use crate::image::{ImageError, ImageService, Outgoing, short_id};
+use crate::image::{ImageError, ImageService, Outgoing, PushAs, short_id};
 use crate::oci::manifest::runs_on;
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
@@ -167,7 +167,7 @@ pub fn push(args: &PushArgs, environment: &Environment) -> Result<(), Failure> {
         let names: HashMap<&str, &str> = layers.iter().map(|(diff_id, blob)| (blob.as_str(), short_id(diff_id))).collect();
         say_out(layers.iter().map(|(diff_id, _)| format!("{}: Preparing\n", short_id(diff_id))).collect())?;
         let lines = Lines { names, words: &PUSHING, quiet: args.quiet, held: None };
-        let pushed = service.push(&outgoing, &target, &lines).map_err(|error| failure(&error))?;
+        let pushed = service.push(&outgoing, &target, PushAs::Tag, &lines).map_err(|error| failure(&error))?;
         say_out(format!("{}: digest: {} size: {}\n", target.tag().unwrap_or_default(), pushed.digest, pushed.size_bytes))?;
     }
     if args.quiet { print(format!("{name}\n")) } else { Ok(()) }
@@ -188,12 +188,15 @@ fn packed(service: &ImageService, name: &Reference) -> Result<Outgoing, Failure>
 
 fn check_platform(outgoing: &Outgoing, name: &Reference, wanted: Option<&Platform>) -> Result<(), Failure> {
     let Some(wanted) = wanted else { return Ok(()) };
-    let offered = outgoing.platform();
-    if runs_on(&offered, wanted) {
+    let offered = outgoing.platforms();
+    // All of an index, or the one image that there is.
+    if let [only] = &offered[..]
+        && runs_on(only, wanted)
+    {
         return Ok(());
     }
     let text = format!("image with reference {} was found but does not provide the specified platform ({wanted})", name.familiar());
-    Err(Diagnostic::new(text).hint(format!("it is for {offered}")).into())
+    Err(Diagnostic::new(text).hint(format!("it is for {}", offered.iter().map(Platform::to_string).collect::<Vec<_>>().join(", "))).into())
 }
 
 /// `shale pull`

@@ -203,6 +203,9 @@ pub enum RequestError {
     /// `--secret` or `--ssh` that cannot be read.
     #[error("{0}")]
     Lent(String),
+    /// Nowhere to push to.
+    #[error("tag is needed when pushing to registry")]
+    PushWithoutName,
     /// A settings file that cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -228,14 +231,14 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<(BuildRequ
     let source_date_epoch = build_args.get("SOURCE_DATE_EPOCH").and_then(|text| text.parse().ok());
     let platforms = platforms(&args.platforms, environment)?;
     let is_multi_platform = platforms.len() > 1 || forced_index(&build_args)?;
-    let mut outputs = outputs(&args.outputs, environment)?;
+    let mut outputs = outputs(&args.outputs, args.push, !args.tags.is_empty(), environment)?;
     // What is loaded elsewhere is an image of the store first.
     if args.load && outputs.iter().all(|output| output.kind != OutputKind::Store) {
         outputs.push(Output::to_store());
     }
     let allowed = allow::allowed(&args.allow)?;
     allow::check_deletions(&outputs, &args.allow, environment)?;
-    let tags = args.tags.iter().cloned().chain(outputs.iter().flat_map(|output| output.names.iter().cloned()));
+    let tags = args.tags.iter().cloned().chain(outputs.iter().flat_map(|output| output.own_names().to_vec()));
     let tags = unique(tags.map(|text| image_name(&text)).collect::<Result<_, _>>()?);
     let (progress, progress_note) = progress_mode(args, environment)?;
     let (store_root, store_note) = environment.store_root();
@@ -243,6 +246,7 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<(BuildRequ
     let mut add_hosts =
         args.add_hosts.iter().map(|text| parse_add_host(text)).collect::<Result<Vec<_>, _>>().map_err(RequestError::AddHost)?;
     add_hosts.sort();
+    let registry = registry_for(args, environment, &outputs, &tags)?;
     let request = BuildRequest {
         context,
         dockerfile,
@@ -279,7 +283,7 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<(BuildRequ
         command: Vec::new(),
         store_root,
         git: git_config(environment),
-        registry: registry_config_with(environment, &args.registry)?,
+        registry,
     };
     Ok((request, notes))
 }
@@ -356,11 +360,39 @@ fn forced_index(build_args: &BTreeMap<String, String>) -> Result<bool, RequestEr
     parse_bool(text).map_err(|_| RequestError::MultiPlatform { text: text.clone() })
 }
 
-fn outputs(given: &[String], environment: &Environment) -> Result<Vec<Output>, RequestError> {
-    let outputs = given.iter().map(|text| Output::parse(text, environment)).collect::<Result<Vec<_>, _>>()?;
+/// How registries are reached, with what single outputs say about theirs.
+fn registry_for(
+    args: &BuildArgs,
+    environment: &Environment,
+    outputs: &[Output],
+    tags: &[Reference],
+) -> Result<RegistryConfig, RequestError> {
+    let mut registry = registry_config_with(environment, &args.registry)?;
+    for output in outputs.iter().filter(|output| output.push.is_some_and(|push| push.insecure)) {
+        let own = output.names.iter().filter_map(|name| Reference::parse(name).ok()).collect::<Vec<_>>();
+        let names = if own.is_empty() { tags } else { &own };
+        registry.insecure.extend(names.iter().map(|name| name.api_host().to_owned()));
+    }
+    Ok(registry)
+}
+
+fn outputs(given: &[String], push: bool, has_tags: bool, environment: &Environment) -> Result<Vec<Output>, RequestError> {
+    let mut outputs = given.iter().map(|text| Output::parse(text, environment)).collect::<Result<Vec<_>, _>>()?;
     let clash = outputs.iter().enumerate().any(|(i, a)| outputs[..i].iter().any(|b| a.shares_stdout_with(b)));
     if clash {
         return Err(RequestError::StdoutTwice);
+    }
+    if push {
+        // As in buildx: every image that was asked for is pushed, and one is if none was.
+        if !outputs.iter().any(|output| output.kind == OutputKind::Store) {
+            outputs.push(Output::to_store());
+        }
+        for output in outputs.iter_mut().filter(|output| output.kind == OutputKind::Store) {
+            output.push.get_or_insert_default();
+        }
+    }
+    if outputs.iter().any(|output| output.push.is_some() && output.names.is_empty()) && !has_tags {
+        return Err(RequestError::PushWithoutName);
     }
     Ok(if outputs.is_empty() { vec![Output::to_store()] } else { outputs })
 }

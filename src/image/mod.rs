@@ -28,7 +28,7 @@ pub use error::ImageError;
 pub use history::HistoryStep;
 pub use inspect::{ContainerConfig, GraphDriver, Inspect, InspectMetadata, InspectRootFs};
 pub use lookup::short_id;
-pub use push::{Outgoing, Pushed};
+pub use push::{Outgoing, PushAs, Pushed};
 /// A layer of a base: its DiffID, and its blob or its layer in the store where they are known.
 pub use shale_cache::ImageLayer as BaseLayer;
 pub use transfer::Loaded;

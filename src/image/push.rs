@@ -11,7 +11,10 @@ use shale_cache::{BlobRef, ImageLayer, ImageRecord, OciDigest, Packed};
 
 use super::resolve::merge;
 use super::{ImageError, ImageService, ResolvedImage};
-use crate::export::{BuiltManifest, ExportImage, MediaTypes, build_manifest};
+use crate::export::{
+    BuiltIndex, BuiltManifest, ExportError, ExportImage, ExportIndex, Exportable, MediaTypes, build_index, build_manifest,
+};
+use crate::oci::manifest::Descriptor;
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::source::registry::{BlobState, NewManifest, Progress, Sent, UploadSession};
@@ -19,12 +22,29 @@ use crate::source::registry::{BlobState, NewManifest, Progress, Sent, UploadSess
 /// Blobs that one image sends at a time, as Docker does.
 const PARALLEL_BLOBS: usize = 5;
 
-/// An image of the store, ready to be pushed: every layer has a packed form, wherever it is.
+/// An image, or images of several platforms, ready to be pushed: every layer has a packed form, wherever it is.
 #[derive(Debug)]
 pub struct Outgoing {
-    image: ResolvedImage,
+    parts: Vec<Part>,
+    index: Option<BuiltIndex>,
+}
+
+/// The image of one platform.
+#[derive(Debug)]
+struct Part {
+    /// The store's image where absent blobs come from; `None` = every blob is in the store.
+    image: Option<ResolvedImage>,
     export: ExportImage,
     manifest: BuiltManifest,
+}
+
+/// Under what a manifest is put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PushAs {
+    /// The tag of the name.
+    Tag,
+    /// Its own digest.
+    Digest,
 }
 
 /// What a registry has got.
@@ -42,15 +62,41 @@ pub struct Pushed {
 type Fetch<'a> = &'a (dyn Fn(&OciDigest) -> Result<(), ImageError> + Sync);
 
 impl Outgoing {
-    /// The platform that the image is for.
-    pub fn platform(&self) -> Platform {
-        self.image.config.platform()
+    /// What a build has just packed.
+    pub fn of(one: Exportable, types: MediaTypes) -> Result<Self, ExportError> {
+        match one {
+            Exportable::Image(export) => {
+                let manifest = build_manifest(&export, types)?;
+                Ok(Self { parts: vec![Part { image: None, export: *export, manifest }], index: None })
+            }
+            Exportable::Index(all) => {
+                let index = build_index(&all, types)?;
+                let parts = all.images.into_iter().zip(&index.manifests);
+                let parts = parts.map(|((_, export), manifest)| Part { image: None, export, manifest: manifest.clone() }).collect();
+                Ok(Self { parts, index: Some(index) })
+            }
+        }
+    }
+
+    /// The platforms that it is for.
+    pub fn platforms(&self) -> Vec<Platform> {
+        self.parts.iter().filter_map(|part| part.image.as_ref()).map(|image| image.config.platform()).collect()
+    }
+
+    /// What points to the manifest, or to the index.
+    pub fn descriptor(&self) -> Descriptor {
+        let manifest = &self.parts[0].manifest;
+        let (media_type, digest, bytes) = match &self.index {
+            Some(index) => (&index.media_type, &index.digest, &index.bytes),
+            None => (&manifest.media_type, &manifest.digest, &manifest.bytes),
+        };
+        Descriptor::new(media_type, digest.clone(), bytes.len() as u64)
     }
 
     /// The layers from the top down, as Docker names them: DiffID and blob, each blob once.
     pub fn layers(&self) -> Vec<(&OciDigest, &OciDigest)> {
         let mut layers: Vec<(&OciDigest, &OciDigest)> = Vec::new();
-        for layer in self.export.layers.iter().rev() {
+        for layer in self.parts.iter().flat_map(|part| part.export.layers.iter().rev()) {
             if !layers.iter().any(|(_, blob)| *blob == &layer.blob) {
                 layers.push((&layer.diff_id.0, &layer.blob));
             }
@@ -60,13 +106,43 @@ impl Outgoing {
 }
 
 impl ImageService {
-    /// The image behind a tag, with all layers packed. `pack` packs those that are not.
+    /// What stands behind a tag, with all layers packed: an image, or those of all platforms that were built for one index. `pack`
+    /// packs layers that have no blob.
     pub fn outgoing(
         &self,
         name: &Reference,
         pack: &mut dyn FnMut(&ImageLayer) -> Result<Packed, ImageError>,
     ) -> Result<Outgoing, ImageError> {
         let record = self.find_reference(name)?.ok_or_else(|| ImageError::NoTag { name: name.familiar() })?;
+        let built = record.built.clone();
+        let types = if built.docker_media_types { MediaTypes::Docker } else { MediaTypes::Oci };
+        if built.platforms.is_empty() {
+            return Ok(Outgoing { parts: vec![self.part(name, record, types, pack)?], index: None });
+        }
+        let mut parts = Vec::new();
+        for id in &built.platforms {
+            let missing = || ImageError::MissingBlob { image: name.familiar(), digest: id.clone() };
+            let one = if *id == record.id { record.clone() } else { self.store().images().get(id)?.ok_or_else(missing)? };
+            parts.push(self.part(name, one, types, pack)?);
+        }
+        let images = parts.iter().filter_map(|part| Some((part.image.as_ref()?.config.platform(), part.export.clone())));
+        let all = ExportIndex {
+            names: vec![name.clone()],
+            images: images.collect(),
+            annotations: built.index_annotations,
+            descriptor_annotations: built.index_descriptor_annotations,
+        };
+        let index = Some(build_index(&all, types)?);
+        Ok(Outgoing { parts, index })
+    }
+
+    fn part(
+        &self,
+        name: &Reference,
+        record: ImageRecord,
+        types: MediaTypes,
+        pack: &mut dyn FnMut(&ImageLayer) -> Result<Packed, ImageError>,
+    ) -> Result<Part, ImageError> {
         let image = self.base_of(&name.to_string(), record)?;
         let layers = image.layers.iter().map(|layer| match &layer.blob {
             Some(blob) => Ok(packed(layer, blob)),
@@ -77,24 +153,18 @@ impl ImageService {
             Some(manifest) => self.store().blobs().read(&manifest.digest)?,
             None => None,
         };
-        let names = vec![name.clone()];
-        let mut export = ExportImage {
-            names,
-            config: image.config_bytes.clone(),
-            layers,
-            annotations: image.record.built.annotations.clone(),
-            descriptor_annotations: image.record.built.descriptor_annotations.clone(),
-            manifest: kept,
-        };
-        let manifest = match build_manifest(&export, MediaTypes::Oci) {
+        let (names, config, built) = (vec![name.clone()], image.config_bytes.clone(), &image.record.built);
+        let (annotations, descriptor_annotations) = (built.annotations.clone(), built.descriptor_annotations.clone());
+        let mut export = ExportImage { names, config, layers, annotations, descriptor_annotations, manifest: kept };
+        let manifest = match build_manifest(&export, types) {
             // The layers were packed anew in another way than the manifest says.
             Err(_) if export.manifest.is_some() => {
                 export.manifest = None;
-                build_manifest(&export, MediaTypes::Oci)?
+                build_manifest(&export, types)?
             }
             built => built?,
         };
-        Ok(Outgoing { image, export, manifest })
+        Ok(Part { image: Some(image), export, manifest })
     }
 
     /// The tags of a repository in the store, sorted.
@@ -112,34 +182,40 @@ impl ImageService {
         Ok(self.client().tags(repository, progress)?)
     }
 
-    /// Pushes an image of the store to a tag. The store remembers under which digest the registry knows it.
-    pub fn push(&self, outgoing: &Outgoing, target: &Reference, progress: &dyn Progress) -> Result<Pushed, ImageError> {
-        let Outgoing { image, export, manifest } = outgoing;
-        let numbers: HashMap<&OciDigest, usize> =
-            image.layers.iter().enumerate().filter_map(|(n, layer)| Some((&layer.blob.as_ref()?.digest, n))).collect();
-        let fetch = |digest: &OciDigest| match numbers.get(digest) {
-            Some(n) => self.ensure_blob(image, *n, &Fetching(progress)).map(drop),
-            None => Ok(()),
-        };
+    /// Pushes to a name: all blobs, then the manifests, then the index over them. The store remembers under which digest the registry
+    /// knows its image.
+    pub fn push(&self, outgoing: &Outgoing, target: &Reference, push_as: PushAs, progress: &dyn Progress) -> Result<Pushed, ImageError> {
         let home = self.client().home(target)?;
-        self.send_blobs(&home, export, &fetch, progress)?;
-        let name = target.tag().unwrap_or(crate::oci::reference::DEFAULT_TAG);
-        let pushed = self.send_manifest(&home, name, &manifest.bytes, &manifest.media_type, progress)?;
-        self.learn(&image.record, export, manifest, &[target.at_digest(&pushed.digest).to_string()])?;
+        for part in &outgoing.parts {
+            let layers = part.image.iter().flat_map(|image| image.layers.iter().enumerate());
+            let numbers: HashMap<&OciDigest, usize> = layers.filter_map(|(n, layer)| Some((&layer.blob.as_ref()?.digest, n))).collect();
+            let fetch = |digest: &OciDigest| match (&part.image, numbers.get(digest)) {
+                (Some(image), Some(n)) => self.ensure_blob(image, *n, &Fetching(progress)).map(drop),
+                _ => Ok(()),
+            };
+            self.send_blobs(&home, &part.export, &fetch, progress)?;
+        }
+        let (bytes, media_type) = match &outgoing.index {
+            None => (&outgoing.parts[0].manifest.bytes, &outgoing.parts[0].manifest.media_type),
+            Some(index) => {
+                for BuiltManifest { bytes, media_type, digest, .. } in outgoing.parts.iter().map(|part| &part.manifest) {
+                    self.send_manifest(&home, digest.as_str(), bytes, media_type, progress)?;
+                }
+                (&index.bytes, &index.media_type)
+            }
+        };
+        let digest = outgoing.descriptor().digest;
+        let name = match push_as {
+            PushAs::Tag => target.tag().unwrap_or(crate::oci::reference::DEFAULT_TAG),
+            PushAs::Digest => digest.as_str(),
+        };
+        let pushed = self.send_manifest(&home, name, bytes, media_type, progress)?;
+        for part in &outgoing.parts {
+            if let Some(image) = &part.image {
+                self.learn(&image.record, &part.export, &part.manifest, &[target.at_digest(&pushed.digest).to_string()])?;
+            }
+        }
         Ok(pushed)
-    }
-
-    /// Pushes an image whose blobs are all in the store, without a name: by the digest of its manifest.
-    pub fn push_exported(
-        &self,
-        image: &ExportImage,
-        manifest: &BuiltManifest,
-        target: &Reference,
-        progress: &dyn Progress,
-    ) -> Result<Pushed, ImageError> {
-        self.send_blobs(target, image, &|_| Ok(()), progress)?;
-        let name = manifest.digest.to_string();
-        self.send_manifest(target, &name, &manifest.bytes, &manifest.media_type, progress)
     }
 
     /// Puts a manifest or index whose parts are in the repository under a tag or its own digest.

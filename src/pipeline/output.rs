@@ -1,6 +1,7 @@
 //! What a solved graph becomes: packed layers, configs, the store's images, archives, files.
 
 mod image;
+mod push;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -82,7 +83,7 @@ fn is_archive(output: &Output) -> bool {
 
 /// Whether an output needs packed layers: the store's image only where somebody said how they are packed.
 fn is_packed(output: &Output) -> bool {
-    is_archive(output) || (output.kind == OutputKind::Store && output.layers != LayerOptions::default())
+    is_archive(output) || output.push.is_some() || (output.kind == OutputKind::Store && output.layers != LayerOptions::default())
 }
 
 /// The annotations of an output: its own stand over those of the command line.
@@ -125,19 +126,28 @@ pub(super) fn write(
         report.written.push(Written { digest, descriptor: Some(exported.descriptor) });
         kept.get_or_insert(made);
     }
+    let pushes = outputs.prepare_pushes(&names, &mut kept)?;
     if images.iter().any(|output| output.keep) {
         let id = outputs.task("exporting to image", |task| outputs.keep(kept, first, &names, task))?;
-        if report.written.is_empty() {
+        if report.written.is_empty() && pushes.is_empty() {
             report.written.push(Written { digest: id.clone(), descriptor: None });
         }
         report.id.get_or_insert(id);
+    }
+    for push in pushes {
+        let pushed = outputs.push(&push)?;
+        let id = if request.multi_platform { pushed.digest.clone() } else { push.configs[0].clone() };
+        report.id.get_or_insert(id);
+        report.names.extend(pushed.canonical);
+        // What a registry has is what others will know the result by.
+        report.written.insert(0, Written { digest: pushed.digest, descriptor: Some(pushed.descriptor) });
     }
     Ok(report)
 }
 
 fn names(request: &BuildRequest) -> Result<Vec<Reference>, BuildError> {
     let mut names = request.tags.clone();
-    for text in request.outputs.iter().flat_map(|output| &output.names) {
+    for text in request.outputs.iter().flat_map(Output::own_names) {
         let parsed = Reference::parse(text).map_err(|source| ImageError::Reference { text: text.clone(), source })?;
         names.push(parsed);
     }

@@ -66,6 +66,9 @@ pub struct BuildArgs {
     /// Always ask the registry for newer base images.
     #[arg(long, value_parser = parse_bool, action = ArgAction::Set)]
     pub pull: bool,
+    /// Push the image to the registry that its names say, as `--output type=registry` does.
+    #[arg(long, value_parser = parse_bool, action = ArgAction::Set)]
+    pub push: bool,
     /// Print nothing but the image id.
     #[arg(short = 'q', long, value_parser = parse_bool, action = ArgAction::Set)]
     pub quiet: bool,
