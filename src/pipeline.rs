@@ -2,19 +2,20 @@
 
 mod account;
 mod bases;
+mod call;
+mod checks;
 mod error;
+mod frontend;
 mod inputs;
 mod output;
 mod remote;
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::thread;
 
 use shale_cache::{BuildRecord, OciDigest, Store};
 
 use crate::cli::request::BuildRequest;
-use crate::dockerfile::lint::{self, CheckOptions};
 use crate::dockerfile::{ast::Dockerfile, parse};
 use crate::execute::ahead::{self, Ahead};
 use crate::execute::forms::Forms;
@@ -22,14 +23,14 @@ use crate::execute::log::StepLogs;
 use crate::execute::{BuildExecutor, StepError, run_upon};
 use crate::image::ImageService;
 use crate::plan::PlanOptions;
-use crate::plan::graph::{CopySource, Op, Plan, Warning};
+use crate::plan::graph::Plan;
 use crate::sandbox::Cancel;
 use crate::solve::event::{Event, Reporter};
 use crate::solve::schedule::Solver;
 use crate::solve::{Site, SolveError, Solved, Tally};
-use crate::source::context::BuildContext;
 use account::Account;
 use bases::Bases;
+pub use call::{Answer, call};
 pub use error::BuildError;
 use inputs::Inputs;
 pub use output::{Written, write_file};
@@ -86,6 +87,7 @@ fn build_for(
     let inputs = Inputs::open(request, services)?;
     let site = Site { context: inputs.identity(), dockerfile: inputs.dockerfile.clone() };
     account.is_at(&site);
+    frontend::check(request, &inputs.source, services)?;
     let dockerfile = parsed(&inputs)?;
     let options = plan_options(request, &inputs);
     let mut bases = Bases::new(request, services);
@@ -127,6 +129,7 @@ fn plan_options(request: &BuildRequest, inputs: &Inputs) -> PlanOptions {
     PlanOptions {
         build_args: request.build_args.clone(),
         target: request.target.clone(),
+        all_stages: false,
         labels: request.labels.clone(),
         platforms: request.platforms.clone(),
         build_platform: crate::oci::platform::Platform::native(),
@@ -144,41 +147,13 @@ fn plan_options(request: &BuildRequest, inputs: &Inputs) -> PlanOptions {
 
 /// Reports lint warnings, in the order of their lines; `# check=error=true` makes them an error.
 fn warn(inputs: &Inputs, dockerfile: &Dockerfile, plan: &Plan, options: &PlanOptions, services: Services<'_>) -> Result<(), BuildError> {
-    let check = match options.build_args.get("BUILDKIT_DOCKERFILE_CHECK") {
-        Some(text) => CheckOptions::parse(text),
-        None => CheckOptions::of(dockerfile),
-    };
-    let check = check.map_err(|error| BuildError::Check { text: error.to_string() })?;
-    let mut warnings: Vec<Warning> = lint::lint_stages(dockerfile, &check, &|stage| plan.stages.contains(&stage));
-    warnings.extend(plan.warnings.iter().cloned());
-    warnings.extend(copies_of_ignored(inputs, dockerfile, plan, &check));
-    warnings.sort_by_key(|warning| warning.span.map(|span| span.start));
-    if warnings.is_empty() {
-        return Ok(());
+    let check = checks::options(dockerfile, options)?;
+    let warnings = checks::warnings(inputs, dockerfile, plan, &check);
+    let refused = checks::refuse(&warnings, &check);
+    if !warnings.is_empty() {
+        services.reporter.report(Event::Warnings { source: inputs.source.clone(), warnings });
     }
-    let rules: BTreeSet<&'static str> = warnings.iter().map(|warning| warning.rule).collect();
-    services.reporter.report(Event::Warnings { source: inputs.source.clone(), warnings });
-    if check.error { Err(BuildError::Lint(rules.into_iter().collect())) } else { Ok(()) }
-}
-
-/// COPY and ADD of what the ignore file leaves out: only the context knows its rules.
-fn copies_of_ignored(inputs: &Inputs, dockerfile: &Dockerfile, plan: &Plan, check: &CheckOptions) -> Vec<Warning> {
-    let Some(ignore) = inputs.contexts.get(None).and_then(BuildContext::ignore) else { return Vec::new() };
-    let mut warnings = Vec::new();
-    for vertex in &plan.graph.vertices {
-        let (Op::Copy(copy), Some((_, span))) = (&vertex.op, &vertex.source) else { continue };
-        let instructions = dockerfile.stages.iter().flat_map(|stage| &stage.instructions);
-        let comments = instructions.filter(|i| i.span == *span).flat_map(|i| i.comments.clone()).collect::<Vec<_>>();
-        if copy.source != CopySource::Context(None) || !check.with_comments(&comments).allows("CopyIgnoredFile") {
-            continue;
-        }
-        let deed = if copy.instruction == "ADD" { "Add" } else { "Copy" };
-        for source in copy.sources.iter().filter(|source| ignore.is_ignored(source.as_bytes())) {
-            let text = format!("Attempting to {deed} file {source:?} that is excluded by .dockerignore");
-            warnings.push(Warning { rule: "CopyIgnoredFile", text, span: Some(*span) });
-        }
-    }
-    warnings
+    refused
 }
 
 fn solve(

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 use shale::dockerfile::error::{ErrorKind, ParseError};
-use shale::dockerfile::lint::{CheckOptions, find_rule, lint_stages};
+use shale::dockerfile::lint::{CheckOptions, StageFacts, find_rule, lint_stages};
 use shale::dockerfile::parse::{Arguments, Node, nodes, parse};
 use shale::dockerfile::word::{self, Lexer};
 use shale::span::SourceFile;
@@ -252,7 +252,7 @@ fn warnings_are_as_recorded() {
         let given = case["options"]["build_args"]["BUILDKIT_DOCKERFILE_CHECK"].as_str();
         let options = given.map_or_else(|| CheckOptions::of(&file), CheckOptions::parse).expect("options");
         // The recording holds each warning once; what is not reachable is not in it.
-        let mut got: Vec<_> = lint_stages(&file, &options, &|_| true)
+        let mut got: Vec<_> = lint_stages(&file, &options, &StageFacts::of_text(&file))
             .into_iter()
             .map(|w| (source.line_of(w.span.expect("a place").start) as u64, w.rule.to_owned(), w.text))
             .collect();
@@ -296,7 +296,7 @@ fn examples_of_the_rules_warn() {
             continue;
         }
         total += 1;
-        let warns = lint_stages(&file, &options, &|_| true).iter().any(|w| w.rule == text("rule"));
+        let warns = lint_stages(&file, &options, &StageFacts::of_text(&file)).iter().any(|w| w.rule == text("rule"));
         if warns != (text("kind") == "bad") {
             wrong.push(format!("{example}: warns: {warns} {errors:?}"));
         }

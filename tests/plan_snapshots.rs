@@ -60,7 +60,7 @@ fn plan_text(options: &str, dockerfile: &str) -> String {
 }
 
 fn image_text(image: &ImageRef, source: &SourceFile) -> String {
-    let near = image.did_you_mean.as_ref().map(|n| format!(", did you mean {n}?")).unwrap_or_default();
+    let near = image.did_you_mean.as_ref().map(|n| format!(", did you mean {}?", n.name())).unwrap_or_default();
     let line = source.lines_of(image.span).0;
     format!("image {} {} as {:?} in line {line}{near}\n", image.key.name, image.key.platform, image.reason)
 }

@@ -42,7 +42,14 @@ const TABLE: &[Row] = &[
     ("unknown instruction", "FROM scratch\nCOPPY f /\n", &[], 1, &["Dockerfile:2", ">>> COPPY f /", "line 2: unknown instruction: COPPY (did you mean COPY?)"]),
     ("unknown flag of an instruction", "FROM scratch\nCOPY --chwon=1 f /\n", &[], 1, &["Dockerfile:2", "--chwon", "did you mean"]),
     ("no FROM", "RUN true\n", &[], 1, &["Dockerfile:1", ">>> RUN true"]),
-    ("empty", "", &[], 1, &["file with no instructions", "hint: "]),
+    ("empty", "", &[], 1, &["the Dockerfile cannot be empty", "hint: "]),
+    ("only comments", "# nothing\n", &[], 1, &["file with no instructions", "hint: "]),
+    ("another frontend", "# syntax=example/pack:1\nFROM scratch\n", &[], 1, &["Dockerfile:1", "frontend example/pack:1 cannot be run", "hint: "]),
+    ("another frontend by argument", OK, &["--build-arg", "BUILDKIT_SYNTAX=example/pack --x"], 1, &["frontend example/pack cannot be run"]),
+    ("bad check", "# check=error=x\nFROM scratch\nCOPY f /\n", &[], 1, &["failed to parse check options: failed to parse check option \"error=x\": strconv.ParseBool: parsing \"x\": invalid syntax"]),
+    ("bad check by argument", OK, &["--build-arg", "BUILDKIT_DOCKERFILE_CHECK=warn=a"], 1, &["failed to parse build-arg:BUILDKIT_DOCKERFILE_CHECK: invalid check option \"warn\""]),
+    ("misspelt image", "FROM apline:3.99\n", &["--build-context", "docker.io/library/apline:3.99=oci-layout://none"], 1, &["Dockerfile:1", "(did you mean alpine?)"]),
+    ("unknown question", OK, &["--call", "outlien"], 1, &["unsupported request frontend.outlien", "outline"]),
     ("unknown target", "FROM scratch AS build\nCOPY f /\n", &["--target", "biuld"], 1, &["target stage \"biuld\" could not be found", "hint: ", "build"]),
     ("unknown stage", "FROM scratch AS build\nFROM scratch\nCOPY --from=biuld /f /\n", &["--build-context", "docker.io/library/biuld=oci-layout://none"], 1, &["Dockerfile:3", "hint: is the stage \"build\" meant?"]),
     ("nobody listens", "FROM 127.0.0.1:1/x\n", &[], 1, &["Dockerfile:1", "127.0.0.1:1", "Connection refused", "hint: "]),
@@ -114,6 +121,14 @@ fn bad_command_lines_and_contexts() {
             assert_eq!(state(lab), before, "{what}");
         }
     });
+}
+
+#[test]
+fn a_misspelt_exception_of_the_ignore_file_is_pointed_at() {
+    let lab = Lab::new(Who::Caller);
+    lab.context("ctx", &[("Dockerfile", "FROM scratch\nCOPY config.yml /\n"), ("config.yml", "c\n"), (".dockerignore", "*\n!confg.yml\n")]);
+    let said = lab.run(&["build", "--progress", "plain", "ctx"]);
+    fails(&said, 1, &["\"*\" in line 1 of .dockerignore", "is \"!confg.yml\" in line 2 meant to keep it?"], "exception");
 }
 
 #[test]

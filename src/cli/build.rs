@@ -17,15 +17,17 @@ use super::environment::Environment;
 use super::flags::parse_bool;
 use super::output::{Destination, OutputKind};
 use super::progress::{Display, Screen, Summary, warning_json};
+use super::request::call::Call;
 use super::request::{self, BuildRequest, NamedContext, ProgressMode};
 use super::signals::Watch;
-use super::{Failure, engine, human, image};
+use super::{Failure, call, engine, human, image};
 use crate::dockerfile::lint::is_secret_name;
 use crate::execute::StepError;
 use crate::export::ExportError;
 use crate::image::ImageService;
 use crate::oci::reference::Reference;
 use crate::pipeline::{self, BuildError, BuildReport, Services, write_file};
+use crate::plan::Near;
 use crate::sandbox::{Cancel, SandboxError};
 use crate::source::context::Missing;
 use crate::source::registry::Client;
@@ -65,6 +67,12 @@ pub fn run(args: &BuildArgs, environment: &Environment) -> Result<(), Failure> {
     let watch = Watch::start(cancel.clone(), give_up(&store, &request)).map_err(|error| Diagnostic::of(&error))?;
     let display = Display::start(request.progress, request.colour, OPENING, Screen::stderr());
     let services = Services { store: &store, images: &images, reporter: &display, cancel: &cancel };
+    if let Some(asked) = request.call {
+        let answer = pipeline::call(&request, asked.method, services);
+        watch.is_over();
+        display.finish();
+        return answered(answer, asked, watch.caught());
+    }
     let built = pipeline::build(&request, services);
     watch.is_over();
     let summary = display.finish();
@@ -72,7 +80,7 @@ pub fn run(args: &BuildArgs, environment: &Environment) -> Result<(), Failure> {
         sync_detached(&job);
     }
     if !matches!(request.progress, ProgressMode::Quiet | ProgressMode::RawJson) {
-        say(&diagnostic::warnings(&summary.warnings));
+        say(&diagnostic::warnings(&summary.warnings, request.debug));
     }
     match built {
         Ok(report) => {
@@ -127,6 +135,26 @@ fn called(argv: impl Iterator<Item = OsString>) -> Vec<String> {
         }
     };
     argv.map(tell).collect()
+}
+
+/// Prints the answer to `--call`.
+fn answered(answer: Result<pipeline::Answer, BuildError>, asked: Call, signal: Option<i32>) -> Result<(), Failure> {
+    match (answer, signal) {
+        (_, Some(signal)) => {
+            say(CANCELED);
+            Err(Failure::Signal(signal))
+        }
+        (Ok(answer), None) => {
+            let printed = call::render(&answer, asked);
+            print(printed.result)?;
+            say(&printed.errors);
+            if printed.is_bad { Err(Failure::Told) } else { Ok(()) }
+        }
+        (Err(error), None) => {
+            tell(&error);
+            Err(Failure::Told)
+        }
+    }
 }
 
 /// Refuses places that cannot be written before the build, not an hour later.
@@ -242,41 +270,55 @@ fn metadata(request: &BuildRequest, report: &BuildReport, summary: &Summary) -> 
 
 /// Shows an error, or every one of a Dockerfile.
 fn tell(error: &BuildError) {
-    match error {
+    for diagnostic in diagnostics(error) {
+        say(&diagnostic.render());
+    }
+}
+
+/// An error as it is shown; a Dockerfile may have several.
+pub(super) fn diagnostics(error: &BuildError) -> Vec<Diagnostic> {
+    let one = match error {
         BuildError::Parse { file, errors } => {
-            for error in errors {
+            let shown = errors.iter().map(|error| {
                 let diagnostic = Diagnostic::build(error.sentence()).at(file.clone(), error.span);
                 // BuildKit's sentence asks it already.
                 let hint = error.hint.clone().filter(|hint| !hint.starts_with("did you mean"));
-                say(&with_hint(diagnostic, hint).render());
-            }
+                with_hint(diagnostic, hint)
+            });
+            return shown.collect();
         }
         BuildError::Plan { file, errors } => {
-            for error in errors {
+            let shown = errors.iter().map(|error| {
                 let diagnostic = Diagnostic::build(error.to_string());
-                say(&with_hint(at(diagnostic, error.span.map(|span| (file.clone(), span))), error.hint()).render());
-            }
+                with_hint(at(diagnostic, error.span.map(|span| (file.clone(), span))), error.hint())
+            });
+            return shown.collect();
         }
         BuildError::Image { name, at: (file, span), did_you_mean, cause } => {
-            let hint = did_you_mean.as_ref().map(|stage| format!("is the stage {stage:?} meant?")).or_else(|| cause.hint());
-            let diagnostic = Diagnostic::build(format!("{name}: failed to resolve source metadata: {cause}"));
-            say(&with_hint(diagnostic.caused_by(cause).at(file.clone(), *span), hint).render());
+            let hint = did_you_mean.as_ref().and_then(Near::hint).or_else(|| cause.hint());
+            let better = did_you_mean.as_ref().map(|near| format!(" (did you mean {}?)", near.name())).unwrap_or_default();
+            let diagnostic = Diagnostic::build(format!("{name}: failed to resolve source metadata: {cause}{better}"));
+            with_hint(diagnostic.caused_by(cause).at(file.clone(), *span), hint)
         }
-        BuildError::Step { at: place, cause, .. } => say(&step(cause, place.clone()).render()),
-        BuildError::Keep(cause) => say(&with_hint(Diagnostic::build(cause.to_string()).caused_by(cause), cause.hint()).render()),
-        BuildError::Store(cause) => say(&image::store_diagnostic(Diagnostic::build(cause.to_string()), cause).render()),
-        BuildError::Git(cause) => say(&with_hint(Diagnostic::build(cause.to_string()).caused_by(cause), cause.hint()).render()),
-        BuildError::Context(cause) => say(&with_hint(Diagnostic::build(cause.to_string()).caused_by(cause), cause.hint()).render()),
-        error => say(&Diagnostic::build(error.to_string()).caused_by(error).render()),
-    }
+        BuildError::Frontend { at: place, .. } => at(Diagnostic::build(error.to_string()), place.clone())
+            .hint("remove the line if the file is a Dockerfile; else build it with the tool that runs this frontend"),
+        BuildError::Step { at: place, cause, .. } => step(cause, place.clone()),
+        BuildError::Keep(cause) => with_hint(Diagnostic::build(cause.to_string()).caused_by(cause), cause.hint()),
+        BuildError::Store(cause) => image::store_diagnostic(Diagnostic::build(cause.to_string()), cause),
+        BuildError::Git(cause) => with_hint(Diagnostic::build(cause.to_string()).caused_by(cause), cause.hint()),
+        BuildError::Context(cause) => with_hint(Diagnostic::build(cause.to_string()).caused_by(cause), cause.hint()),
+        error => Diagnostic::build(error.to_string()).caused_by(error),
+    };
+    vec![one]
 }
 
 fn step(cause: &StepError, place: Option<(crate::span::SourceFile, Span)>) -> Diagnostic {
     let diagnostic = at(Diagnostic::build(cause.to_string()).caused_by(cause), place);
     match cause {
         StepError::Exit { log: Some(log), .. } => diagnostic.log(log.clone()),
-        StepError::Missing { why: Some(Missing::Ignored { file, pattern, line }), .. } => {
-            diagnostic.hint(format!("it exists, but the pattern {pattern:?} in line {line} of {file} leaves it out of the context"))
+        StepError::Missing { why: Some(Missing::Ignored { file, pattern, line, exception }), .. } => {
+            let kept = exception.as_ref().map(|(text, line)| format!("; is {text:?} in line {line} meant to keep it?")).unwrap_or_default();
+            diagnostic.hint(format!("it exists, but the pattern {pattern:?} in line {line} of {file} leaves it out of the context{kept}"))
         }
         StepError::Missing { why: Some(Missing::Absent { similar }), .. } if !similar.is_empty() => {
             diagnostic.hint(format!("the context has {}", similar.join(", ")))

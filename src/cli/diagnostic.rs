@@ -7,6 +7,7 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use crate::dockerfile::lint::find_rule;
 use crate::plan::graph::Warning;
 use crate::span::{SourceFile, Span};
 
@@ -158,7 +159,7 @@ fn causes_of(error: &dyn Error) -> Vec<String> {
 }
 
 /// The lines of a span with a little around them, the span's own marked.
-fn excerpt(source: &SourceFile, span: Span) -> String {
+pub(super) fn excerpt(source: &SourceFile, span: Span) -> String {
     let (first, last) = source.lines_of(span);
     let around = if first == last { 2 } else { 1 };
     let from = first.saturating_sub(around).max(1);
@@ -184,18 +185,32 @@ pub fn failed_step(step: &FailedStep) -> String {
     text
 }
 
-/// The block of warnings at the end of a build; empty without warnings.
-pub fn warnings(all: &[(SourceFile, Vec<Warning>)]) -> String {
-    let count: usize = all.iter().map(|(_, warnings)| warnings.len()).sum();
-    if count == 0 {
-        return String::new();
+/// The block of warnings at the end of a build; empty without warnings. In detail each has its reason, address and place.
+pub fn warnings(all: &[(SourceFile, Vec<Warning>)], in_detail: bool) -> String {
+    let (found, remarks): (Vec<_>, Vec<_>) = all
+        .iter()
+        .flat_map(|(source, warnings)| warnings.iter().map(move |w| (source, w)))
+        .partition(|(_, warning)| warning.is_violation());
+    let mut text = String::new();
+    for (_, remark) in &remarks {
+        push(&mut text, format_args!("\n{}", remark.text));
     }
-    let plural = if count == 1 { "" } else { "s" };
-    let mut text = format!("\n {count} warning{plural} found:\n");
-    for (source, warnings) in all {
-        for warning in warnings {
-            let line = warning.span.map(|span| format!(" (line {})", source.lines_of(span).0)).unwrap_or_default();
-            push(&mut text, format_args!(" - {}: {}{line}", warning.rule, warning.text));
+    if found.is_empty() {
+        return text;
+    }
+    let plural = if found.len() == 1 { "" } else { "s" };
+    let more = if in_detail { "" } else { " (use --debug to expand)" };
+    push(&mut text, format_args!("\n {} warning{plural} found{more}:", found.len()));
+    for (source, warning) in found {
+        let line = warning.span.map(|span| format!(" (line {})", source.lines_of(span).0)).unwrap_or_default();
+        push(&mut text, format_args!(" - {}: {}{line}", warning.rule, warning.text));
+        if let Some(rule) = find_rule(warning.rule).filter(|_| in_detail) {
+            push(&mut text, format_args!("{}", rule.description));
+            if !rule.page.is_empty() {
+                push(&mut text, format_args!("More info: {}", rule.url()));
+            }
+            text += &warning.span.map(|span| excerpt(source, span)).unwrap_or_default();
+            text.push('\n');
         }
     }
     text
@@ -276,8 +291,22 @@ mod tests {
     fn warnings_have_their_lines() {
         let (source, span) = dockerfile("from x\nRUN a", "from");
         let warning = |span| Warning { rule: "FromAsCasing", text: "odd".into(), span };
-        assert_eq!(warnings(&[(source.clone(), vec![])]), "");
-        assert_eq!(warnings(&[(source.clone(), vec![warning(Some(span))])]), "\n 1 warning found:\n - FromAsCasing: odd (line 1)\n");
-        assert_eq!(warnings(&[(source, vec![warning(None), warning(None)])]).lines().nth(1), Some(" 2 warnings found:"));
+        let remark = Warning { rule: "UnconsumedBuildArg", text: "[Warning] left".into(), span: None };
+        assert_eq!(warnings(&[(source.clone(), vec![])], false), "");
+        assert_eq!(warnings(&[(source.clone(), vec![remark.clone()])], true), "\n[Warning] left\n");
+        assert_eq!(
+            warnings(&[(source.clone(), vec![remark, warning(Some(span))])], false),
+            "\n[Warning] left\n\n 1 warning found (use --debug to expand):\n - FromAsCasing: odd (line 1)\n"
+        );
+        assert_eq!(
+            warnings(&[(source.clone(), vec![warning(None), warning(None)])], false).lines().nth(1),
+            Some(" 2 warnings found (use --debug to expand):")
+        );
+        assert_eq!(
+            warnings(&[(source, vec![warning(Some(span))])], true),
+            "\n 1 warning found:\n - FromAsCasing: odd (line 1)\nThe 'as' keyword should match the case of the 'from' keyword\n\
+             More info: https://docs.docker.com/go/dockerfile/rule/from-as-casing/\nDockerfile:1\n--------------------\n   \
+             1 | >>> from x\n   2 |     RUN a\n--------------------\n\n"
+        );
     }
 }

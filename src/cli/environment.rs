@@ -18,6 +18,8 @@ pub struct Environment {
     pub uid: u32,
     /// The name that the program was called by.
     pub program: Program,
+    /// `-D` before the command.
+    pub debug: bool,
     /// Whether standard input is a terminal.
     pub stdin_is_terminal: bool,
     /// Whether standard output is a terminal.
@@ -34,6 +36,7 @@ impl Environment {
             current_dir: std::env::current_dir()?,
             uid: rustix::process::geteuid().as_raw(),
             program: Program::default(),
+            debug: false,
             stdin_is_terminal: std::io::stdin().is_terminal(),
             stdout_is_terminal: std::io::stdout().is_terminal(),
             stderr_is_terminal: std::io::stderr().is_terminal(),
@@ -44,6 +47,7 @@ impl Environment {
     #[must_use]
     pub fn with(mut self, global: &GlobalArgs, program: Program) -> Self {
         self.program = program;
+        self.debug = global.debug;
         if let Some(dir) = &global.config {
             self.variables.insert("DOCKER_CONFIG".into(), self.resolve(dir).to_string_lossy().into_owned());
         }

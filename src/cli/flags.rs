@@ -62,12 +62,8 @@ static TABLE: &[OtherFlag] = &[
     row("provenance", None, Takes::Value, Verdict::RefusedUnlessFalse(NO_ATTESTATIONS)),
     row("sbom", None, Takes::Value, Verdict::RefusedUnlessFalse(NO_ATTESTATIONS)),
     row("attest", None, Takes::Value, Verdict::Refused),
-    row("call", None, Takes::Value, Verdict::Refused),
-    row("check", None, Takes::Switch, Verdict::Refused),
-    row("debug", Some('D'), Takes::Switch, Verdict::Refused),
     row("detach", None, Takes::Switch, Verdict::Refused),
     row("policy", None, Takes::Value, Verdict::Refused),
-    row("print", None, Takes::Value, Verdict::Refused),
     row("root", None, Takes::Value, Verdict::Refused),
     row("security-opt", None, Takes::Value, Verdict::Refused),
     row("server-config", None, Takes::Value, Verdict::Refused),
@@ -259,7 +255,7 @@ mod tests {
             (&["--stream=true"], "--stream"),
             (&["--provenance=mode=max"], "--provenance"),
             (&["--sbom=true"], "--sbom"),
-            (&["-D"], "--debug"),
+            (&["--squash"], "--squash"),
         ] {
             assert_eq!(judge(args), Err(name.into()), "{args:?}");
         }

@@ -18,6 +18,7 @@ pub mod program;
 
 pub mod build;
 pub mod builders;
+pub mod call;
 pub mod contexts;
 pub mod doctor;
 pub mod engine;

@@ -2,7 +2,9 @@
 
 mod allow;
 mod annotations;
+pub mod call;
 mod context;
+mod control;
 mod proxies;
 mod registry;
 
@@ -71,6 +73,10 @@ pub struct BuildRequest {
     pub metadata_warnings: bool,
     /// How progress is shown.
     pub progress: ProgressMode,
+    /// `-D`: warnings are shown with their reasons and places.
+    pub debug: bool,
+    /// `--call`: a question in place of a build.
+    pub call: Option<call::Call>,
     /// Whether the progress display may use colours.
     pub colour: bool,
     /// `--no-cache`, `--no-cache-filter`
@@ -191,6 +197,20 @@ pub enum RequestError {
         /// The mode.
         text: String,
     },
+    /// A `--call` that cannot be read.
+    #[error("invalid argument {text:?} for \"--call\" flag: {reason}")]
+    Call {
+        /// The flag's value.
+        text: String,
+        /// Why, in buildx' words.
+        reason: String,
+    },
+    /// A question that nobody answers.
+    #[error("unsupported request frontend.{name}: it is one of build, check, outline, targets, subrequests.describe")]
+    UnknownCall {
+        /// Its name.
+        name: String,
+    },
     /// A network that a RUN cannot have.
     #[error("network mode {text:?} not supported by shale: it is one of default, host, none")]
     Network {
@@ -227,6 +247,7 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<(BuildRequ
     let mut build_args = build_args(&args.build_args, environment)?;
     notes.extend(proxies::add(&mut build_args, environment));
     notes.extend(variables_without_effect(environment)?);
+    notes.extend(control::notes(&build_args));
     // What is no number may name a context, which the plan knows.
     let source_date_epoch = build_args.get("SOURCE_DATE_EPOCH").and_then(|text| text.parse().ok());
     let platforms = platforms(&args.platforms, environment)?;
@@ -266,6 +287,8 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<(BuildRequ
         metadata_warnings: environment.non_empty("BUILDX_METADATA_WARNINGS").is_some_and(|text| parse_bool(text) == Ok(true)),
         quiet: args.quiet,
         progress,
+        debug: args.debug || environment.debug,
+        call: call::call(args)?,
         colour: environment.non_empty("NO_COLOR").is_none(),
         no_cache: match (args.no_cache, &args.no_cache_filter[..]) {
             (true, _) => NoCache::All,

@@ -5,6 +5,9 @@ use super::flags::CsvError;
 use super::word::{WordError, quote};
 use crate::span::{SourceFile, Span};
 
+/// What a line of a file may have, without its line end.
+pub(super) const LINE_LIMIT_BYTES: usize = 65_535;
+
 /// One error of a file. Prints as the bare sentence; [`ParseError::sentence`] is what BuildKit prints.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{kind}")]
@@ -65,6 +68,12 @@ pub enum ErrorKind {
     /// A heredoc's delimiter with quotes that do not match.
     #[error(transparent)]
     HeredocDelimiter(#[from] WordError),
+    /// A line that BuildKit does not read.
+    #[error("dockerfile line greater than max allowed size of {LINE_LIMIT_BYTES}")]
+    LongLine,
+    /// Nothing at all.
+    #[error("the Dockerfile cannot be empty")]
+    Empty,
     /// Nothing but comments.
     #[error("file with no instructions")]
     NoInstructions,
@@ -229,6 +238,8 @@ impl ErrorKind {
                 | Self::JsonOfOthers
                 | Self::UnterminatedHeredoc { .. }
                 | Self::HeredocDelimiter(_)
+                | Self::LongLine
+                | Self::Empty
                 | Self::NoInstructions
                 | Self::NoStages
                 | Self::NoStageYet
@@ -253,7 +264,8 @@ impl ErrorKind {
             Self::NotNameValue(word) => format!("quote the value if `{word}` belongs to it"),
             Self::TwoArguments(name) => format!("write `{name} name=value`"),
             Self::JsonOfOthers => "put every element in double quotes".to_owned(),
-            Self::NoInstructions | Self::NoStages => "a Dockerfile needs at least one `FROM`".to_owned(),
+            Self::LongLine => "continue it on the next line, or put the text into a heredoc or a file of the context".to_owned(),
+            Self::Empty | Self::NoInstructions | Self::NoStages => "a Dockerfile needs at least one `FROM`".to_owned(),
             Self::NoStageYet => "only `ARG` may stand before the first `FROM`".to_owned(),
             Self::FromArguments => "write `FROM image` or `FROM image AS name`".to_owned(),
             Self::StageName(_) => "a stage's name has letters, digits, `-`, `_` and `.`, and starts with a letter".to_owned(),

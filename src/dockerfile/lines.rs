@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::ast::Directives;
-use super::error::{ErrorKind, ParseError};
+use super::error::{ErrorKind, LINE_LIMIT_BYTES, ParseError};
 use crate::span::{SourceFile, Span, Spanned};
 
 /// Text joined from pieces of the source, which still knows where each byte stands there.
@@ -175,6 +175,9 @@ impl<'a> Reader<'a> {
         let raw = &rest[..rest.find('\n').map_or(rest.len(), |i| i + 1)];
         let line = Line { raw, text: raw.trim_end_matches(['\r', '\n']), offset: self.offset };
         self.offset += raw.len();
+        if raw.trim_end_matches('\n').len() > LINE_LIMIT_BYTES {
+            self.errors.push(ParseError::new(ErrorKind::LongLine, line.span(), self.source));
+        }
         Some(line)
     }
 
@@ -325,7 +328,7 @@ fn detect(source: &SourceFile, wanted: &str, sign: &str) -> Option<Spanned<Strin
 }
 
 /// The frontend that a file asks for, in any of the ways it may: `# syntax=`, `// syntax=`, or a JSON file with a `syntax` key.
-fn detect_syntax(source: &SourceFile) -> Option<Spanned<String>> {
+pub fn detect_syntax(source: &SourceFile) -> Option<Spanned<String>> {
     detect(source, "syntax", "#").or_else(|| detect(source, "syntax", "//")).or_else(|| {
         let text = source.text().trim_start_matches('\u{feff}');
         let json = if text.starts_with("#!") { text.split_once('\n')?.1 } else { text };

@@ -6,6 +6,8 @@
 
 mod rules;
 
+use std::collections::BTreeMap;
+
 pub use self::rules::{CheckError, CheckOptions, RULES, Rule, find_rule};
 
 use super::ast::{CommandLine, Dockerfile, Instruction, InstructionKind, KeyValue, Stage};
@@ -16,12 +18,35 @@ use crate::span::{SourceFile, Span};
 
 /// All warnings of a file, for all of its stages, as far as its own `# check=` wants them.
 pub fn lint(file: &Dockerfile, _source: &SourceFile) -> Vec<Warning> {
-    lint_stages(file, &CheckOptions::of(file).unwrap_or_default(), &|_| true)
+    lint_stages(file, &CheckOptions::of(file).unwrap_or_default(), &StageFacts::of_text(file))
 }
 
-/// The warnings of a file with options from elsewhere. Instructions are only looked at in the stages (by number) that are built;
+/// What the instructions of a stage are judged by, besides themselves.
+#[derive(Clone, Debug, Default)]
+pub struct StageFacts {
+    /// The earlier stage that it is built from.
+    pub base: Option<usize>,
+    /// The image that it is built from has a `SHELL` of its own.
+    pub has_shell: bool,
+    /// The triggers of its base, which run first.
+    pub triggers: Vec<Instruction>,
+}
+
+impl StageFacts {
+    /// What the text alone says of each stage: nothing about images, and bases only where they are named without variables.
+    pub fn of_text(file: &Dockerfile) -> BTreeMap<usize, Self> {
+        let base = |number: usize| {
+            let expanded = word::expand(&file.stages[number].base.node, file.directives.escape, &|_| None).ok()?;
+            let named = |stage: &Stage| stage.name.as_ref().is_some_and(|name| name.node.to_lowercase() == expanded.text);
+            file.stages[..number].iter().rposition(named).filter(|_| expanded.unmatched.is_empty())
+        };
+        (0..file.stages.len()).map(|number| (number, Self { base: base(number), ..Self::default() })).collect()
+    }
+}
+
+/// The warnings of a file with options from elsewhere. Instructions are only looked at in the stages (by number) that `built` has;
 /// names, casing and `FROM`s are, in all.
-pub fn lint_stages(file: &Dockerfile, options: &CheckOptions, is_built: &dyn Fn(usize) -> bool) -> Vec<Warning> {
+pub fn lint_stages(file: &Dockerfile, options: &CheckOptions, built: &BTreeMap<usize, StageFacts>) -> Vec<Warning> {
     let mut lint = Lint { file, options, warnings: Vec::new() };
     for span in &file.empty_continuations {
         lint.warn(&[], "NoEmptyContinuation", *span, "Empty continuation line".to_owned());
@@ -39,9 +64,11 @@ pub fn lint_stages(file: &Dockerfile, options: &CheckOptions, is_built: &dyn Fn(
     // What earlier stages leave to those that are built from them.
     let mut left: Vec<Inherited> = Vec::new();
     for (number, stage) in file.stages.iter().enumerate() {
-        let mut inherited = lint.base_of(number).map_or_else(Inherited::default, |base| left[base]);
-        if is_built(number) {
-            lint.instructions(stage, &mut inherited);
+        let mut inherited = Inherited::default();
+        if let Some(facts) = built.get(&number) {
+            inherited = facts.base.and_then(|base| left.get(base)).copied().unwrap_or_default();
+            inherited.has_shell |= facts.has_shell;
+            lint.instructions(stage, &facts.triggers, &mut inherited);
         }
         left.push(inherited);
     }
@@ -174,16 +201,11 @@ impl Lint<'_> {
         }
     }
 
-    /// The earlier stage that a stage is built from.
-    fn base_of(&self, number: usize) -> Option<usize> {
-        let base = self.constant(&self.file.stages[number].base.node)?.to_lowercase();
-        let named = |stage: &Stage| stage.name.as_ref().is_some_and(|name| name.node.to_lowercase() == base);
-        self.file.stages[..number].iter().rposition(named)
-    }
-
-    fn instructions(&mut self, stage: &Stage, inherited: &mut Inherited) {
+    /// Triggers stand where the `FROM` is that brings them.
+    fn instructions(&mut self, stage: &Stage, triggers: &[Instruction], inherited: &mut Inherited) {
         let mut once = [None, None, None];
-        for instruction in &stage.instructions {
+        let brought = triggers.iter().map(|trigger| (trigger, stage.span));
+        for (instruction, span) in brought.chain(stage.instructions.iter().map(|own| (own, own.span))) {
             let keyword = &instruction.keyword.node;
             let mut found: Vec<(&'static str, String)> = Vec::new();
             match &instruction.kind {
@@ -210,24 +232,24 @@ impl Lint<'_> {
                 InstructionKind::Shell(_) => inherited.has_shell = true,
                 InstructionKind::Cmd(line) | InstructionKind::Entrypoint(line) => {
                     let slot = usize::from(matches!(instruction.kind, InstructionKind::Entrypoint(_)));
-                    self.used_once(instruction, &mut once[slot]);
+                    self.used_once(instruction, span, &mut once[slot]);
                     if matches!(line, CommandLine::Shell(_)) && !inherited.has_shell {
                         let text = format!("JSON arguments recommended for {keyword} to prevent unintended behavior related to OS signals");
                         found.push(("JSONArgsRecommended", text));
                     }
                 }
-                InstructionKind::Healthcheck(_) => self.used_once(instruction, &mut once[2]),
+                InstructionKind::Healthcheck(_) => self.used_once(instruction, span, &mut once[2]),
                 _ => {}
             }
             for (rule, text) in found {
-                self.warn(&instruction.comments, rule, instruction.span, text);
+                self.warn(&instruction.comments, rule, span, text);
             }
         }
     }
 
     /// The place of the warning is the earlier instruction: it is the one without effect.
-    fn used_once(&mut self, instruction: &Instruction, earlier: &mut Option<Span>) {
-        if let Some(span) = earlier.replace(instruction.span) {
+    fn used_once(&mut self, instruction: &Instruction, here: Span, earlier: &mut Option<Span>) {
+        if let Some(span) = earlier.replace(here) {
             let text = format!(
                 "Multiple {} instructions should not be used in the same stage because only the last one will be used",
                 instruction.keyword.node

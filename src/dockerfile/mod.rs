@@ -8,6 +8,7 @@ pub mod ast;
 pub mod duration;
 pub mod error;
 pub mod flags;
+pub mod frontend;
 pub mod lines;
 pub mod lint;
 pub mod parse;

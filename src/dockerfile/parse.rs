@@ -36,7 +36,9 @@ pub fn parse(source: &SourceFile) -> (Option<Dockerfile>, Vec<ParseError>) {
             }
         }
     }
-    if errors.is_empty() && nodes.is_empty() {
+    if source.text().is_empty() {
+        errors.push(ParseError::new(ErrorKind::Empty, Span::default(), source));
+    } else if errors.is_empty() && nodes.is_empty() {
         errors.push(ParseError::new(ErrorKind::NoInstructions, Span::default(), source));
     } else if errors.is_empty() && stages.is_empty() {
         errors.push(ParseError::new(ErrorKind::NoStages, Span::default(), source));

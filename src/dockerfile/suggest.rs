@@ -1,12 +1,19 @@
 //! "Did you mean": the nearest of some words.
 
-/// The nearest option that is less than three edits away; the first in byte order of several. An exact match is no suggestion.
+/// The nearest option that is less than three edits away; of several one with the same letters, then the first in byte order. An exact
+/// match is no suggestion.
 /// Without `case_sensitive` the answer takes the case of `given` where that has one.
 pub fn suggest<'a>(given: &str, options: impl IntoIterator<Item = &'a str>, case_sensitive: bool) -> Option<String> {
     let fold = |s: &str| if case_sensitive { s.to_owned() } else { s.to_lowercase() };
     let wanted = fold(given);
-    let near = options.into_iter().map(fold).map(|option| (distance(&wanted, &option), option)).min()?;
-    match near {
+    let letters = |word: &str| {
+        let mut letters: Vec<char> = word.chars().collect();
+        letters.sort_unstable();
+        letters
+    };
+    let judged = options.into_iter().map(fold).map(|option| (distance(&wanted, &option), letters(&option) != letters(&wanted), option));
+    let (distance, _, option) = judged.min()?;
+    match (distance, option) {
         (1 | 2, option) if !case_sensitive && given == given.to_uppercase() && given != given.to_lowercase() => Some(option.to_uppercase()),
         (1 | 2, option) => Some(option),
         _ => None,
@@ -44,9 +51,12 @@ mod tests {
             ("ENTRYPONT", Some("ENTRYPOINT")),
             ("NOTHING", None),
             ("RUN", None),
+            ("RNU", Some("RUN")),
         ] {
             assert_eq!(suggest(given, names, false).as_deref(), expected, "{given}");
         }
+        // Letters that changed places are likelier than others in their stead.
+        assert_eq!(suggest("chwon", ["chmod", "chown"], true).as_deref(), Some("chown"));
         assert_eq!(suggest("frm", names, true), None);
         assert_eq!(suggest("x", [], true), None);
     }

@@ -10,7 +10,7 @@ use crate::execute::StepError;
 use crate::export::ExportError;
 use crate::export::annotation::AnnotationError;
 use crate::image::ImageError;
-use crate::plan::PlanError;
+use crate::plan::{Near, PlanError};
 use crate::source::context::ContextError;
 use crate::source::git::GitError;
 use crate::source::http::HttpError;
@@ -62,6 +62,14 @@ pub enum BuildError {
     /// `# check=error=true`, and there were warnings.
     #[error("lint violation found for rules: {}", .0.join(", "))]
     Lint(Vec<&'static str>),
+    /// `# syntax=` names a program that shale is not.
+    #[error("frontend {name} cannot be run: only docker/dockerfile and docker/dockerfile-upstream are built in")]
+    Frontend {
+        /// Its image.
+        name: String,
+        /// Where it is named; nowhere if a build argument did it.
+        at: Option<(SourceFile, Span)>,
+    },
     /// A base image cannot be had.
     #[error("{name}: {cause}")]
     Image {
@@ -69,8 +77,8 @@ pub enum BuildError {
         name: String,
         /// Where it is asked for.
         at: (SourceFile, Span),
-        /// A stage with a similar name.
-        did_you_mean: Option<String>,
+        /// What may have been meant.
+        did_you_mean: Option<Near>,
         /// Why.
         cause: ImageError,
     },

@@ -46,6 +46,11 @@ impl StageLowering<'_, '_, '_> {
         let unpack = copy.unpack.as_ref().map(|u| u.node);
         let (remotes, paths) = split_sources(step, copy, &words)?;
         let has_paths = !paths.is_empty();
+        if source == CopySource::Context(None) {
+            for path in &paths {
+                self.note_taken(step, instruction, paths::cleaned(path));
+            }
+        }
         let op = CopyOp {
             source,
             // With --parents a `/./` in a source marks where the kept path begins, so nothing is cleaned away.

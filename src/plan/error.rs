@@ -60,6 +60,9 @@ pub enum PlanErrorKind {
     /// A word that cannot be expanded.
     #[error(transparent)]
     Word(#[from] WordError),
+    /// A `FROM --platform=` that cannot be expanded.
+    #[error("failed to process arguments for platform : {0}")]
+    PlatformWord(WordError),
     /// `FROM ${X}` where `X` is empty.
     #[error("base name ({0}) should not be blank")]
     BlankBase(String),
@@ -144,7 +147,7 @@ pub enum PlanErrorKind {
         instruction: &'static str,
     },
     /// `--chmod` that is neither octal nor symbolic.
-    #[error("invalid chmod parameter: '{0}'. it should be octal string and between 0 and 07777")]
+    #[error("invalid chmod parameter: '{}'. it should be octal string and between 0 and 07777{}", .0, symbolic_fault(.0))]
     BadChmod(String),
     /// COPY of a URL.
     #[error("source can't be a URL for COPY")]
@@ -196,6 +199,11 @@ pub enum PlanErrorKind {
     /// A file without a FROM.
     #[error("dockerfile contains no stages to build")]
     NoStages,
+}
+
+/// What BuildKit says of a mode that does not begin with a digit.
+fn symbolic_fault(mode: &str) -> &'static str {
+    if mode.starts_with(|c: char| c.is_ascii_digit()) { "" } else { ": invalid syntax" }
 }
 
 fn did_you_mean(suggestion: Option<&String>) -> String {

@@ -5,6 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::outline::Outline;
+use crate::dockerfile::lint::{StageFacts, find_rule};
+use crate::dockerfile::word::quote;
 use crate::oci::config::{HistoryEntry, ImageConfig};
 use crate::oci::platform::Platform;
 use crate::plan::git::GitRef;
@@ -26,8 +29,37 @@ pub struct Plan {
     pub warnings: Vec<Warning>,
     /// `SOURCE_DATE_EPOCH` as the options, a build argument or a global ARG set it, in seconds.
     pub source_date_epoch: Option<i64>,
-    /// Numbers of the stages that the target reaches: what the linter looks into.
-    pub stages: BTreeSet<usize>,
+    /// The stages that were lowered, by number: what the linter looks into.
+    pub stages: BTreeMap<usize, StageFacts>,
+    /// What COPY and ADD take from the main context, for the rule that only the context can judge.
+    pub taken: Vec<Taken>,
+    /// What the target asks of whoever builds it.
+    pub outline: Outline,
+}
+
+impl Plan {
+    /// Warnings of COPY and ADD whose source the context leaves out.
+    pub fn copies_of(&self, is_ignored: impl Fn(&str) -> bool) -> Vec<Warning> {
+        let ignored = self.taken.iter().filter(|taken| is_ignored(&taken.path));
+        ignored
+            .map(|taken| {
+                let deed = if taken.instruction == "ADD" { "Add" } else { "Copy" };
+                let text = format!("Attempting to {deed} file {} that is excluded by .dockerignore", quote(&taken.path));
+                Warning { rule: "CopyIgnoredFile", text, span: Some(taken.span) }
+            })
+            .collect()
+    }
+}
+
+/// A source of COPY or ADD in the main context.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// `COPY` or `ADD`
+    pub instruction: &'static str,
+    /// After expansion, clean; a slash at the front stays.
+    pub path: String,
+    /// The instruction.
+    pub span: Span,
 }
 
 /// A lint warning: rule name and text as BuildKit has them.
@@ -39,6 +71,13 @@ pub struct Warning {
     pub text: String,
     /// Where.
     pub span: Option<Span>,
+}
+
+impl Warning {
+    /// Whether it is about a rule of the language; other remarks neither count as findings nor fail a build.
+    pub fn is_violation(&self) -> bool {
+        find_rule(self.rule).is_some()
+    }
 }
 
 /// One image to assemble from the graph.

@@ -66,12 +66,12 @@ pub(crate) fn base_platform(name: &str, wanted: &Platform, actual: &Platform, sp
 }
 
 /// `--build-arg` that nothing declares.
-pub(crate) fn unconsumed_build_args(names: &[String]) -> Option<Warning> {
-    (!names.is_empty()).then(|| Warning {
-        rule: "UnconsumedBuildArg",
-        text: format!("[Warning] One or more build-args [{}] were not consumed", names.join(" ")),
-        span: None,
-    })
+pub(crate) fn unconsumed_build_args(left: &[(String, Option<String>)]) -> Option<Warning> {
+    let names: Vec<&str> = left.iter().map(|(name, _)| name.as_str()).collect();
+    let near: Vec<&str> = left.iter().filter_map(|(_, near)| near.as_deref()).collect();
+    let better = if near.is_empty() { String::new() } else { format!(" (did you mean {}?)", near.join(", ")) };
+    let text = format!("[Warning] One or more build-args [{}] were not consumed{better}", names.join(" "));
+    (!left.is_empty()).then_some(Warning { rule: "UnconsumedBuildArg", text, span: None })
 }
 
 /// A name that is less than three edits away; nothing if the name itself is there.

@@ -8,6 +8,7 @@ pub mod git;
 pub mod graph;
 pub mod image_config;
 pub mod options;
+pub mod outline;
 pub mod scope;
 pub mod stage;
 
@@ -58,8 +59,35 @@ pub struct ImageRef {
     pub reason: ImageReason,
     /// Where.
     pub span: Span,
-    /// A stage of this file with a similar name, for the hint when the image does not exist.
-    pub did_you_mean: Option<String>,
+    /// What may have been meant, for when the image does not exist.
+    pub did_you_mean: Option<Near>,
+}
+
+/// A name that is near to the one of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Near {
+    /// A stage of the file.
+    Stage(String),
+    /// An image that everybody knows.
+    Image(&'static str),
+}
+
+impl Near {
+    /// The name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Stage(name) => name,
+            Self::Image(name) => name,
+        }
+    }
+
+    /// What to say of a stage; of an image the question alone says it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Stage(name) => Some(format!("is the stage {name:?} meant?")),
+            Self::Image(_) => None,
+        }
+    }
 }
 
 /// What an image is needed for.

@@ -2,6 +2,7 @@
 
 use super::error::{PlanError, PlanErrorKind};
 use super::graph::{CopySource, FileOwner, MountSharing, RunMount};
+use super::outline::OutlineMount;
 use super::paths;
 use super::stage::{StageLowering, Step};
 use crate::dockerfile::flags::csv_fields;
@@ -162,12 +163,12 @@ impl Written {
                 }
             }
         }
-        if self.sharing.is_some() && self.kind != Kind::Cache {
-            return Err(format!("invalid cache sharing set for {} mount", self.kind.name()));
-        }
         if self.kind == Kind::Secret {
             if !self.from.is_empty() {
                 return Err("secret mount should not have a from".into());
+            }
+            if self.sharing.is_some() {
+                return Err("secret mount should not define sharing".into());
             }
             if self.source.is_empty() && self.target.is_empty() && self.id.is_empty() {
                 return Err("invalid secret mount. one of source, target required".into());
@@ -175,6 +176,12 @@ impl Written {
             if !self.source.is_empty() && !self.id.is_empty() {
                 return Err("both source and id can't be set".into());
             }
+        }
+        if self.sharing.is_some() && self.kind != Kind::Cache {
+            return Err(format!("invalid cache sharing set for {} mount", self.kind.name()));
+        }
+        if self.kind == Kind::Ssh && !self.source.is_empty() {
+            return Err("ssh does not support source".into());
         }
         Ok(self)
     }
@@ -217,10 +224,23 @@ impl StageLowering<'_, '_, '_> {
             let mount = parse(&fields, |value| self.word(step, &Spanned::new(value.to_owned(), text.span)))?.map_err(fault)?;
             let agents = mounts.iter().filter(|mount| matches!(mount, RunMount::Ssh { .. })).count();
             let mount = self.mount(&mount, agents).map_err(|kind| PlanError::at(step.at(text.span), kind))?;
+            self.note_lent(step, &mount);
             mounts.push(mount);
         }
         mounts.sort_by(|a, b| a.target().cmp(&b.target()));
         Ok(mounts)
+    }
+
+    /// What the outline tells of a mount; the first of an id counts.
+    fn note_lent(&mut self, step: &Step<'_>, mount: &RunMount) {
+        let (list, id, required) = match mount {
+            RunMount::Secret { id, required, .. } => (&mut self.asked().secrets, id, *required),
+            RunMount::Ssh { id, required, .. } => (&mut self.asked().ssh, id, *required),
+            RunMount::Bind { .. } | RunMount::Cache { .. } | RunMount::Tmpfs { .. } => return,
+        };
+        if list.iter().all(|known| known.id != *id) {
+            list.push(OutlineMount { id: id.clone(), required, span: step.span });
+        }
     }
 
     fn mount(&mut self, written: &Written, agents: usize) -> Result<RunMount, PlanErrorKind> {
@@ -242,7 +262,7 @@ impl StageLowering<'_, '_, '_> {
             },
             Kind::Cache => {
                 let namespace = self.options().build_args.get("BUILDKIT_CACHE_MOUNT_NS").cloned().unwrap_or_default();
-                let id = if written.id.is_empty() { relative_clean(&written.target) } else { written.id.clone() };
+                let id = if written.id.is_empty() { paths::cleaned(&written.target) } else { written.id.clone() };
                 let is_owned = path == "/" && (written.mode.is_some() || written.uid.is_some() || written.gid.is_some());
                 RunMount::Cache {
                     id: format!("{namespace}/{id}"),
@@ -295,16 +315,6 @@ impl StageLowering<'_, '_, '_> {
     }
 }
 
-/// Go's `path.Clean`, which leaves a relative path relative.
-fn relative_clean(path: &str) -> String {
-    let clean = paths::clean(path);
-    match path.starts_with('/') {
-        true => clean,
-        false if clean == "/" => ".".into(),
-        false => clean[1..].into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -325,6 +335,8 @@ mod tests {
             ("type=secret", "invalid secret mount. one of source, target required"),
             ("type=secret,id=a,src=b", "both source and id can't be set"),
             ("type=secret,id=a,from=b", "secret mount should not have a from"),
+            ("type=secret,id=a,sharing=shared", "secret mount should not define sharing"),
+            ("type=ssh,source=/a", "ssh does not support source"),
             ("required", "unexpected key 'required' for mount type 'bind'"),
             ("size=1m", "unexpected key 'size' for mount type 'bind'"),
             ("type=cache,mode=9", "invalid value 9 for mode"),
@@ -342,6 +354,5 @@ mod tests {
         assert_eq!((written.owner(0), written.read_only), (FileOwner { mode: 0o751, uid: 1, gid: 0 }, Some(true)));
         assert_eq!(read("type=tmpfs,size=1.5k").expect("valid").size_bytes, Some(1536));
         assert_eq!(read("rw=false").expect("valid").read_only, Some(true));
-        assert_eq!((relative_clean("a/../b/"), relative_clean(""), relative_clean("/x/")), ("b".into(), ".".into(), "/x".into()));
     }
 }

@@ -12,6 +12,8 @@ pub struct PlanOptions {
     pub build_args: BTreeMap<String, String>,
     /// `--target`
     pub target: Option<String>,
+    /// Every stage is lowered, not only those that the target reaches: a check looks at all of them.
+    pub all_stages: bool,
     /// `--label`
     pub labels: BTreeMap<String, String>,
     /// `--platform`; empty means the build platform, and that configs keep the platform of their base.
@@ -109,6 +111,7 @@ impl Default for PlanOptions {
         Self {
             build_args: BTreeMap::new(),
             target: None,
+            all_stages: false,
             labels: BTreeMap::new(),
             platforms: Vec::new(),
             build_platform: Platform { os: "linux".into(), architecture: "amd64".into(), variant: String::new() },

@@ -13,6 +13,22 @@ pub(crate) fn clean(path: &str) -> String {
     format!("/{}", parts.join("/"))
 }
 
+/// Go's `path.Clean` of any path: a relative one stays relative, and what leads out of it stays too.
+pub(crate) fn cleaned(path: &str) -> String {
+    if path.starts_with('/') {
+        return clean(path);
+    }
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if parts.last().is_some_and(|last| *last != "..") => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    if parts.is_empty() { ".".into() } else { parts.join("/") }
+}
+
 /// The directory that WORKDIR sets: as written if it is absolute, else joined to the current one.
 pub(crate) fn workdir(current: &str, written: &str) -> String {
     let current = if current.starts_with('/') { current.to_string() } else { clean(current) };
@@ -43,6 +59,14 @@ pub(crate) fn source(written: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn relative_paths_stay_relative() {
+        for (path, clean) in [("", "."), ("a/../b/", "b"), ("/x/", "/x"), ("../a/..", ".."), ("a/../..", ".."), ("./a", "a"), ("/..", "/")]
+        {
+            assert_eq!(cleaned(path), clean, "{path}");
+        }
+    }
 
     #[test]
     fn workdirs() {

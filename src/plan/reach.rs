@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::{PlanError, PlanErrorKind};
 use super::stages::{Need, Source, StageTable};
-use super::{BaseImages, ImageKey, ImageReason, ImageRef, lint};
+use super::{BaseImages, ImageKey, ImageReason, ImageRef, Near, lint};
 use crate::dockerfile;
 use crate::dockerfile::ast::{Instruction, InstructionKind};
 use crate::span::{SourceFile, Span};
@@ -25,6 +25,9 @@ impl Reach {
     pub(crate) fn from_target(table: &StageTable<'_>, bases: &BaseImages) -> Result<Self, Vec<PlanError>> {
         let mut walk = Walk { table, bases, reach: Self::default(), errors: Vec::new() };
         walk.stage(table.target);
+        if table.options.all_stages {
+            (0..table.entries.len()).for_each(|index| walk.stage(index));
+        }
         walk.reach.missing.sort_by_key(|image| image.span);
         if walk.errors.is_empty() { Ok(walk.reach) } else { Err(walk.errors) }
     }
@@ -65,7 +68,7 @@ impl Walk<'_, '_> {
         if self.bases.contains_key(key) {
             return;
         }
-        let did_you_mean = lint::suggest(written, &self.table.stage_names());
+        let did_you_mean = near(written, &self.table.stage_names());
         let image = ImageRef { key: key.clone(), written: written.into(), reason, span, did_you_mean };
         match self.reach.missing.iter_mut().find(|m| m.key == *key) {
             Some(known) if known.span <= span => {}
@@ -99,6 +102,19 @@ impl Walk<'_, '_> {
         let needs = self.table.instruction_needs(&trigger).map_err(|e| PlanError { span: Some(from), ..e })?;
         Ok((trigger, needs))
     }
+}
+
+/// Repositories that BuildKit thinks of when a name is wrong.
+const COMMON: [&str; 7] = ["alpine", "busybox", "centos", "debian", "golang", "ubuntu", "fedora"];
+
+/// What an image name may have been meant to be: a stage, else an image that is often used. A tag is left as it is.
+fn near(written: &str, stages: &[String]) -> Option<Near> {
+    let stage = lint::suggest(written, stages).map(Near::Stage);
+    let repository = written.split_once([':', '@']).map_or(written, |(repository, _)| repository);
+    stage.or_else(|| {
+        let near = dockerfile::suggest(repository, COMMON, true)?;
+        COMMON.iter().find(|name| **name == near).map(|name| Near::Image(name))
+    })
 }
 
 /// The triggers that a stage of the file leaves to those built on it.

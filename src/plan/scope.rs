@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 use super::error::PlanError;
 use super::options::PlanOptions;
+use super::outline::{self, OutlineArg};
+use crate::dockerfile;
 use crate::dockerfile::ast::{ArgDecl, Dockerfile, Instruction, InstructionKind};
 use crate::dockerfile::word;
 use crate::oci::platform::Platform;
@@ -56,6 +58,8 @@ impl Variables {
 pub struct GlobalScope {
     variables: Variables,
     declared: Vec<String>,
+    /// What the outline tells of each declaration, the last of a name; and the names that its default looks at.
+    told: BTreeMap<String, (OutlineArg, Vec<String>)>,
 }
 
 impl GlobalScope {
@@ -66,28 +70,63 @@ impl GlobalScope {
         platform: &Platform,
         build_args: &BTreeMap<String, String>,
     ) -> Result<Self, Vec<PlanError>> {
-        let mut scope = Self { variables: predefined(dockerfile, options, platform), declared: Vec::new() };
+        let mut scope = Self { variables: predefined(dockerfile, options, platform), declared: Vec::new(), told: BTreeMap::new() };
         let mut errors = Vec::new();
-        for declaration in dockerfile.global_args.iter().flat_map(arg_declarations) {
-            if let Err(error) = scope.declare(declaration, build_args, dockerfile.directives.escape) {
-                errors.push(error);
+        for instruction in &dockerfile.global_args {
+            for declaration in arg_declarations(instruction) {
+                if let Err(error) = scope.declare(instruction, declaration, build_args, dockerfile.directives.escape) {
+                    errors.push(error);
+                }
             }
         }
         if errors.is_empty() { Ok(scope) } else { Err(errors) }
     }
 
-    fn declare(&mut self, declaration: &ArgDecl, build_args: &BTreeMap<String, String>, escape: char) -> Result<(), PlanError> {
+    fn declare(
+        &mut self,
+        instruction: &Instruction,
+        declaration: &ArgDecl,
+        build_args: &BTreeMap<String, String>,
+        escape: char,
+    ) -> Result<(), PlanError> {
         let name = &declaration.name.node;
         self.declared.push(name.clone());
+        let mut looked_at = Vec::new();
         let value = match (build_args.get(name), &declaration.default) {
-            (Some(given), _) => given.clone(),
+            (Some(given), _) => Some(given.clone()),
             (None, Some(default)) => {
-                word::expand(default, escape, &|n| self.variables.get(n)).map_err(|e| PlanError::at(default.span, e))?.text
+                let expanded = word::expand(default, escape, &|n| self.variables.get(n)).map_err(|e| PlanError::at(default.span, e))?;
+                looked_at = expanded.matched;
+                Some(expanded.text)
             }
-            (None, None) => return Ok(()),
+            (None, None) => None,
         };
-        self.variables.set(name, &value, Origin::Arg);
+        // `ARG A=${A}b` looks at what the earlier declaration looked at.
+        if looked_at.contains(name) {
+            looked_at.retain(|n| n != name);
+            looked_at.extend(self.told.get(name).map(|(_, earlier)| earlier.clone()).unwrap_or_default());
+        }
+        if let Some(value) = &value {
+            self.variables.set(name, value, Origin::Arg);
+        }
+        let told = OutlineArg {
+            name: name.clone(),
+            description: outline::description(&instruction.comments, name),
+            value: value.unwrap_or_default(),
+            span: instruction.span,
+        };
+        self.told.insert(name.clone(), (told, looked_at));
         Ok(())
+    }
+
+    /// What the outline tells of a declared name.
+    pub(crate) fn declaration(&self, name: &str) -> Option<&OutlineArg> {
+        self.told.get(name).map(|(arg, _)| arg)
+    }
+
+    /// The names that the default of a declared name looks at.
+    pub(crate) fn dependencies(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.told.get(name).into_iter().flat_map(|(_, names)| names.iter().map(String::as_str))
     }
 
     /// The value of a name.
@@ -235,17 +274,38 @@ impl StageScope {
     }
 }
 
-/// Build arguments that nothing in the file declares and that mean nothing by themselves.
-pub(crate) fn unconsumed(dockerfile: &Dockerfile, onbuild: &[Instruction], build_args: &BTreeMap<String, String>) -> Vec<String> {
+/// Build arguments that nothing in the file declares and that mean nothing by themselves, each with the declared name that is near.
+pub(crate) fn unconsumed(
+    dockerfile: &Dockerfile,
+    onbuild: &[Instruction],
+    build_args: &BTreeMap<String, String>,
+) -> Vec<(String, Option<String>)> {
     let instructions = dockerfile.global_args.iter().chain(dockerfile.stages.iter().flat_map(|s| &s.instructions)).chain(onbuild);
     let declared: Vec<&str> = instructions.flat_map(arg_declarations).map(|d| d.name.node.as_str()).collect();
-    build_args.keys().filter(|name| !declared.contains(&name.as_str()) && !is_predefined(name)).cloned().collect()
+    let left = build_args.keys().filter(|name| !declared.contains(&name.as_str()) && !is_predefined(name));
+    let known: Vec<&str> = declared.iter().copied().chain(CONTROL).collect();
+    left.map(|name| (name.clone(), dockerfile::suggest(name, known.iter().copied(), true))).collect()
 }
+
+/// Arguments that tell the builder something.
+const CONTROL: [&str; 11] = [
+    "BUILDKIT_BUILD_NAME",
+    "BUILDKIT_CACHE_MOUNT_NS",
+    "BUILDKIT_CONTEXT_KEEP_GIT_DIR",
+    "BUILDKIT_DOCKERFILE_CHECK",
+    "BUILDKIT_HISTORY_PROVENANCE_V1",
+    "BUILDKIT_INLINE_CACHE",
+    "BUILDKIT_MULTI_PLATFORM",
+    "BUILDKIT_SANDBOX_HOSTNAME",
+    "BUILDKIT_SBOM_SCAN_CONTEXT",
+    "BUILDKIT_SBOM_SCAN_STAGE",
+    "BUILDKIT_SYNTAX",
+];
 
 fn is_predefined(name: &str) -> bool {
     let platform = |rest: &str| ["PLATFORM", "OS", "OSVERSION", "ARCH", "VARIANT"].contains(&rest);
     PROXIES.iter().any(|p| name.eq_ignore_ascii_case(p))
-        || name.starts_with("BUILDKIT_")
+        || CONTROL.contains(&name)
         || name.starts_with("BUILDX_")
         || name == super::options::EPOCH_ARG
         || name == "TARGETSTAGE"
@@ -301,6 +361,7 @@ mod tests {
             ("BUILDPLATFORM", true),
             ("SOURCE_DATE_EPOCH", true),
             ("BUILDER", false),
+            ("BUILDKIT_INLINE_CASHE", false),
             ("TARGET", false),
             ("VERSION", false),
         ] {

@@ -1,18 +1,19 @@
 //! Stages → vertices, configs and history.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::error::{PlanError, PlanErrorKind};
-use super::graph::{CopyOp, CopySource, Graph, Op, Plan, PlannedHistory, PlannedImage, Vertex, VertexId, Warning, WorkdirOp};
+use super::graph::{CopyOp, CopySource, Graph, Op, Plan, PlannedHistory, PlannedImage, Taken, Vertex, VertexId, Warning, WorkdirOp};
 use super::names::{self, StepNames};
 use super::options::PlanOptions;
+use super::outline::{self, Asked, Outline, OutlineArg};
 use super::reach::Reach;
 use super::scope::{StageScope, arg_declarations, unconsumed};
 use super::stages::{Source, StageTable, lower_name};
 use super::support::Feature;
 use super::{BaseImages, ImageKey, image_config, lint, paths};
 use crate::dockerfile::ast::{ArgDecl, Instruction, InstructionKind, KeyValue};
-use crate::dockerfile::lint::{check_port, check_secret, check_workdir};
+use crate::dockerfile::lint::{StageFacts, check_port, check_secret, check_workdir};
 use crate::dockerfile::word::{self, Expanded, WordError};
 use crate::oci::config::{HistoryEntry, ImageConfig};
 use crate::oci::history;
@@ -31,7 +32,10 @@ pub(crate) struct Lowering<'a> {
     errors: Vec<PlanError>,
     image_vertices: BTreeMap<ImageKey, VertexId>,
     epoch: Option<i64>,
-    stages: BTreeSet<usize>,
+    stages: BTreeMap<usize, StageFacts>,
+    taken: Vec<Taken>,
+    asked: BTreeMap<usize, Asked>,
+    outline: Outline,
 }
 
 /// A stage after its last instruction.
@@ -58,7 +62,10 @@ impl<'a> Lowering<'a> {
             errors: Vec::new(),
             image_vertices: BTreeMap::new(),
             epoch: None,
-            stages: BTreeSet::new(),
+            stages: BTreeMap::new(),
+            taken: Vec::new(),
+            asked: BTreeMap::new(),
+            outline: Outline::default(),
         }
     }
 
@@ -66,7 +73,6 @@ impl<'a> Lowering<'a> {
     pub(crate) fn platform(&mut self, table: &StageTable<'_>, reach: &Reach, platform: &Platform) {
         self.warnings.extend(table.warnings.iter().cloned());
         self.epoch = table.epoch;
-        self.stages.extend(&reach.stages);
         let mut done: BTreeMap<usize, StageState> = BTreeMap::new();
         for index in &reach.stages {
             let mut state = StageLowering::new(self, table, &done, *index, reach).run(reach);
@@ -78,9 +84,22 @@ impl<'a> Lowering<'a> {
                 self.images.push(PlannedImage { platform: platform.clone(), root: state.root, config, history });
             }
             done.insert(*index, state);
+            let facts = self.facts(table, reach, *index);
+            self.stages.entry(*index).or_insert(facts);
         }
+        self.outline = outline::of_target(table, &self.asked);
         let triggers: Vec<Instruction> = reach.triggers.values().flatten().cloned().collect();
         self.warnings.extend(lint::unconsumed_build_args(&unconsumed(table.dockerfile, &triggers, &self.options.build_args)));
+    }
+
+    fn facts(&self, table: &StageTable<'_>, reach: &Reach, index: usize) -> StageFacts {
+        let has_shell = |key: &ImageKey| self.bases.get(key).is_some_and(|b| b.config.config.shell.as_ref().is_some_and(|s| !s.is_empty()));
+        let (base, has_shell) = match &table.entries[index].base {
+            Source::Stage(base) => (Some(*base), false),
+            Source::Image(key, _) => (None, has_shell(key)),
+            Source::Scratch | Source::Context(_) => (None, false),
+        };
+        StageFacts { base, has_shell, triggers: reach.triggers.get(&index).cloned().unwrap_or_default() }
     }
 
     /// The plan, or everything that is wrong.
@@ -97,7 +116,15 @@ impl<'a> Lowering<'a> {
             }
         }
         warnings.sort_by_key(|w| w.span.map_or(u32::MAX, |s| s.start));
-        Ok(Plan { graph: self.graph, images: self.images, warnings, source_date_epoch: self.epoch, stages: self.stages })
+        Ok(Plan {
+            graph: self.graph,
+            images: self.images,
+            warnings,
+            source_date_epoch: self.epoch,
+            stages: self.stages,
+            taken: self.taken,
+            outline: self.outline,
+        })
     }
 
     /// Adds a vertex, unless an earlier platform brought the same one: what does not depend on the target is done once.
@@ -181,10 +208,25 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
         self.state
     }
 
+    /// What the outline will tell of this stage.
+    pub(crate) fn asked(&mut self) -> &mut Asked {
+        self.plan.asked.entry(self.index).or_default()
+    }
+
+    /// Notes a source in the main context, unless nobody wants to hear of it.
+    pub(crate) fn note_taken(&mut self, step: &Step<'_>, instruction: &'static str, path: String) {
+        let taken = Taken { instruction, path, span: step.span };
+        let wanted = self.table.checks.with_comments(&step.instruction.comments).allows("CopyIgnoredFile");
+        if wanted && !self.plan.taken.contains(&taken) {
+            self.plan.taken.push(taken);
+        }
+    }
+
     /// Sets the state to what FROM says.
     fn begin(&mut self) {
         let table = self.table;
         let entry = &table.entries[self.index];
+        self.asked().used.extend(entry.looked_at.iter().cloned());
         let platform = self.state.platform.clone();
         match &entry.base {
             Source::Stage(parent) => {
@@ -253,7 +295,7 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
             InstructionKind::Entrypoint(command) => image_config::entrypoint(&mut self.state.config, command, self.own_cmd),
             InstructionKind::Expose(words) => {
                 for word in words {
-                    self.warn_of_values(step, word, check_port);
+                    self.warn_of_ports(step, word);
                 }
                 let words = self.split_words(step, words)?;
                 image_config::expose(&mut self.state.config, &words).map_err(kind)?
@@ -283,10 +325,28 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
         for declaration in arg_declarations(step.instruction) {
             let name = declaration.name.node.clone();
             let value = self.arg_value(step, declaration)?;
+            self.note_arg(step, declaration, value.as_deref());
             self.state.scope.declare_arg(&name, value.as_deref());
             told.push((name, value));
         }
         Ok(history::arg(&told))
+    }
+
+    /// A declaration that only takes over a global one is told where that stands.
+    fn note_arg(&mut self, step: &Step<'_>, declaration: &ArgDecl, value: Option<&str>) {
+        let name = &declaration.name.node;
+        let is_own = declaration.default.is_some() || self.table.build_args.contains_key(name) || self.table.global.get(name).is_none();
+        let arg = OutlineArg {
+            name: name.clone(),
+            description: outline::description(&step.instruction.comments, name),
+            value: value.unwrap_or_default().into(),
+            span: step.span,
+        };
+        let asked = self.asked();
+        asked.used.insert(name.clone());
+        if is_own {
+            asked.declared.insert(name.clone(), arg);
+        }
     }
 
     fn arg_value(&mut self, step: &Step<'_>, declaration: &ArgDecl) -> Result<Option<String>, PlanError> {
@@ -335,6 +395,14 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
         let Ok(expanded) = word::expand(written, self.escape(), &|n| self.state.scope.get(n)) else { return };
         if !expanded.matched.is_empty() || !expanded.unmatched.is_empty() {
             self.warn(step, lint::of_word(step.span, judge(&expanded.text)));
+        }
+    }
+
+    /// A variable may hold several ports.
+    fn warn_of_ports(&mut self, step: &Step<'_>, written: &str) {
+        let split = word::expand_words(written, self.escape(), &|n| self.state.scope.get(n)).unwrap_or_default();
+        for port in split {
+            self.warn_of_values(step, written, |_| check_port(&port));
         }
     }
 

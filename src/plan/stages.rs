@@ -9,6 +9,7 @@ use super::scope::GlobalScope;
 use super::support::Feature;
 use super::{ImageKey, lint};
 use crate::dockerfile::ast::{self, Dockerfile, Instruction, InstructionKind};
+use crate::dockerfile::flags::csv_fields;
 use crate::dockerfile::lint::CheckOptions;
 use crate::dockerfile::word;
 use crate::oci::platform::Platform;
@@ -41,6 +42,8 @@ pub(crate) struct StageEntry<'a> {
     pub(crate) platform: Option<Platform>,
     /// What its COPY and RUN read besides it, in order of instructions.
     pub(crate) needs: Vec<Need>,
+    /// Names of arguments that its FROM looks at.
+    pub(crate) looked_at: Vec<String>,
 }
 
 /// Something that an instruction reads from elsewhere.
@@ -102,7 +105,14 @@ impl<'a> StageTable<'a> {
                 // A stand-in keeps the indexes of later stages right, so that every error can be told at once.
                 Err(error) => {
                     errors.push(error);
-                    table.entries.push(StageEntry { stage, base: Source::Scratch, replaced: false, platform: None, needs: Vec::new() });
+                    table.entries.push(StageEntry {
+                        stage,
+                        base: Source::Scratch,
+                        replaced: false,
+                        platform: None,
+                        needs: Vec::new(),
+                        looked_at: Vec::new(),
+                    });
                 }
             }
         }
@@ -124,13 +134,14 @@ impl<'a> StageTable<'a> {
         if base.text.is_empty() {
             return Err(PlanError::at(stage.base.span, PlanErrorKind::BlankBase(stage.base.node.clone())));
         }
-        let platform = stage.platform.as_ref().map(|p| self.stage_platform(stage, p)).transpose()?;
+        let mut looked_at = base.matched;
+        let platform = stage.platform.as_ref().map(|p| self.stage_platform(stage, p, &mut looked_at)).transpose()?;
         let wanted = platform.clone().unwrap_or_else(|| self.platform.clone());
         let name = lower_name(stage);
         if let Some(name) = &name
             && let Some(source) = self.named_context(name, &wanted)
         {
-            return Ok(StageEntry { stage, base: source, replaced: true, platform, needs: Vec::new() });
+            return Ok(StageEntry { stage, base: source, replaced: true, platform, needs: Vec::new(), looked_at: Vec::new() });
         }
         // FROM finds earlier stages by their exact lower-case name, and of several the last.
         let earlier = self.entries.iter().rposition(|e| lower_name(e.stage).is_some_and(|n| n == base.text));
@@ -138,14 +149,21 @@ impl<'a> StageTable<'a> {
             Some(index) => Source::Stage(index),
             None => self.outside(&base.text, &wanted).map_err(|kind| PlanError::at(stage.base.span, kind))?,
         };
-        Ok(StageEntry { stage, base, replaced: false, platform, needs: Vec::new() })
+        Ok(StageEntry { stage, base, replaced: false, platform, needs: Vec::new(), looked_at })
     }
 
-    fn stage_platform(&mut self, stage: &ast::Stage, written: &crate::span::Spanned<String>) -> Result<Platform, PlanError> {
+    fn stage_platform(
+        &mut self,
+        stage: &ast::Stage,
+        written: &crate::span::Spanned<String>,
+        looked_at: &mut Vec<String>,
+    ) -> Result<Platform, PlanError> {
         let escape = self.dockerfile.directives.escape;
-        let expanded = word::expand(written, escape, &|n| self.global.get(n)).map_err(|e| PlanError::at(written.span, e))?;
+        let expanded = word::expand(written, escape, &|n| self.global.get(n));
+        let expanded = expanded.map_err(|e| PlanError::at(written.span, PlanErrorKind::PlatformWord(e)))?;
         let undefined = lint::undefined_in_from(&self.global, &expanded.unmatched, stage.span);
         lint::add_wanted(&mut self.warnings, &self.checks, &stage.comments, undefined);
+        looked_at.extend(expanded.matched.iter().cloned());
         let expression = written.node.clone();
         let known = self.global.names();
         let suggestion = expanded.unmatched.iter().find_map(|name| lint::suggest(name, &known));
@@ -334,22 +352,11 @@ fn has_mount(stage: &ast::Stage) -> bool {
     stage.instructions.iter().any(|i| matches!(&i.kind, InstructionKind::Run(run) if !run.mounts.is_empty()))
 }
 
-/// `from=` of a `--mount`, whose fields are one line of CSV.
+/// `from=` of a `--mount`, the last of several; the parser has read the fields once already.
 fn mount_from(mount: &str) -> Option<String> {
-    mount_fields(mount).into_iter().find_map(|f| f.strip_prefix("from=").map(Into::into)).filter(|f: &String| !f.is_empty())
-}
-
-fn mount_fields(mount: &str) -> Vec<String> {
-    let mut fields = vec![String::new()];
-    let mut quoted = false;
-    for c in mount.chars() {
-        match c {
-            '"' => quoted = !quoted,
-            ',' if !quoted => fields.push(String::new()),
-            c => fields.last_mut().expect("there is always one field").push(c),
-        }
-    }
-    fields
+    let fields = csv_fields(mount).unwrap_or_default();
+    let from = fields.iter().rev().filter_map(|field| field.split_once('=')).find(|(key, _)| key.eq_ignore_ascii_case("from"));
+    from.map(|(_, value)| value.to_owned()).filter(|value| !value.is_empty())
 }
 
 fn contexts_by_short_name(contexts: &BTreeMap<String, NamedContext>) -> Result<BTreeMap<String, (String, NamedContext)>, PlanError> {

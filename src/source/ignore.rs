@@ -160,6 +160,17 @@ impl Ignore {
         self.state_of(path).verdict.ignored
     }
 
+    /// Whether `path` (as COPY names it, clean) is left out for certain: with `!` patterns something below it may still be there, and
+    /// the root itself is only gone if everything in it is.
+    pub fn surely_ignores(&self, path: &str) -> bool {
+        let takes_all = |pattern: &Pattern| matches!(pattern.text().as_str(), "*" | "**" | "**/*");
+        match path {
+            _ if self.exclusions => false,
+            "." | "/" => self.patterns.iter().any(takes_all),
+            path => self.is_ignored(path.as_bytes()),
+        }
+    }
+
     /// [`Ignore::can_prune`] for a path alone.
     pub fn can_prune_dir(&self, path: &[u8]) -> bool {
         self.can_prune(&self.state_of(path), path)

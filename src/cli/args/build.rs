@@ -27,6 +27,15 @@ pub struct BuildArgs {
     /// Add a named context (`name=path`, `name=docker-image://ref`, `name=oci-layout://path@digest`).
     #[arg(long = "build-context", value_name = "NAME=PATH")]
     pub build_contexts: Vec<String>,
+    /// Ask about the Dockerfile instead of building it: check, outline or targets (`,format=json`).
+    #[arg(long, value_name = "METHOD")]
+    pub call: Option<String>,
+    /// Look for violations of the rules of the language: `--call=check`.
+    #[arg(long, value_parser = parse_bool, action = ArgAction::Set)]
+    pub check: bool,
+    /// Show warnings with their reasons and places.
+    #[arg(short = 'D', long, value_parser = parse_bool, action = ArgAction::Set)]
+    pub debug: bool,
     /// Tell every reason why a step ran, and why the others did not have to.
     #[arg(long, value_parser = parse_bool, action = ArgAction::Set)]
     pub explain: bool,
@@ -60,6 +69,9 @@ pub struct BuildArgs {
     /// Target platforms of the build.
     #[arg(long = "platform", value_name = "OS/ARCH")]
     pub platforms: Vec<String>,
+    /// The first name of `--call`.
+    #[arg(long, value_name = "METHOD", hide = true)]
+    pub print: Option<String>,
     /// How progress is shown: auto, tty, plain, quiet or rawjson.
     #[arg(long, value_name = "MODE")]
     pub progress: Option<String>,

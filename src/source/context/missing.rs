@@ -2,6 +2,7 @@
 
 use super::BuildContext;
 use crate::layer::read::clean;
+use crate::source::ignore::Ignore;
 use crate::tree::entry::{file_name, join, parent};
 use crate::tree::{NodeKind, Tree as _};
 
@@ -19,6 +20,8 @@ pub enum Missing {
         pattern: String,
         /// Its 1-based line.
         line: usize,
+        /// A `!` pattern with a similar name, and its line: it may have been meant to keep the path.
+        exception: Option<(String, usize)>,
     },
     /// It does not exist.
     Absent {
@@ -33,9 +36,18 @@ pub(super) fn why(context: &BuildContext, path: &[u8]) -> Missing {
         && context.exists(&path)
         && let Some(pattern) = ignore.ignored_by(&path)
     {
-        return Missing::Ignored { file: ignore.file().to_owned(), pattern: pattern.text(), line: pattern.line() };
+        let exception = near_exception(ignore, &String::from_utf8_lossy(&path));
+        return Missing::Ignored { file: ignore.file().to_owned(), pattern: pattern.text(), line: pattern.line(), exception };
     }
     Missing::Absent { similar: similar(context, &path) }
+}
+
+/// The `!` pattern that is nearest to a path which it does not match.
+fn near_exception(ignore: &Ignore, path: &str) -> Option<(String, usize)> {
+    let exceptions = ignore.patterns().iter().filter(|pattern| pattern.is_exclusion());
+    let exceptions = exceptions.map(|pattern| (pattern.text().trim_start_matches('!').to_owned(), pattern.line()));
+    let near = exceptions.filter_map(|(text, line)| Some((likeness(path, &text)?, text, line)));
+    near.min().map(|(_, text, line)| (format!("!{text}"), line))
 }
 
 /// Looks for the first component that is not there among its neighbours, and for the rest below each that is like it.
