@@ -174,8 +174,8 @@ fn repositories_are_added_and_asked_again() {
         server.asked();
         let second = lab.build("ctx", &[]);
         assert_eq!(second.said.executed(), Vec::<String>::new(), "{}", second.said.stderr);
-        let asked = server.asked();
-        assert!(!asked.iter().any(|line| line.contains("git-upload-pack HTTP") && line.contains("POST") && asked.len() > 8), "{asked:?}");
+        // Each of the four names is asked for in two requests, and nothing is fetched.
+        assert_eq!(server.asked().len(), 8, "{:?}", lab.who());
         server.sh("cd repo && echo three >file && git commit -q -a -m three");
         server.publish();
         lab.context("ctx", &[("Dockerfile", &format!("FROM scratch\nADD {repo} /\nADD {repo}#{commit} /old/\n"))]);
@@ -239,6 +239,40 @@ fn secrets_open_a_repository_and_are_written_nowhere() {
         assert!(config.contains("x-access-token:xxxxx@") && !config.contains("s3cret"), "{config}");
         let found = Command::new("grep").args(["-rl", "s3cret"]).arg(lab.store()).output().expect("grep starts").stdout;
         assert_eq!(String::from_utf8_lossy(&found), "");
+    });
+}
+
+#[test]
+fn key_files_are_the_agent_that_ssh_asks() {
+    as_everybody(|lab: &Lab| {
+        let Some(server) = Server::start() else { return };
+        if !support::has("ssh-keygen") {
+            return skip("ssh keys", "OpenSSH's programs are not installed");
+        }
+        // A key of the user's own, and an ssh that notes what the agent has and asks the repository here.
+        let key = lab.work("key");
+        let made = lab.command_of("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-C", "me", "-f", key.to_str().expect("text")]).status();
+        assert!(made.expect("it starts").success());
+        let seen = lab.work("seen");
+        let script = format!(
+            "#!/bin/sh\n[ \"$1\" != -G ] || exit 1\nssh-add -L >{}\nexport GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0='*'\n\
+             for last; do :; done\nexec sh -c \"$last\"\n",
+            seen.display()
+        );
+        let ssh = lab.write("fake-ssh", script);
+        fs::set_permissions(&ssh, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+        server.sh("chmod -R a+rX .");
+        let url = format!("git@example.com:{}/repo.git#v1", server.dir.path().display());
+        lab.context("ctx", &[("Dockerfile", &format!("FROM scratch\nADD {url} /\n"))]);
+        let archive = lab.work("o.tar");
+        let output = format!("type=oci,dest={}", archive.display());
+        let mut command = lab.shale(&["build", "--progress", "plain", "-o", &output, "--ssh", "default=key", "ctx"]);
+        let said = Said::of(command.env("GIT_SSH_COMMAND", &ssh).output().expect("shale starts"));
+        assert!(said.ok(), "{:?}: {}", lab.who(), said.stderr);
+        assert_eq!(support::image::Image::read(&archive).text("file"), "one\n");
+        assert_eq!(fs::read_to_string(seen).expect("noted"), fs::read_to_string(key.with_extension("pub")).expect("made"));
+        let refused = lab.run(&["build", "--ssh", "default=ctx/Dockerfile", "ctx"]);
+        assert!(refused.stderr.contains("Dockerfile: ssh: no key found"), "{}", refused.stderr);
     });
 }
 
