@@ -158,7 +158,10 @@ fn files_split_as_recorded() {
         let (_, errors) = parse(&source);
         let said = first_error(&errors);
         if let Some(error) = expected["error"].as_str() {
-            if said.map(ParseError::sentence).as_deref() != Some(error) {
+            // The recordings are of BuildKit's parser, which says of an empty file what it says of one with comments only. Its frontend
+            // has looked for empty files before that, and has a sentence of its own.
+            let said = said.map(|e| if e.kind == ErrorKind::Empty { ErrorKind::NoInstructions.to_string() } else { e.sentence() });
+            if said.as_deref() != Some(error) {
                 wrong.push(format!("{path}: {said:?}, recorded {error}"));
             }
             continue;

@@ -51,11 +51,15 @@ impl<E: Executor> Solver<'_, E> {
         thread::scope(|scope| {
             let mut running = 0;
             loop {
+                for id in state.awaited() {
+                    state.shown.insert(id, self.show(id, reporter));
+                }
                 while running < limit() && failure.is_none() && !self.executor.is_cancelled() {
                     let sender = sender.clone();
                     // The receiver lives as long as the scope.
                     if let Some((id, early)) = state.next() {
-                        let step = self.step(id, &state, reporter);
+                        let task = state.shown.remove(&id).unwrap_or_else(|| self.show(id, reporter));
+                        let step = self.step(id, task, &state);
                         scope.spawn(move || {
                             let task = step.task;
                             sender.send(Done::Step(id, task, self.one(step, early, reporter))).ok();
@@ -96,7 +100,16 @@ impl<E: Executor> Solver<'_, E> {
         self.executor.select(&Step { id, vertex, parent, sources, task, is_after_run: false, changed_by: None })
     }
 
-    fn step(&self, id: VertexId, state: &State<E>, reporter: &dyn Reporter) -> Step<'_> {
+    /// A step's line in the display, from when its turn has come.
+    fn show(&self, id: VertexId, reporter: &dyn Reporter) -> TaskId {
+        let (task, vertex) = (reporter.new_task(), &self.graph.vertices[id.0]);
+        if vertex.op != Op::Scratch {
+            reporter.report(Event::Started { task, name: vertex.name.clone() });
+        }
+        task
+    }
+
+    fn step(&self, id: VertexId, task: TaskId, state: &State<E>) -> Step<'_> {
         let vertex: &Vertex = &self.graph.vertices[id.0];
         let snapshot = |id: VertexId| state.snapshots[id.0].clone().expect("inputs are solved first");
         let inputs = vertex.inputs();
@@ -107,7 +120,7 @@ impl<E: Executor> Solver<'_, E> {
             is_after_run: inputs.iter().any(|input| state.ran[input.0]),
             changed_by: vertex.parent.and_then(|parent| state.changed_by[parent.0].clone()),
             sources: inputs.into_iter().map(|id| (id, snapshot(id))).collect(),
-            task: reporter.new_task(),
+            task,
         }
     }
 
@@ -115,7 +128,6 @@ impl<E: Executor> Solver<'_, E> {
         match step.vertex.op {
             Op::Scratch => Ok(Outcome { snapshot: Snapshot::scratch(), hit: None, changed_by: None }),
             Op::Image(BaseId(number)) => {
-                reporter.report(Event::Started { task: step.task, name: step.vertex.name.clone() });
                 reporter.report(Event::Cached { task: step.task });
                 Ok(Outcome { snapshot: Snapshot::base(BaseId(number), &self.bases[number].diff_ids), hit: None, changed_by: None })
             }
@@ -150,6 +162,8 @@ struct State<E: Executor> {
     readers: VecDeque<VertexId>,
     /// Who does, or did.
     early: HashMap<VertexId, Early<E>>,
+    /// Whose turn has come while their files are still being looked at, with their lines in the display.
+    shown: HashMap<VertexId, TaskId>,
     tally: Tally,
     /// Whether a vertex or one before it ran.
     ran: Vec<bool>,
@@ -166,6 +180,7 @@ impl<E: Executor> State<E> {
             ready: VecDeque::new(),
             readers: VecDeque::new(),
             early: HashMap::new(),
+            shown: HashMap::new(),
             tally: Tally::default(),
             ran: vec![false; count],
             changed_by: vec![None; count],
@@ -193,6 +208,12 @@ impl<E: Executor> State<E> {
             Some(Early::Selected(selected)) => Some((id, Some(selected))),
             _ => Some((id, None)),
         }
+    }
+
+    /// Whose turn has come while their files are being looked at, and who are not shown yet.
+    fn awaited(&self) -> Vec<VertexId> {
+        let is_running = |id: &&VertexId| matches!(self.early.get(id), Some(Early::Running)) && !self.shown.contains_key(id);
+        self.ready.iter().filter(is_running).copied().collect()
     }
 
     /// A step that nobody has begun and that may look at its files now. No more of them wait for their turn than there are cores:

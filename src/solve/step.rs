@@ -29,7 +29,6 @@ pub(super) fn run<E: Executor>(
 ) -> Result<Outcome, E::Error> {
     let started = Instant::now();
     let task = step.task;
-    reporter.report(Event::Started { task, name: step.vertex.name.clone() });
     let mut account = BuildStep {
         name: step.vertex.name.split_whitespace().collect::<Vec<_>>().join(" "),
         stage: step.vertex.stage.clone(),
