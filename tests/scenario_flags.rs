@@ -25,6 +25,8 @@ fn no_flag_is_ignored_in_silence() {
             "-m" => vec!["--memory"],
             "-c" => vec!["--cpu-shares"],
             "-D" => vec!["--debug"],
+            // Without a name, in BuildKit's words.
+            "--push" => vec!["pushing to registry"],
             "-o" => words[1].split(',').skip(1).map(|field| field.split('=').next().unwrap_or_default()).chain(["registry"]).collect(),
             flag => vec![flag],
         };

@@ -34,8 +34,15 @@ fn sizes(lab: &Lab) -> Vec<(String, u64)> {
 /// `system df` adds up to what `du` counts as root, files of mapped ids included.
 fn assert_counted(lab: &Lab, when: &str) {
     lab.assert_no_process(when);
-    let rows = sizes(lab);
-    assert_eq!(rows.iter().map(|(_, size)| size).sum::<u64>(), du(&lab.store()), "{:?}: {when}: {rows:?}", lab.who());
+    let count = || (sizes(lab), du(&lab.store()));
+    let is_equal = |(rows, counted): &(Vec<(String, u64)>, u64)| rows.iter().map(|(_, size)| size).sum::<u64>() == *counted;
+    // The process that writes the disk back leaves its mark a moment after the build.
+    let tries = (0..50).map(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        count()
+    });
+    let equal = std::iter::once(count()).chain(tries).any(|counted| is_equal(&counted));
+    assert!(equal, "{:?}: {when}: {:?}", lab.who(), count());
 }
 
 const DOCKERFILE: &str = "FROM busybox AS a\nCOPY f /w/f\nRUN --mount=type=cache,target=/c dd if=/dev/zero of=/c/x bs=1k count=100 2>&1; \
@@ -156,12 +163,14 @@ fn what_stays_after_a_pruning_to_a_size_is_what_was_used_last() {
         for name in ["one", "two", "three"] {
             lab.context(name, &[("Dockerfile", &format!("FROM scratch\nCOPY f /{name}\n")), ("f", &"f".repeat(100_000))]);
             ok(lab, &["build", "-q", "-o", "type=oci,dest=out.tar", name]);
+            // Last uses are told apart by the second.
+            std::thread::sleep(std::time::Duration::from_millis(1100));
         }
         // Without the images that have no name.
         ok(lab, &["image", "prune", "-f"]);
-        // One step of three, or two.
+        // The step that was used least recently goes, or a part of it.
         let cache = sizes(lab)[3].1;
-        ok(lab, &["builder", "prune", "-f", "--filter", "type=regular", "--max-used-space", &(cache - 40_000).to_string()]);
+        ok(lab, &["builder", "prune", "-f", "--filter", "type=regular", "--max-used-space", &(cache - 5_000).to_string()]);
         assert_counted(lab, "pruned to a size");
         let last = lab.run(&["build", "--progress", "plain", "-o", "type=oci,dest=out.tar", "three"]);
         assert!(last.ok() && last.executed().is_empty(), "{:?}: {}", lab.who(), last.stderr);
@@ -178,7 +187,11 @@ fn verify_finds_nothing_in_what_builds_left_and_everything_that_was_changed() {
         ok(lab, &["build", "-q", "-t", "app", "-o", "type=oci,dest=app.tar", "ctx"]);
         let clean = ok(lab, &["store", "verify"]);
         assert!(clean.ends_with("Damaged: 0\n"), "{:?}: {clean}", lab.who());
-        // A file of an unpacked layer that belongs to a mapped id.
+        // A file of an unpacked layer that belongs to a mapped id: only root can change it from outside.
+        if !support::is_root() {
+            support::skip("damage to files of mapped ids", "only root can do it");
+            return;
+        }
         let script = format!("find {}/layers -path '*/fs/*/closed/x' -exec sh -c 'echo y >\"$1\"' sh {{}} ';'", lab.store().display());
         assert!(Command::new("sh").args(["-c", &script]).status().expect("sh starts").success());
         let said = lab.run(&["store", "verify"]);

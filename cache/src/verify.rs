@@ -207,7 +207,12 @@ impl Check<'_> {
             for name in self.names(&folder.to_string_lossy())? {
                 let path = folder.join(&name);
                 if dir == "last" {
-                    self.entry::<crate::CacheKey>(entry::LAST, &path)?;
+                    // Of a step its key, of a build its id.
+                    if name.starts_with("build-") {
+                        self.entry::<String>(entry::LAST, &path)?;
+                    } else {
+                        self.entry::<crate::CacheKey>(entry::LAST, &path)?;
+                    }
                     continue;
                 }
                 let Some(record) = self.entry::<StepRecord>(entry::STEP, &path)? else { continue };
