@@ -126,7 +126,8 @@ pub fn skip(tool: &str) {
 
 /// Runs a tool; `None` if it is not installed.
 pub fn tool(name: &str, args: &[&str]) -> Option<Result<String, String>> {
-    let output = match Command::new(name).args(args).output() {
+    // What root's podman leaves in /run/containers, an ordinary user's tools may not read and stumble over.
+    let output = match Command::new(name).args(args).env("XDG_RUNTIME_DIR", std::env::temp_dir()).output() {
         Ok(output) => output,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             skip(name);
