@@ -21,8 +21,9 @@ fn ok(lab: &Lab, args: &[&str]) -> String {
     said.stdout
 }
 
-/// Bytes by row of `system df`.
+/// Bytes by row of `system df`, once nothing writes any more: the process that a build leaves behind adds its mark.
 fn sizes(lab: &Lab) -> Vec<(String, u64)> {
+    lab.wait_for_sync("sizes");
     let rows = ok(lab, &["system", "df", "--format", "json"]);
     let row = |line: &str| {
         let row: Value = serde_json::from_str(line).expect("JSON");
@@ -34,15 +35,8 @@ fn sizes(lab: &Lab) -> Vec<(String, u64)> {
 /// `system df` adds up to what `du` counts as root, files of mapped ids included.
 fn assert_counted(lab: &Lab, when: &str) {
     lab.assert_no_process(when);
-    let count = || (sizes(lab), du(&lab.store()));
-    let is_equal = |(rows, counted): &(Vec<(String, u64)>, u64)| rows.iter().map(|(_, size)| size).sum::<u64>() == *counted;
-    // The process that writes the disk back leaves its mark a moment after the build.
-    let tries = (0..50).map(|_| {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        count()
-    });
-    let equal = std::iter::once(count()).chain(tries).any(|counted| is_equal(&counted));
-    assert!(equal, "{:?}: {when}: {:?}", lab.who(), count());
+    let rows = sizes(lab);
+    assert_eq!(rows.iter().map(|(_, size)| size).sum::<u64>(), du(&lab.store()), "{:?}: {when}: {rows:?}", lab.who());
 }
 
 const DOCKERFILE: &str = "FROM busybox AS a\nCOPY f /w/f\nRUN --mount=type=cache,target=/c dd if=/dev/zero of=/c/x bs=1k count=100 2>&1; \

@@ -12,6 +12,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Lab, copy_program};
 
+/// How the process that writes the disk back after a build is called.
+const SYNC: &[u8] = b"shale-worker\0sync\0";
+
 impl Lab {
     /// Gives the laboratory a program file that no other one shares, by which its processes are known.
     pub fn own_binary(&self) {
@@ -24,7 +27,6 @@ impl Lab {
     /// folder or the overlay that is their root. The one that writes the disk back after a build is none of them.
     pub fn processes(&self) -> Vec<String> {
         let binary = fs::metadata(&self.binary).expect("the binary is there");
-        let pids = fs::read_dir("/proc").expect("procfs").filter_map(|e| e.ok()?.file_name().into_string().ok());
         let is_ours = |pid: &str| {
             let at = |name: &str| Path::new("/proc").join(pid).join(name);
             let holds = |name: &str, text: &[u8]| fs::read(at(name)).is_ok_and(|bytes| contains(&bytes, text));
@@ -32,13 +34,29 @@ impl Lab {
             let runs_it = fs::metadata(at("exe")).is_ok_and(|exe| (exe.dev(), exe.ino()) == (binary.dev(), binary.ino()));
             let is_in_it = fs::read_link(at("cwd")).is_ok_and(|cwd| contains(cwd.as_os_str().as_bytes(), dir));
             let has_root = || fs::read(at("mountinfo")).is_ok_and(|all| all.split(|b| *b == b'\n').any(|line| is_overlay(line, dir)));
-            (runs_it || is_in_it || holds("environ", dir) || has_root()) && !holds("cmdline", b"shale-worker\0sync\0")
+            (runs_it || is_in_it || holds("environ", dir) || has_root()) && !holds("cmdline", SYNC)
         };
         let shown = |pid: String| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             format!("{pid} {}", String::from_utf8_lossy(&line).replace('\0', " "))
         };
-        pids.filter(|pid| pid.bytes().all(|b| b.is_ascii_digit()) && is_ours(pid)).map(shown).collect()
+        pids().filter(|pid| is_ours(pid)).map(shown).collect()
+    }
+
+    /// Waits until the disk is written back: then nothing changes the store any more, not even a mark.
+    pub fn wait_for_sync(&self, when: &str) {
+        let start = Instant::now();
+        while !self.syncing().is_empty() {
+            assert!(start.elapsed() < Duration::from_secs(120), "{:?}: {when}: {:?} does not end", self.who, self.syncing());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The processes that write the disk back for this store, which their argument names.
+    fn syncing(&self) -> Vec<String> {
+        let store = self.store();
+        let is_ours = |line: &[u8]| contains(line, SYNC) && contains(line, store.as_os_str().as_bytes());
+        pids().filter(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| is_ours(&line))).collect()
     }
 
     /// Asserts that no process of the laboratory is left; the kernel is given a moment to bury them.
@@ -72,6 +90,11 @@ impl Lab {
             assert_eq!(self.names_in_store(folder), Vec::<String>::new(), "{:?}: {when}: {folder}/", self.who);
         }
     }
+}
+
+fn pids() -> impl Iterator<Item = String> {
+    let names = fs::read_dir("/proc").expect("procfs").filter_map(|e| e.ok()?.file_name().into_string().ok());
+    names.filter(|name| name.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn contains(all: &[u8], part: &[u8]) -> bool {
