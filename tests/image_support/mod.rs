@@ -126,8 +126,10 @@ pub fn skip(tool: &str) {
 
 /// Runs a tool; `None` if it is not installed.
 pub fn tool(name: &str, args: &[&str]) -> Option<Result<String, String>> {
-    // What root's podman leaves in /run/containers, an ordinary user's tools may not read and stumble over.
-    let output = match Command::new(name).args(args).env("XDG_RUNTIME_DIR", std::env::temp_dir()).output() {
+    // What root's podman leaves in /run/containers, an ordinary user's tools may not read and stumble over. podman wants a folder
+    // that belongs to the user alone.
+    let runtime = tempfile::tempdir().expect("a directory");
+    let output = match Command::new(name).args(args).env("XDG_RUNTIME_DIR", runtime.path()).output() {
         Ok(output) => output,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             skip(name);
@@ -135,6 +137,10 @@ pub fn tool(name: &str, args: &[&str]) -> Option<Result<String, String>> {
         }
         Err(e) => panic!("{name}: {e}"),
     };
+    // An ordinary user's podman leaves a process behind that holds its namespaces.
+    if let Ok(pid) = std::fs::read_to_string(runtime.path().join("libpod/tmp/pause.pid")) {
+        Command::new("kill").arg(pid.trim()).status().expect("kill runs");
+    }
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     Some(if output.status.success() { Ok(String::from_utf8_lossy(&output.stdout).into_owned()) } else { Err(stderr) })
 }
