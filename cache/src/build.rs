@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! builds/<id>/record       the record, an entry like the others; written when the build begins and again when it ends
+//! builds/<id>/steps        steps of a build that runs or was killed: a line of JSON each, the last one of a step counts
 //! builds/<id>/<n>.log      what step n wrote, never clipped; written by others
 //! locks/build-<id>         held while it runs: without it, a record that says "running" is of a build that was killed
 //! steps/last/build-<hash>  the newest build of a context and Dockerfile
@@ -9,8 +10,11 @@
 //!
 //! An id is 16 hexadecimal digits that sort by the time of the build's begin.
 
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +28,9 @@ use crate::remove::Removed;
 use crate::step::{Nearness, StepSite};
 use crate::store::Inner;
 use crate::tmp::{make_dirs, names_in, random_u64};
+
+/// The journal's name in the folder of a build.
+const STEPS: &str = "steps";
 
 /// How a build ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +61,8 @@ pub enum StepStatus {
     Executed,
     /// It ran and failed.
     Failed,
+    /// It runs, or ran when its build was killed.
+    Running,
     /// It was stopped.
     #[default]
     Cancelled,
@@ -171,8 +180,7 @@ impl<'a> Builds<'a> {
 
     /// Begins a build: gives it an id and writes its record as running.
     pub fn begin(self, mut record: BuildRecord) -> Result<OpenBuild, StoreError> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        record.started_ms = now.as_millis() as u64;
+        record.started_ms = now_ms();
         record.pid = std::process::id();
         record.result = BuildResult::Running;
         let (dir, lock) = loop {
@@ -188,7 +196,8 @@ impl<'a> Builds<'a> {
         Ok(OpenBuild { store: Arc::clone(self.store), id: record.id.clone(), started_ms: record.started_ms, dir, _lock: lock })
     }
 
-    /// The record of a build. One that says "running" of a build that does not is told as interrupted.
+    /// The record of a build. One that says "running" of a build that does not is told as interrupted. Both have the steps that
+    /// were noted so far.
     pub fn get(self, id: &str) -> Result<Option<BuildRecord>, StoreError> {
         if !is_id(id) {
             return Ok(None);
@@ -205,7 +214,32 @@ impl<'a> Builds<'a> {
                 record.result = BuildResult::Interrupted;
             }
         }
+        if matches!(record.result, BuildResult::Running | BuildResult::Interrupted) {
+            record.steps = noted(&self.dir(id));
+            record.count();
+        }
         Ok(Some(record))
+    }
+
+    /// Writes down that the user stopped the build of a process that has ended without saying so: the newest one of the process
+    /// id that began at `since_ms` or later.
+    pub fn end_cancelled(self, pid: u32, since_ms: u64) -> Result<(), StoreError> {
+        for id in self.ids()? {
+            let Some(mut record) = self.get(&id)? else { continue };
+            if record.started_ms < since_ms {
+                break;
+            }
+            if record.pid != pid || record.result != BuildResult::Interrupted {
+                continue;
+            }
+            record.result = BuildResult::Cancelled;
+            record.duration_ms = now_ms().saturating_sub(record.started_ms);
+            for step in record.steps.iter_mut().filter(|step| step.status == StepStatus::Running) {
+                step.status = StepStatus::Cancelled;
+            }
+            return self.store.write_entry(entry::BUILD, &self.dir(&id).join("record"), &record);
+        }
+        Ok(())
     }
 
     /// The ids of all builds, the newest first; also of those without a readable record.
@@ -258,6 +292,19 @@ impl<'a> Builds<'a> {
         Ok(removed)
     }
 
+    /// Deletes the oldest builds until records and logs have at most `bytes` of content; the newest build stays whatever it has.
+    /// Returns how many went.
+    pub fn keep_bytes(self, bytes: u64) -> Result<usize, StoreError> {
+        let (mut sum, mut removed) = (0, 0);
+        for (place, id) in self.ids()?.iter().enumerate() {
+            sum += content_bytes(&self.dir(id));
+            if place > 0 && sum > bytes {
+                removed += usize::from(self.remove(id)?.is_some());
+            }
+        }
+        Ok(removed)
+    }
+
     fn all(self) -> PathBuf {
         self.store.root().join("builds")
     }
@@ -296,10 +343,17 @@ impl OpenBuild {
         &self.dir
     }
 
+    /// Takes its steps as they begin and end.
+    pub fn journal(&self) -> Journal {
+        Journal { path: self.dir.join(STEPS), file: Mutex::new(None) }
+    }
+
     /// Writes how it ended. Id, process and begin are those of the begin.
     pub fn end(&self, record: BuildRecord) -> Result<(), StoreError> {
         let record = BuildRecord { id: self.id.clone(), pid: std::process::id(), started_ms: self.started_ms, ..record };
         self.store.write_entry(entry::BUILD, &self.dir.join("record"), &record)?;
+        // The record has them all; one that stays does no harm.
+        drop(fs::remove_file(self.dir.join(STEPS)));
         if record.steps.is_empty() {
             // It came to no step: nothing to compare the next one with.
             return Ok(());
@@ -309,7 +363,50 @@ impl OpenBuild {
     }
 }
 
+/// What a build that runs writes down of its steps, so that one that is killed leaves more than its begin.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: Mutex<Option<File>>,
+}
+
+impl Journal {
+    /// Adds steps. A journal that cannot be written is of no use and does no harm: the build has its own account.
+    pub fn add(&self, steps: &[BuildStep]) {
+        let line = |step: &BuildStep| serde_json::to_string(step).expect("a step serialises") + "\n";
+        let lines: String = steps.iter().map(line).collect();
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if file.is_none() {
+            *file = File::options().create(true).append(true).open(&self.path).ok();
+        }
+        drop(file.as_mut().map(|file| file.write_all(lines.as_bytes())));
+    }
+}
+
+/// What the journal of a build says of each step, in the order of the graph. A torn last line is none.
+fn noted(dir: &Path) -> Vec<BuildStep> {
+    let text = fs::read(dir.join(STEPS)).unwrap_or_default();
+    let lines = text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<BuildStep>(line).ok());
+    lines.map(|step| (step.number, step)).collect::<BTreeMap<_, _>>().into_values().collect()
+}
+
+fn content_bytes(dir: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(dir) else { return 0 };
+    entries.filter_map(|entry| entry.ok()?.metadata().ok()).map(|meta| meta.len()).sum()
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+
 impl BuildRecord {
+    /// Counts hits, misses and bytes of its steps.
+    pub fn count(&mut self) {
+        let count = |wanted: &[StepStatus]| self.steps.iter().filter(|step| wanted.contains(&step.status)).count();
+        (self.hits, self.misses) = (count(&[StepStatus::Hit, StepStatus::CutOffHit]), count(&[StepStatus::Executed]));
+        self.bytes = self.steps.iter().map(|step| step.bytes).sum();
+    }
+
     /// The key under which this build found or made the result of a step, by its words or its place.
     pub fn key_at(&self, site: &StepSite, nearness: Nearness) -> Option<CacheKey> {
         let here = |step: &&BuildStep| {

@@ -76,7 +76,7 @@ mod verify;
 mod testing;
 
 pub use blob::{BlobWriter, Blobs};
-pub use build::{BuildRecord, BuildResult, BuildStep, Builds, Change, FileChange, OpenBuild, StepStatus};
+pub use build::{BuildRecord, BuildResult, BuildStep, Builds, Change, FileChange, Journal, OpenBuild, StepStatus};
 pub use digest::{CacheKey, ChainId, ContentId, DiffId, DigestError, LayerId, ListId, OciDigest};
 pub use durable::SyncJob;
 pub use error::StoreError;

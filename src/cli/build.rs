@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{Access, access};
 use serde_json::{Map, Value, json};
@@ -194,11 +195,12 @@ fn give_up(store: &Store, request: &BuildRequest) -> impl Fn(i32) + Send + 'stat
         Destination::None | Destination::Stdout => None,
     };
     let outputs: Vec<PathBuf> = request.outputs.iter().filter_map(path).collect();
+    let began_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
     move |signal| {
         say(CANCELED);
         let (store_root, outputs, sync) = (store.root().to_owned(), outputs.clone(), store.take_sync_job());
         let code = Failure::signal_code(signal);
-        let error = Abandoned { store_root, outputs, code, sync }.tidy_up();
+        let error = Abandoned { store_root, outputs, code, sync, began_ms }.tidy_up();
         warn(&format!("the build goes on: {error}"));
     }
 }

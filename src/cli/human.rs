@@ -109,6 +109,12 @@ pub fn seconds(elapsed: Duration) -> String {
     format!("{:.1}s", elapsed.as_secs_f64())
 }
 
+/// How long a build or a step took, as `buildx history` has it: `0.4s`, `1m  5s`.
+pub fn duration_ms(ms: u64) -> String {
+    let secs = ms / 1000;
+    if secs < 60 { format!("{:.1}s", ms as f64 / 1000.0) } else { format!("{}m {:2}s", secs / 60, secs % 60) }
+}
+
 /// When a line came, in seconds since its task began; always five characters while the task is young.
 pub fn offset(at: Duration) -> String {
     let seconds = at.as_secs_f64();
@@ -191,6 +197,13 @@ mod tests {
     fn offsets_keep_their_width() {
         for (millis, text) in [(0, "0.000"), (123, "0.123"), (9_999, "9.999"), (12_345, "12.35"), (123_456, "123.5")] {
             assert_eq!(offset(Duration::from_millis(millis)), text);
+        }
+    }
+
+    #[test]
+    fn durations_read_as_docker_s() {
+        for (ms, text) in [(0, "0.0s"), (1_450, "1.4s"), (59_900, "59.9s"), (65_000, "1m  5s"), (3_725_000, "62m  5s")] {
+            assert_eq!(duration_ms(ms), text);
         }
     }
 

@@ -18,6 +18,7 @@ pub mod program;
 
 pub mod build;
 pub mod builders;
+pub mod builds;
 pub mod call;
 pub mod contexts;
 pub mod doctor;
@@ -173,6 +174,9 @@ fn dispatch(command: &Command, environment: &Environment) -> Result<(), Failure>
         Command::Builder(BuilderCommand::Prune(args)) => prune::cache(args, prune::Manner::Builder, environment),
         Command::Buildx(BuildxCommand::Prune(args)) => prune::cache(args, prune::Manner::Buildx, environment),
         Command::Builder(BuilderCommand::Du(args)) | Command::Buildx(BuildxCommand::Du(args)) => usage::du(args, environment),
+        Command::Explain(args) => builds::explain(args, environment),
+        Command::Builds(args) => builds::run(args, environment),
+        Command::Buildx(BuildxCommand::History(command)) => builds::history(command, environment),
         Command::Store(StoreCommand::Verify(args)) => verify::run(args, environment),
         Command::System(SystemCommand::Df(args)) => usage::df(args, environment),
         Command::System(SystemCommand::Prune(args)) => prune::system(args, environment),

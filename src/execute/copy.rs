@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use shale_cache::{LayerId, ListId};
 
 use super::forms::Forms;
-use super::spool::Spool;
+use super::spool::{self, Spool};
 use super::{BuildExecutor, StepError};
 use crate::layer::LayerError;
 use crate::layer::compress::Encoder;
@@ -235,7 +235,7 @@ pub(super) fn below(
     op: &CopyOp,
     selection: &Selection,
 ) -> Result<Option<ListId>, StepError> {
-    if op.unpack_archives || op.unpacks_fetched() {
+    if op.unpacks_fetched() || (op.unpack_archives && !spool::archives(executor, op, &selection.files, &selection.fetched)?.is_empty()) {
         return Ok(None);
     }
     let view = executor.forms.view(&step.parent)?;
@@ -281,8 +281,12 @@ fn write_once(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp, select
         spool.take_fetched(file, &mut files)?;
     }
     if op.unpack_archives {
-        let others = |number: usize| fetched.iter().all(|file| file.number != number);
-        spool.unpack_archives(executor, op, &mut files, &others)?;
+        let archives = spool::archives(executor, op, &files, &fetched)?;
+        if let Some((number, _)) = archives.first().filter(|_| landed.get().is_some()) {
+            // The second look took it for a plain file.
+            return Err(LayerError::Changed { path: crate::layer::shown(&files.matches[*number].name) }.into());
+        }
+        spool.unpack_archives(archives, &mut files)?;
     }
     let landed = match landed.into_inner() {
         Some(landed) => landed,

@@ -72,24 +72,10 @@ impl Spool {
         Ok(())
     }
 
-    /// Replaces every match that is a local archive by the archive's members.
-    pub(super) fn unpack_archives(
-        &mut self,
-        executor: &BuildExecutor<'_>,
-        op: &CopyOp,
-        files: &mut select::Selection,
-        is_local: &dyn Fn(usize) -> bool,
-    ) -> Result<(), StepError> {
-        let CopySource::Context(name) = &op.source else { return Ok(()) };
-        let context = executor.contexts.get(name.as_deref()).ok_or(StepError::NoContext)?;
-        for (number, matched) in files.matches.iter_mut().enumerate().filter(|(number, _)| is_local(*number)) {
-            let [Selected { source, node: Node { kind: NodeKind::File { .. }, .. }, inline: None, .. }] = matched.items.as_slice() else {
-                continue;
-            };
-            let file = context.open_file(source)?;
-            if is_tar(&file).map_err(StepError::io("read", crate::layer::shown(source)))? {
-                *matched = self.unpack(number, file, matched)?;
-            }
+    /// Replaces matches that are local archives by the archives' members.
+    pub(super) fn unpack_archives(&mut self, archives: Vec<(usize, File)>, files: &mut select::Selection) -> Result<(), StepError> {
+        for (number, file) in archives {
+            files.matches[number] = self.unpack(number, file, &files.matches[number])?;
         }
         Ok(())
     }
@@ -152,6 +138,31 @@ impl Spool {
         out.flush().map_err(StepError::io("write", "a spool file"))?;
         Ok(sources)
     }
+}
+
+/// The matches of an ADD that are archives of the context, opened. Those that were `fetched` have a rule of their own.
+pub(super) fn archives(
+    executor: &BuildExecutor<'_>,
+    op: &CopyOp,
+    files: &select::Selection,
+    fetched: &[Fetched],
+) -> Result<Vec<(usize, File)>, StepError> {
+    let CopySource::Context(name) = &op.source else { return Ok(Vec::new()) };
+    let context = executor.contexts.get(name.as_deref()).ok_or(StepError::NoContext)?;
+    let mut found = Vec::new();
+    for (number, matched) in files.matches.iter().enumerate() {
+        let [Selected { source, node: Node { kind: NodeKind::File { .. }, .. }, inline: None, .. }] = matched.items.as_slice() else {
+            continue;
+        };
+        if fetched.iter().any(|file| file.number == number) {
+            continue;
+        }
+        let file = context.open_file(source)?;
+        if is_tar(&file).map_err(StepError::io("read", crate::layer::shown(source)))? {
+            found.push((number, file));
+        }
+    }
+    Ok(found)
 }
 
 /// Whether a file is a tar, whatever it is compressed with: its content tells, as in BuildKit.

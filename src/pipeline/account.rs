@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::time::Instant;
 
-use shale_cache::{BuildRecord, BuildResult, OpenBuild, StepStatus, StoreError};
+use shale_cache::{BuildRecord, BuildResult, OpenBuild, StoreError};
 
 use super::{BuildError, BuildReport, Services};
 use crate::cli::request::{BuildRequest, ContextSource};
@@ -12,6 +12,8 @@ use crate::solve::ledger::Ledger;
 
 /// Builds whose records and logs are kept.
 const KEPT_BUILDS: usize = 100;
+/// What they may take together. A log is never clipped, so the oldest builds go; the newest stays however much its commands said.
+const KEPT_BYTES: u64 = 256 << 20;
 
 /// What is written down of a build that runs.
 #[derive(Debug)]
@@ -41,7 +43,8 @@ impl Account {
             ..BuildRecord::default()
         };
         let build = services.store.builds().begin(record.clone())?;
-        Ok(Self { build, started: Instant::now(), record: RefCell::new(record), ledger: Ledger::default() })
+        let ledger = Ledger::with_journal(build.journal());
+        Ok(Self { build, started: Instant::now(), record: RefCell::new(record), ledger })
     }
 
     /// Where the logs of its steps go.
@@ -62,12 +65,10 @@ impl Account {
         self.build.id().clone_into(&mut record.id);
         record.steps = self.ledger.steps();
         record.duration_ms = self.started.elapsed().as_millis() as u64;
-        record.bytes = record.steps.iter().map(|step| step.bytes).sum();
-        let count = |wanted: &[StepStatus]| record.steps.iter().filter(|step| wanted.contains(&step.status)).count();
-        (record.hits, record.misses) = (count(&[StepStatus::Hit, StepStatus::CutOffHit]), count(&[StepStatus::Executed]));
+        record.count();
         record.result = match &built {
             Ok(_) => BuildResult::Ok,
-            Err(_) if services.cancel.is_cancelled() => BuildResult::Cancelled,
+            Err(_) if services.cancel.is_wished() => BuildResult::Cancelled,
             Err(BuildError::Cancelled) => BuildResult::Cancelled,
             Err(_) => BuildResult::Failed,
         };
@@ -79,6 +80,10 @@ impl Account {
         // A build is not failed for its record: a full disk has said so already, and a killed build has none either.
         drop(self.build.end(record.clone()));
         drop(services.store.builds().keep_newest(KEPT_BUILDS));
+        if record.steps.len() > record.hits {
+            // Only what ran has said something.
+            drop(services.store.builds().keep_bytes(KEPT_BYTES));
+        }
         built.map(|report| BuildReport { record, ..report })
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -14,6 +14,8 @@ pub struct Cancel(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     level: AtomicU8,
+    /// Whether somebody wished it, and not only a step that failed beside others.
+    is_wished: AtomicBool,
     /// Steps that may still be tidying up.
     steps: AtomicUsize,
     /// Readable from the first call on; never read, so that every waiter sees it.
@@ -26,11 +28,18 @@ impl Cancel {
     /// A flag that is down.
     pub fn new() -> io::Result<Self> {
         let fd = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        Ok(Self(Arc::new(Inner { level: AtomicU8::new(0), steps: AtomicUsize::new(0), asked: fd()?, insisted: fd()? })))
+        Ok(Self(Arc::new(Inner {
+            level: AtomicU8::new(0),
+            is_wished: AtomicBool::new(false),
+            steps: AtomicUsize::new(0),
+            asked: fd()?,
+            insisted: fd()?,
+        })))
     }
 
     /// Asks to stop; a second call lets no one finish what it does on being asked.
     pub fn cancel(&self) {
+        self.0.is_wished.store(true, Ordering::SeqCst);
         let before = self.0.level.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |l| (l < 2).then_some(l + 1));
         let fd = match before {
             Ok(0) => &self.0.asked,
@@ -41,7 +50,7 @@ impl Cancel {
         let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
     }
 
-    /// Asks to stop, if nobody has: for those who do not know of each other.
+    /// Asks to stop, if nobody has: for those who do not know of each other, and to end what runs beside a failed step.
     pub fn ask(&self) {
         if self.0.level.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             let _ = rustix::io::write(&self.0.asked, &1u64.to_ne_bytes());
@@ -62,6 +71,11 @@ impl Cancel {
     /// Whether it was asked for.
     pub fn is_cancelled(&self) -> bool {
         self.0.level.load(Ordering::SeqCst) > 0
+    }
+
+    /// Whether the user asked for it.
+    pub fn is_wished(&self) -> bool {
+        self.0.is_wished.load(Ordering::SeqCst)
     }
 
     /// Whether it was asked for twice.
@@ -106,7 +120,7 @@ mod tests {
         let other = cancel.clone();
         assert!(!other.is_cancelled() && !readable(other.as_fd()));
         cancel.cancel();
-        assert!(other.is_cancelled() && !other.is_insisted());
+        assert!(other.is_cancelled() && other.is_wished() && !other.is_insisted());
         assert!(readable(other.as_fd()) && readable(other.as_fd()) && !readable(other.insisted_fd()));
         cancel.cancel();
         cancel.cancel();
@@ -118,7 +132,7 @@ mod tests {
         let cancel = Cancel::new().unwrap();
         cancel.ask();
         cancel.ask();
-        assert!(cancel.is_cancelled() && readable(cancel.as_fd()) && !cancel.is_insisted());
+        assert!(cancel.is_cancelled() && readable(cancel.as_fd()) && !cancel.is_insisted() && !cancel.is_wished());
         let step = cancel.step();
         assert_eq!(cancel.running_steps(), 1);
         drop(step);

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use shale_cache::{BuildRecord, BuildStep, StoreError};
+use shale_cache::{BuildRecord, BuildStep, Journal, StepStatus, StoreError};
 
 use super::key;
 use crate::plan::graph::Graph;
@@ -11,17 +11,50 @@ use crate::plan::graph::Graph;
 /// Takes the steps of one build, in whatever order they end.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    steps: Mutex<Vec<BuildStep>>,
+    steps: Mutex<Steps>,
+    /// Takes steps as they run, for a build that will be killed. Hits wait until something runs: a cached build writes none.
+    journal: Option<Journal>,
     /// The build before this one of the same context and Dockerfile, read when the first step misses.
     previous: Mutex<Option<Arc<Option<BuildRecord>>>>,
     /// What the steps of the graph say, hashed when the first of them asks whether another one has only moved.
     words: OnceLock<HashSet<String>>,
 }
 
+/// The steps that have ended, in that order.
+#[derive(Debug, Default)]
+struct Steps {
+    all: Vec<BuildStep>,
+    /// How many of them the journal has.
+    noted: usize,
+}
+
 impl Ledger {
+    /// An account whose steps also go to a journal.
+    pub fn with_journal(journal: Journal) -> Self {
+        Self { journal: Some(journal), ..Self::default() }
+    }
+
+    /// A step is about to run.
+    pub(super) fn begins(&self, step: &BuildStep) {
+        let begun = BuildStep { status: StepStatus::Running, ..step.clone() };
+        self.note(&mut self.steps.lock().unwrap_or_else(PoisonError::into_inner), Some(begun));
+    }
+
     /// Adds a step that has ended.
     pub(super) fn add(&self, step: BuildStep) {
-        self.steps.lock().unwrap_or_else(PoisonError::into_inner).push(step);
+        let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_hit = matches!(step.status, StepStatus::Hit | StepStatus::CutOffHit);
+        steps.all.push(step);
+        if !is_hit {
+            self.note(&mut steps, None);
+        }
+    }
+
+    fn note(&self, steps: &mut Steps, begun: Option<BuildStep>) {
+        let Some(journal) = &self.journal else { return };
+        let new: Vec<BuildStep> = steps.all[steps.noted..].iter().cloned().chain(begun).collect();
+        steps.noted = steps.all.len();
+        journal.add(&new);
     }
 
     /// The build before this one.
@@ -43,7 +76,7 @@ impl Ledger {
 
     /// What was added, in the order of the graph.
     pub fn steps(&self) -> Vec<BuildStep> {
-        let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner).all.clone();
         steps.sort_by_key(|step| step.number);
         steps
     }

@@ -100,6 +100,7 @@ fn look_then_run<E: Executor>(
     let last = last_run(solver, &site, &first)?;
     let reason = tell_why(solver, step, last.as_ref(), &first, reporter);
     (account.status, account.reason, account.changes) = (StepStatus::Executed, reason.to_string(), reason.changes().to_vec());
+    solver.ledger.begins(account);
     let made = solver.executor.execute(step, selection)?;
     let record = record(solver, step, &made, site, first, started)?;
     solver.executor.settled(step.id, &record.layer);

@@ -53,6 +53,8 @@ pub struct Abandoned {
     pub code: u8,
     /// What was committed before.
     pub sync: Option<SyncJob>,
+    /// When the build began at the earliest: milliseconds since the epoch.
+    pub began_ms: u64,
 }
 
 impl Abandoned {
@@ -77,6 +79,8 @@ impl Abandoned {
         }
         // What cannot be deleted now is deleted by the next build.
         let Ok(store) = Store::open(&self.store_root) else { return };
+        // The process id is still that of the build. Without the note it would be told as killed.
+        drop(store.builds().end_cancelled(std::process::id(), self.began_ms));
         let left = store.reap().unwrap_or_default();
         if !left.is_empty() {
             let config = WorkerConfig { store_root: self.store_root.clone() };

@@ -5,6 +5,7 @@ use clap::{ArgAction, Args, Subcommand};
 use super::super::flags::parse_bool;
 
 use super::build::BuildArgs;
+use super::builds::BuildsCommand;
 use super::engine::{BuilderArgs, BuilderListArgs, CreateBuilderArgs, FormatArgs, PsArgs, RemoveBuilderArgs, UseBuilderArgs};
 use super::image::{HistoryArgs, ImageInspectArgs, ImagesArgs, LoadArgs, RmiArgs, SaveArgs, TagArgs};
 use super::registry::{PullArgs, PushArgs};
@@ -67,6 +68,9 @@ pub enum BuildxCommand {
     Prune(PruneArgs),
     /// Show what the build cache takes.
     Du(DuArgs),
+    /// Docker's name for the commands about past builds.
+    #[command(subcommand)]
+    History(BuildsCommand),
     /// Print the version.
     Version,
     /// Accepted for Docker's sake: this process is the builder.

@@ -4,6 +4,7 @@
 //! single-valued flag takes its last value, short flags cluster (`-qt name`).
 
 mod build;
+mod builds;
 mod engine;
 mod global;
 mod groups;
@@ -19,6 +20,7 @@ use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use super::program::Program;
 
 pub use build::BuildArgs;
+pub use builds::{BuildInspectArgs, BuildLogsArgs, BuildsArgs, BuildsCommand, BuildsListArgs, BuildsRemoveArgs, ExplainArgs};
 pub use engine::{BuilderArgs, BuilderListArgs, CreateBuilderArgs, FormatArgs, PsArgs, RemoveBuilderArgs, UseBuilderArgs};
 pub use global::GlobalArgs;
 pub use groups::{
@@ -82,6 +84,10 @@ pub enum Command {
     /// Docker's name for the build commands.
     #[command(subcommand, hide = true)]
     Buildx(BuildxCommand),
+    /// Say why the steps of a past build ran, or did not have to.
+    Explain(ExplainArgs),
+    /// List past builds, and what they wrote.
+    Builds(BuildsArgs),
     /// Look after the store.
     #[command(subcommand)]
     Store(StoreCommand),

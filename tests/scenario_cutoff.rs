@@ -1,0 +1,131 @@
+//! Early cut-off: a step that runs again and makes what it had made before costs nothing that follows, in its stage and in others;
+//! and what is copied stays when something below it changes.
+
+mod support;
+
+use std::fs;
+
+use serde_json::Value;
+use support::{Lab, as_everybody};
+
+/// `/log` and `/out/bin` have the time of the run, which differs from run to run.
+const DOCKERFILE: &str = "FROM base AS build\nARG FLAVOUR=sweet\nCOPY src /src\n\
+    RUN mkdir /out && grep -v '^#' /src/main >/out/bin; touch /log\n\
+    FROM base\nWORKDIR /app\nCOPY --from=build /out ./\nCOPY conf ./\nADD data /data/\nRUN cat bin >/copy\n\
+    RUN --mount=type=bind,from=build,source=/out,target=/m cat /m/bin\nCOPY late /late\nRUN cat /version\n";
+
+type Change = fn(&Lab);
+
+/// What changes, how, with which arguments; which steps run then, by the beginnings of their instructions in the order of the graph.
+const ROWS: &[(&str, Change, &[&str], &[&str])] = &[
+    ("nothing", |_| (), &[], &[]),
+    ("the time of a file", touch, &[], &[]),
+    ("a command that makes the same", |lab| edit(lab, "; touch /log", " && touch /log"), &[], &["RUN mkdir"]),
+    ("a build argument", |_| (), &["--build-arg", "FLAVOUR=sour"], &["RUN mkdir"]),
+    ("a variable", |lab| edit(lab, "COPY src", "ENV MODE=fast\nCOPY src"), &[], &["RUN mkdir"]),
+    ("a stage without cache", |_| (), &["--no-cache-filter", "build"], &["COPY src", "RUN mkdir"]),
+    ("a comment in a source", |lab| drop(lab.write("ctx/src/main", "# other\nprogram\n")), &[], &["COPY src", "RUN mkdir"]),
+    ("a step in the middle", |lab| edit(lab, "cat bin >/copy", "cp bin /copy"), &[], &["RUN cp bin"]),
+    ("a moved base", move_base, &[], &["RUN mkdir", "WORKDIR", "RUN cat bin", "RUN --mount", "RUN cat /version"]),
+    // These have other content, and must not be taken for the same.
+    ("a copied file", |lab| drop(lab.write("ctx/conf", "2\n")), &[], &["COPY conf", "RUN cat bin", "RUN --mount", "RUN cat /version"]),
+    ("an added file", |lab| drop(lab.write("ctx/data", "2\n")), &[], &["ADD data", "RUN cat bin", "RUN --mount", "RUN cat /version"]),
+    (
+        "a source",
+        |lab| drop(lab.write("ctx/src/main", "# comment\nother\n")),
+        &[],
+        &["COPY src", "RUN mkdir", "COPY --from", "RUN cat bin", "RUN --mount", "RUN cat /version"],
+    ),
+];
+
+fn make_base(lab: &Lab, version: &str) {
+    lab.context("base", &[("Dockerfile", &format!("FROM busybox\nRUN echo {version} >/version\n"))]);
+    let said = lab.run(&["build", "-q", "-t", "base", "base"]);
+    assert!(said.ok(), "{}", said.stderr);
+}
+
+fn move_base(lab: &Lab) {
+    make_base(lab, "2");
+}
+
+fn fill(lab: &Lab) {
+    let files = [("src/main", "# comment\nprogram\n"), ("conf", "1\n"), ("data", "1\n"), ("late", "1\n"), ("Dockerfile", DOCKERFILE)];
+    lab.context("ctx", &files);
+}
+
+fn touch(lab: &Lab) {
+    let file = fs::File::options().write(true).open(lab.work("ctx/conf")).expect("open");
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH).expect("a time");
+}
+
+fn edit(lab: &Lab, from: &str, to: &str) {
+    let text = fs::read_to_string(lab.work("ctx/Dockerfile")).expect("read");
+    assert!(text.contains(from), "{from:?} is not in the Dockerfile");
+    lab.write("ctx/Dockerfile", text.replacen(from, to, 1));
+}
+
+/// The steps of `shale.build`: (instruction, status).
+fn statuses(lab: &Lab) -> Vec<(String, String)> {
+    let text = fs::read(lab.work("meta.json")).expect("--metadata-file");
+    let meta: Value = serde_json::from_slice(&text).expect("JSON");
+    let text = |step: &Value, name: &str| step[name].as_str().unwrap_or_else(|| panic!("no {name} in {step}")).to_owned();
+    let steps = meta["shale.build"]["steps"].as_array().expect("steps").iter();
+    steps.map(|step| (text(step, "name").split_once("] ").expect("a name").1.to_owned(), text(step, "status"))).collect()
+}
+
+#[test]
+fn only_what_has_other_content_below_it_runs_again() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        for (what, change, args, expected) in ROWS {
+            make_base(lab, "1");
+            fill(lab);
+            let first = lab.build("ctx", &[]);
+            change(lab);
+            let mut all = vec!["--metadata-file", "meta.json"];
+            all.extend(*args);
+            let again = lab.build("ctx", &all);
+            let steps = statuses(lab);
+            let of = |wanted: &str| steps.iter().filter(|(_, status)| status == wanted).map(|(name, _)| name.as_str()).collect::<Vec<_>>();
+            let ran = of("executed");
+            let fits = ran.len() == expected.len() && ran.iter().zip(*expected).all(|(ran, start)| ran.starts_with(start));
+            assert!(fits, "{:?}: {what}: {ran:?} is not {expected:?}\n{}", lab.who(), again.said.stderr);
+            assert_eq!(steps.len() - ran.len(), of("hit").len() + of("cut-off-hit").len(), "{what}: {steps:?}");
+            // A step of another stage follows too.
+            let is_same = expected.iter().all(|start| ["RUN mkdir", "COPY src", "RUN cp bin"].contains(start));
+            assert_eq!(!of("cut-off-hit").is_empty(), is_same && !expected.is_empty(), "{what}: {steps:?}");
+            assert_eq!(first.image.config["rootfs"] == again.image.config["rootfs"], is_same, "{:?}: {what}", lab.who());
+            let program = if *what == "a source" { "other\n" } else { "program\n" };
+            assert_eq!((again.image.text("app/bin"), again.image.text("copy")), (program.into(), program.into()), "{what}");
+            assert_eq!(again.image.text("version"), if *what == "a moved base" { "2\n" } else { "1\n" });
+            fs::remove_dir_all(lab.work("ctx")).expect("remove");
+        }
+    });
+}
+
+#[test]
+fn an_archive_is_unpacked_again_upon_a_changed_base() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        make_base(lab, "1");
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(0o644);
+        header.set_size(2);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(1_700_000_000);
+        tar.append_data(&mut header, "member", &b"m\n"[..]).expect("memory");
+        lab.write("ctx/files.tar", tar.into_inner().expect("memory"));
+        lab.context("ctx", &[("Dockerfile", "FROM base\nADD files.tar plain /d/\nADD plain /e/\n"), ("plain", "p\n")]);
+        lab.build("ctx", &[]);
+        make_base(lab, "2");
+        let again = lab.build("ctx", &["--metadata-file", "meta.json"]);
+        let told: Vec<String> = statuses(lab).into_iter().map(|(_, status)| status).collect();
+        assert_eq!(told, ["executed", "hit"], "{:?}", lab.who());
+        assert_eq!(
+            (again.image.text("d/member"), again.image.text("d/plain"), again.image.text("e/plain")),
+            ("m\n".into(), "p\n".into(), "p\n".into())
+        );
+    });
+}
