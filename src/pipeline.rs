@@ -12,14 +12,17 @@ mod remote;
 
 use std::path::PathBuf;
 use std::thread;
+use std::time::Instant;
 
-use shale_cache::{BuildRecord, OciDigest, Store};
+use shale_cache::{BuildRecord, OciDigest, Store, StoreError};
 
-use crate::cli::request::BuildRequest;
+use crate::cli::output::Destination;
+use crate::cli::request::{BuildRequest, ContextSource, DockerfileSource};
 use crate::dockerfile::{ast::Dockerfile, parse};
 use crate::execute::ahead::{self, Ahead};
 use crate::execute::forms::Forms;
 use crate::execute::log::StepLogs;
+use crate::execute::room::{Fullness, Room};
 use crate::execute::{BuildExecutor, StepError, run_upon};
 use crate::image::ImageService;
 use crate::plan::PlanOptions;
@@ -46,6 +49,8 @@ pub struct Services<'a> {
     pub reporter: &'a dyn Reporter,
     /// Ends the build.
     pub cancel: &'a Cancel,
+    /// Looks after the space on the disk.
+    pub room: &'a Room,
 }
 
 impl std::fmt::Debug for Services<'_> {
@@ -71,11 +76,41 @@ pub struct BuildReport {
 
 /// Builds what the request asks for, and keeps a record of it.
 pub fn build(request: &BuildRequest, services: Services<'_>) -> Result<BuildReport, BuildError> {
-    let _lease = services.store.lease()?;
+    let lease = with_room(services, true, || services.store.lease().map_err(BuildError::from), || Ok(()))?;
     let left_by_the_dead = services.store.reap()?;
-    let account = Account::begin(request, services)?;
-    let built = build_for(request, services, &account, &left_by_the_dead);
+    let renew = || lease.renew();
+    let account = with_room(services, true, || Account::begin(request, services).map_err(BuildError::from), renew)?;
+    let built = with_room(services, can_begin_again(request), || build_for(request, services, &account, &left_by_the_dead), renew);
     account.end(built, services)
+}
+
+/// Does something, and once more if a full disk was in its way and the cache had something to give. `renew` lets go of what was used.
+fn with_room<T>(
+    services: Services<'_>,
+    can_begin_again: bool,
+    work: impl Fn() -> Result<T, BuildError>,
+    renew: impl Fn() -> Result<(), StoreError>,
+) -> Result<T, BuildError> {
+    let failed = match work() {
+        Err(error) => error,
+        done => return done,
+    };
+    let Some(fullness) = failed.fullness().filter(|_| can_begin_again) else { return Err(failed) };
+    let (task, started) = (services.reporter.new_task(), Instant::now());
+    if renew().is_err() || !services.room.make(fullness == Fullness::Quota) {
+        return Err(failed);
+    }
+    services
+        .reporter
+        .report(Event::Started { task, name: "[internal] the disk is full: evict from the build cache and begin again".into() });
+    services.reporter.report(Event::Done { task, elapsed: started.elapsed() });
+    work()
+}
+
+/// What came in on standard input, or went out on standard output, is gone.
+fn can_begin_again(request: &BuildRequest) -> bool {
+    let reads = request.context == ContextSource::Stdin || request.dockerfile == DockerfileSource::Stdin;
+    !reads && request.outputs.iter().all(|output| output.destination != Destination::Stdout)
 }
 
 fn build_for(
@@ -178,6 +213,7 @@ fn solve(
         run_upon: run_upon(&plan.graph),
         packing: output::first_packing(request, plan),
         exported: output::exported(plan),
+        room: services.room,
         ahead,
         reporter: services.reporter,
         cancel: services.cancel.clone(),

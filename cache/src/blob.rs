@@ -126,6 +126,7 @@ impl<'a> Blobs<'a> {
         }
         let to = self.path(digest);
         rename_dir(from, &to).map_err(|error| StoreError::io("write", &to, error))?;
+        self.store.growth.add(size_bytes);
         self.mark_made(digest, size_bytes)
     }
 }

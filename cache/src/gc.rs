@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::build::Builds;
 use crate::digest::{LayerId, ListId, OciDigest};
 use crate::entry::{self, is_absent};
 use crate::error::StoreError;
@@ -19,12 +20,16 @@ use crate::last_use;
 use crate::layer::KnownLayer;
 use crate::lease::{Gate, InUse};
 use crate::needed::Needed;
+use crate::policy::{Disk, Policy, Reason, Turn, Urgency};
 use crate::store::Inner;
 use crate::tmp::names_in;
 use crate::usage::MeasureMapped;
 
 /// So many items go between two openings of the gate: some milliseconds of renaming.
 const BATCH: usize = 64;
+/// What the records of builds may take together. A log is never clipped, so the oldest builds go; the newest stays however much its
+/// commands said.
+const KEPT_BUILD_BYTES: u64 = 256 << 20;
 /// The folders whose children are deleted at once; everything else can be large and goes to `trash/` first.
 const SMALL: &[&str] = &["steps", "blobs/made"];
 
@@ -66,14 +71,24 @@ pub struct Caps {
     pub max_used_bytes: u64,
     /// So many bytes of the file system are to be free.
     pub min_free_bytes: u64,
+    /// No more than so many percent of what is used when the pruning begins stay, if not 0; takes the place of `max_used_bytes`.
+    pub max_used_share: u64,
+    /// A cap that is crossed is kept by a tenth more than it asks for.
+    pub is_distant: bool,
+    /// What the filter takes is counted by itself, not with the rest of the cache.
+    pub is_apart: bool,
 }
 
 impl Caps {
     /// How many of the used bytes may stay; `free_bytes` are those that the file system has left.
     pub fn keep_bytes(&self, used_bytes: u64, free_bytes: u64) -> u64 {
-        let lacking = self.min_free_bytes.saturating_sub(free_bytes);
+        let distance = |bytes: u64| if self.is_distant { bytes / 10 } else { 0 };
         let mut keep = if self.max_used_bytes == 0 && self.min_free_bytes != 0 { used_bytes } else { self.max_used_bytes };
-        if lacking > 0 {
+        if used_bytes > keep {
+            keep -= distance(keep);
+        }
+        if self.min_free_bytes > free_bytes {
+            let lacking = self.min_free_bytes - free_bytes + distance(self.min_free_bytes);
             keep = keep.min(used_bytes.saturating_sub(lacking));
         }
         keep.max(self.reserved_bytes)
@@ -114,6 +129,8 @@ pub struct PruneReport {
     pub in_use: usize,
     /// Trees with files of other ids, for a worker to delete.
     pub undeletable: Vec<PathBuf>,
+    /// What the build cache takes now, as allocated blocks.
+    pub left_bytes: u64,
 }
 
 /// The garbage collection of a store.
@@ -141,20 +158,71 @@ impl<'a> Gc<'a> {
         mapped: &mut MeasureMapped<'_>,
     ) -> Result<PruneReport, StoreError> {
         self.require_writable()?;
+        let mut report = self.take(rules, deadline, mapped)?;
+        let everything = rules.iter().any(|rule| *rule == PruneOptions::everything());
+        report.bytes += self.sweep(everything)?;
+        self.finish(report)
+    }
+
+    /// Keeps to a policy: drops old records of builds, and prunes if it is time to. `None` if there was nothing to do.
+    pub fn collect(self, policy: &Policy, reason: Reason, mapped: &mut MeasureMapped<'_>) -> Result<Option<PruneReport>, StoreError> {
+        self.require_writable()?;
+        let is_full = reason.urgency == Urgency::Full;
+        if !is_full {
+            let builds = Builds::new(self.store);
+            builds.keep_newest(policy.keep_builds)?;
+            if reason.grown_bytes > 0 {
+                // Only what ran has said something.
+                builds.keep_bytes(KEPT_BUILD_BYTES)?;
+            }
+        }
+        let disk = Disk::of(self.store.root())?;
+        let rules = policy.rules(reason, disk);
+        if rules.is_empty() {
+            return Ok(None);
+        }
+        let mut turn = Turn::take(self.store.root())?;
+        let added = turn.add(reason.grown_bytes);
+        if !is_full && !turn.is_due(policy, last_use::now_secs(), disk.free_bytes) {
+            return Ok(None);
+        }
+        let started = Instant::now();
+        let mut report = self.take(&rules, None, mapped)?;
+        if !report.removed.is_empty() {
+            report.bytes += self.sweep(false)?;
+            report = self.finish(report)?;
+        }
+        let took_ms = started.elapsed().as_millis() as u64;
+        let free_bytes = Disk::of(self.store.root())?.free_bytes;
+        let noted = turn.note(policy, last_use::now_secs(), took_ms, report.left_bytes, free_bytes);
+        // On a full disk there may be no room for the note.
+        if is_full { Ok(Some(report)) } else { added.and(noted).map(|()| Some(report)) }
+    }
+
+    /// Lists the store and takes what some rules allow, one after the other.
+    fn take(self, rules: &[PruneOptions], deadline: Option<Instant>, mapped: &mut MeasureMapped<'_>) -> Result<PruneReport, StoreError> {
         let inventory = Inventory::of(self.store, mapped)?;
-        let now_secs = last_use::now_secs();
+        let (now_secs, free_bytes) = (last_use::now_secs(), self.free_bytes()?);
         let mut report = PruneReport::default();
-        let own = inventory.items.iter().filter(|item| !item.is_shared);
-        let mut used_bytes = inventory.overhead_bytes + own.map(|item| item.size_bytes).sum::<u64>();
+        let cost = |item: &Item| if item.is_shared { 0 } else { item.size_bytes };
+        let mut used_bytes = inventory.overhead_bytes + inventory.items.iter().map(cost).sum::<u64>();
+        let begin_bytes = used_bytes;
         let (mut left, used): (Vec<Item>, Vec<Item>) = inventory.items.into_iter().partition(|item| !item.is_in_use);
         report.in_use = used.len();
         for rule in rules {
-            let free_bytes = self.free_bytes()?.saturating_add(report.bytes);
-            let keep_bytes = rule.caps.keep_bytes(used_bytes, free_bytes);
+            let takes = |item: &&Item| rule.filter.takes(item, now_secs);
+            let apart: u64 = left.iter().chain(&used).filter(takes).map(cost).sum();
+            let mut counted = if rule.caps.is_apart { apart } else { used_bytes };
+            let mut caps = rule.caps;
+            if caps.max_used_share != 0 {
+                caps.max_used_bytes = begin_bytes / 100 * caps.max_used_share;
+            }
+            let keep_bytes = caps.keep_bytes(counted, free_bytes.saturating_add(report.bytes));
             let (mut chosen, mut stays) = (Vec::new(), Vec::new());
             for item in left {
-                if used_bytes > keep_bytes && rule.may_take(&item, now_secs) {
-                    used_bytes -= if item.is_shared { 0 } else { item.size_bytes.min(used_bytes) };
+                if counted > keep_bytes && rule.may_take(&item, now_secs) {
+                    let bytes = cost(&item);
+                    (counted, used_bytes) = (counted.saturating_sub(bytes), used_bytes.saturating_sub(bytes));
                     chosen.push(item);
                 } else {
                     stays.push(item);
@@ -165,9 +233,8 @@ impl<'a> Gc<'a> {
                 break;
             }
         }
-        let everything = rules.iter().any(|rule| *rule == PruneOptions::everything());
-        report.bytes += self.sweep(everything)?;
-        self.finish(report)
+        report.left_bytes = used_bytes;
+        Ok(report)
     }
 
     /// Removes images, and of what they needed everything that neither other images nor the build cache have.
@@ -317,11 +384,8 @@ impl<'a> Gc<'a> {
         Ok(())
     }
 
-    /// What the file system has left for this user.
-    pub fn free_bytes(self) -> Result<u64, StoreError> {
-        let found =
-            rustix::fs::statvfs(self.store.root()).map_err(|error| StoreError::io("ask for the space of", self.store.root(), error))?;
-        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    fn free_bytes(self) -> Result<u64, StoreError> {
+        Disk::of(self.store.root()).map(|disk| disk.free_bytes)
     }
 
     fn require_writable(self) -> Result<(), StoreError> {

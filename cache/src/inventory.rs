@@ -78,6 +78,9 @@ pub struct Item {
     pub uses: usize,
     /// What made it, for people.
     pub description: String,
+    /// The two times to the nanosecond, for their order.
+    pub(crate) created_nanos: i64,
+    pub(crate) last_used_nanos: i64,
     pub(crate) layer: Option<LayerId>,
     pub(crate) blobs: Vec<OciDigest>,
     /// Below the root, in the order in which they are to go.
@@ -156,9 +159,11 @@ impl Inventory {
         }
         taking.overhead_bytes += of_overhead.iter().sum::<u64>();
         let images = taking.images()?;
+        let running: BTreeSet<String> = names_in(&store.locks())?.into_iter().collect();
         let mut items = taking.items;
         for item in &mut items {
-            item.is_in_use = item.names().iter().any(|name| in_use.has(name));
+            item.is_in_use = item.kind == ItemKind::Build && running.contains(&format!("build-{}", item.id))
+                || item.names().iter().any(|name| in_use.has(name));
         }
         use_parents(&mut items, &taking.chains);
         items.retain(|item| !item.paths.is_empty());
@@ -168,9 +173,10 @@ impl Inventory {
     }
 }
 
-/// Least recently used first; of those used together the youngest, so that steps go before those that they stand on.
+/// Least recently used first, to the nanosecond. Steps count as used when those above them are, and then the youngest goes first: a
+/// step before those that it stands on.
 fn rank(item: &Item) -> (i64, std::cmp::Reverse<i64>, ItemKind, &str) {
-    (item.last_used_secs, std::cmp::Reverse(item.created_secs), item.kind, &item.id)
+    (item.last_used_nanos, std::cmp::Reverse(item.created_nanos), item.kind, &item.id)
 }
 
 /// Where a step stands: the chain that it makes, the one below it, and its item.
@@ -184,13 +190,14 @@ struct Chain {
 fn use_parents(items: &mut [Item], chains: &[Chain]) {
     let by_own: BTreeMap<&[u8; 32], &Chain> = chains.iter().map(|chain| (chain.own.as_bytes(), chain)).collect();
     for chain in chains {
-        let used = items[chain.item].last_used_secs;
+        let Item { last_used_secs, last_used_nanos, .. } = items[chain.item];
         let mut at = chain;
         while let Some(below) = by_own.get(at.parent.as_bytes()) {
-            if items[below.item].last_used_secs >= used {
+            let below_it = &mut items[below.item];
+            if below_it.last_used_nanos >= last_used_nanos {
                 break;
             }
-            items[below.item].last_used_secs = used;
+            (below_it.last_used_secs, below_it.last_used_nanos) = (last_used_secs, last_used_nanos);
             at = below;
         }
     }
@@ -199,7 +206,7 @@ fn use_parents(items: &mut [Item], chains: &[Chain]) {
 /// Counts the store, part by part.
 struct Taking<'a> {
     store: &'a Arc<Inner>,
-    now_secs: i64,
+    now_nanos: i64,
     needed: Needed,
     items: Vec<Item>,
     by_layer: BTreeMap<LayerId, usize>,
@@ -231,7 +238,7 @@ impl<'a> Taking<'a> {
     fn new(store: &'a Arc<Inner>) -> Result<Self, StoreError> {
         Ok(Self {
             store,
-            now_secs: last_use::now_secs(),
+            now_nanos: last_use::now_nanos(),
             needed: Needed::of(store)?,
             items: Vec::new(),
             by_layer: BTreeMap::new(),
@@ -249,8 +256,10 @@ impl<'a> Taking<'a> {
             id,
             kind,
             size_bytes: 0,
-            created_secs: self.now_secs,
+            created_secs: last_use::secs(self.now_nanos),
             last_used_secs: 0,
+            created_nanos: self.now_nanos,
+            last_used_nanos: 0,
             is_shared: false,
             is_in_use: false,
             uses: 0,
@@ -265,9 +274,11 @@ impl<'a> Taking<'a> {
     /// Adds a path to an item: it takes the file's times.
     fn date(&mut self, item: usize, path: &Path) {
         if let Ok(meta) = std::fs::symlink_metadata(path) {
-            let at = last_use::of(&meta, self.now_secs);
-            self.items[item].last_used_secs = self.items[item].last_used_secs.max(at);
-            self.items[item].created_secs = self.items[item].created_secs.min(at);
+            let (at, item) = (last_use::of(&meta, self.now_nanos), &mut self.items[item]);
+            item.last_used_nanos = item.last_used_nanos.max(at);
+            item.last_used_secs = last_use::secs(item.last_used_nanos);
+            item.created_nanos = item.created_nanos.min(at);
+            item.created_secs = last_use::secs(item.created_nanos);
         }
     }
 
@@ -374,7 +385,9 @@ impl<'a> Taking<'a> {
             own.size_bytes += own_bytes(&absolute)?;
             own.paths.push(path);
             own.uses += 1;
-            own.created_secs = own.created_secs.min(record.created_secs);
+            let created_nanos = record.created_secs.saturating_mul(last_use::NANOS).saturating_add(record.created_nanos.into());
+            own.created_nanos = own.created_nanos.min(created_nanos);
+            own.created_secs = last_use::secs(own.created_nanos);
             if own.description.is_empty() {
                 own.description = describe(&record);
             }

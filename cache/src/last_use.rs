@@ -11,6 +11,8 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
 /// Uses closer to each other than this, in seconds, count as one.
 pub(crate) const GRAIN_SECS: i64 = 3600;
+/// Nanoseconds in a second.
+pub(crate) const NANOS: i64 = 1_000_000_000;
 /// Clocks of one machine do not differ by more than this, in seconds.
 const TOLERANCE_SECS: i64 = 60;
 
@@ -28,13 +30,24 @@ fn is_due(noted: i64, now: i64) -> bool {
     noted.saturating_add(GRAIN_SECS) <= now || noted > now.saturating_add(TOLERANCE_SECS)
 }
 
-/// A noted time as a pruning counts it: never later than the present.
-pub(crate) fn of(meta: &std::fs::Metadata, now: i64) -> i64 {
-    mtime_secs(meta).min(now)
+/// A noted time as a pruning counts it: nanoseconds since 1970, never later than the present.
+pub(crate) fn of(meta: &std::fs::Metadata, now_nanos: i64) -> i64 {
+    let fraction = std::os::unix::fs::MetadataExt::mtime_nsec(meta);
+    mtime_secs(meta).saturating_mul(NANOS).saturating_add(fraction).min(now_nanos)
+}
+
+/// Whole seconds of nanoseconds.
+pub(crate) fn secs(nanos: i64) -> i64 {
+    nanos.div_euclid(NANOS)
 }
 
 pub(crate) fn mtime_secs(meta: &std::fs::Metadata) -> i64 {
     std::os::unix::fs::MetadataExt::mtime(meta)
+}
+
+/// The wall clock, in nanoseconds since 1970.
+pub(crate) fn now_nanos() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
 }
 
 /// The wall clock, in seconds since 1970.

@@ -48,6 +48,18 @@ impl Lease {
         store.begin_lease()?;
         Ok(Self { store: Arc::clone(store) })
     }
+
+    /// Lets go of everything that this process has looked up or made so far, for one that begins again: after a full disk, say,
+    /// on which its lease came to cover everything.
+    pub fn renew(&self) -> Result<(), StoreError> {
+        let mut leased = self.store.leased.lock().unwrap_or_else(PoisonError::into_inner);
+        if leased.file.is_some() {
+            // The old file goes first: its block is free then.
+            leased.file = None;
+            leased.file = Some(self.store.new_lease_file()?);
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Lease {

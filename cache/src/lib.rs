@@ -29,6 +29,7 @@
 //!   mounts/<MapId>/<id>        kept here, written by others: RUN cache mounts,
 //!   contexts/                  stat caches, git checkouts
 //!   builds/<id>/record         what a build did; its logs are written by others           build
+//!   gc                         what the last automatic collection found; its lock        policy
 //!   hiding-key                 for hashes of values that look secret                      hiding
 //! ```
 //!
@@ -68,6 +69,7 @@ mod inventory;
 mod last_use;
 mod lease;
 mod needed;
+mod policy;
 mod remove;
 mod usage;
 mod verify;
@@ -89,6 +91,7 @@ pub use layer::{KnownLayer, Layers, MapId, PackKey, Packed};
 pub use lease::Lease;
 pub use list::Lists;
 pub use lock::{Patience, Waiting};
+pub use policy::{Disk, Growth, Policy, Reason, Urgency};
 pub use step::{KeyLock, LastRun, Lookup, Nearness, STEP_RECORD_VERSION, StepBase, StepRecord, StepSite, Steps};
 pub use store::Store;
 pub use tmp::TmpDir;

@@ -21,6 +21,7 @@ use crate::inventory::Inventory;
 use crate::layer::Layers;
 use crate::lease::{Lease, Leased};
 use crate::list::Lists;
+use crate::policy::Growth;
 use crate::step::Steps;
 use crate::tmp::{Scratch, TmpDir, make_dir, make_dirs, names_in, rename_dir};
 use crate::usage::MeasureMapped;
@@ -79,6 +80,7 @@ impl Store {
             scratch_making: Mutex::new(()),
             leased: Mutex::default(),
             is_read_only,
+            growth: Growth::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -121,6 +123,11 @@ impl Store {
     /// Images and their names.
     pub fn images(&self) -> Images<'_> {
         Images::new(&self.inner)
+    }
+
+    /// How much this process has written. Blobs count by themselves; of the rest others tell.
+    pub fn growth(&self) -> &Growth {
+        &self.inner.growth
     }
 
     /// Deleting what is still good.
@@ -199,6 +206,7 @@ pub(crate) struct Inner {
     scratch_making: Mutex<()>,
     pub(crate) leased: Mutex<Leased>,
     is_read_only: bool,
+    pub(crate) growth: Growth,
 }
 
 impl Inner {

@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use common::{map, open, record, tree};
 use shale_cache::{
-    BlobRef, Caps, ChainId, ContentId, DiffId, ImageLayer, ImageRecord, Inventory, ItemFilter, ItemKind, LayerId, OciDigest, PackKey,
-    Packed, PruneOptions, Store,
+    BlobRef, BuildRecord, Caps, ChainId, ContentId, DiffId, ImageLayer, ImageRecord, Inventory, ItemFilter, ItemKind, LayerId, OciDigest,
+    PackKey, Packed, Policy, PruneOptions, Reason, Store,
 };
 use tempfile::{TempDir, tempdir};
 
@@ -159,6 +159,101 @@ fn the_least_recently_used_goes_first_and_steps_before_those_below_them() {
 }
 
 #[test]
+fn of_things_made_within_a_second_the_first_goes_first() {
+    let names = ["a", "b", "c", "d", "e"];
+    let (_dir, store) = filled(&names, 1);
+    let now = SystemTime::now();
+    for (number, name) in (1..).zip(names) {
+        used_at(&store, LayerId::of_index(&index_of(name, 1)), now - HOUR + Duration::from_nanos(number));
+    }
+    let order: Vec<String> = inventory(&store).items.into_iter().map(|item| item.id).collect();
+    assert_eq!(order, names.map(|name| LayerId::of_index(&index_of(name, 1)).to_string()));
+}
+
+fn policy(max_bytes: u64) -> Policy {
+    Policy { max_bytes, min_free_bytes: 0, reserved_bytes: 0, keep_secs: 0, max_checkout_bytes: 0, keep_builds: 10 }
+}
+
+fn collected(store: &Store, policy: &Policy) -> Option<Vec<String>> {
+    let report = store.gc().collect(policy, Reason::routine(0), &mut no_worker).expect("collected");
+    report.map(|report| {
+        // But for some folders and pointers, and the note itself.
+        assert!(report.left_bytes.abs_diff(inventory(store).cache_bytes()) <= 4 * 4096, "{report:?}");
+        report.removed.into_iter().map(|item| item.id).collect()
+    })
+}
+
+#[test]
+fn a_store_is_measured_once_and_again_when_it_may_have_outgrown_its_cap() {
+    let (_dir, store) = filled(&["a", "b", "c"], 64);
+    let layers = ["a", "b", "c"].map(|name| LayerId::of_index(&index_of(name, 64)));
+    for (layer, hours) in layers.iter().zip([5, 9, 1]) {
+        used_at(&store, *layer, SystemTime::now() - HOUR * hours);
+    }
+    fs::write(store.root().join("gc"), "").expect("written");
+    let total = inventory(&store).cache_bytes();
+    assert_eq!(collected(&store, &policy(0)), Some(vec![]), "nothing is known of it");
+    assert_eq!(collected(&store, &policy(0)), None);
+    // The cap is lower now than what was seen; what goes makes some room for the next.
+    assert_eq!(collected(&store, &policy(total - 1)), Some(vec![layers[1].to_string()]));
+    assert_eq!(collected(&store, &policy(total - 1)), None);
+    let reserved = Policy { reserved_bytes: total, ..policy(1) };
+    assert_eq!(collected(&store, &reserved), None, "what is reserved stays");
+    assert!(!reserved.is_pressed(store.root(), 0) && policy(1).is_pressed(store.root(), 0));
+    // What a build uses stays, and is not looked at again at once.
+    let user = open(store.root());
+    let _lease = user.lease().expect("a lease");
+    for name in ["a", "c"] {
+        let layer = LayerId::of_index(&index_of(name, 64));
+        assert!(user.steps().peek(&record(layer, name).key).expect("looked").is_some());
+    }
+    assert_eq!(collected(&store, &policy(1)), Some(vec![]));
+    assert_eq!(collected(&store, &policy(1)), None);
+    assert_eq!(inventory(&store).items.len(), 2);
+}
+
+#[test]
+fn a_policy_caps_checkouts_ages_and_records() {
+    let (_dir, store) = filled(&["old", "new"], 1);
+    let old = LayerId::of_index(&index_of("old", 1));
+    used_at(&store, old, SystemTime::now() - HOUR * 24 * 61);
+    for (name, hours) in [("first", 3), ("second", 2)] {
+        let place = store.root().join("contexts/git").join(name);
+        fs::create_dir_all(&place).expect("made");
+        fs::write(place.join("pack"), vec![1; 100_000]).expect("written");
+        fs::File::open(place).and_then(|dir| dir.set_modified(SystemTime::now() - HOUR * hours)).expect("set");
+    }
+    for _ in 0..4 {
+        let build = store.builds().begin(BuildRecord::default()).expect("begun");
+        build.end(BuildRecord::default()).expect("ended");
+    }
+    let newest = store.builds().ids().expect("listed");
+    let policy = Policy { keep_secs: 60 * 24 * 3600, max_checkout_bytes: 150_000, keep_builds: 2, ..policy(0) };
+    assert_eq!(collected(&store, &policy), Some(vec!["first".to_owned(), old.to_string()]));
+    assert_eq!(store.builds().ids().expect("listed"), newest[..2]);
+}
+
+#[test]
+fn a_full_disk_takes_what_is_reserved_but_nothing_that_is_used() {
+    let (_dir, store) = filled(&["a", "b"], 64);
+    let policy = Policy { reserved_bytes: 1 << 40, min_free_bytes: 1 << 50, ..policy(0) };
+    let user = open(store.root());
+    let lease = user.lease().expect("a lease");
+    assert!(user.steps().peek(&record(LayerId::of_index(&index_of("b", 64)), "b").key).expect("looked").is_some());
+    let report = store.gc().collect(&policy, Reason::full(false), &mut no_worker).expect("collected").expect("tried");
+    assert_eq!(report.removed.len(), 1);
+    // Whoever begins again says anew what they use.
+    lease.renew().expect("a fresh lease");
+    let report = store.gc().collect(&policy, Reason::full(false), &mut no_worker).expect("collected").expect("tried");
+    assert_eq!((report.removed.len(), inventory(&store).items.len()), (1, 0));
+    // A quota says nothing of the disk: a part of the cache goes.
+    let (_dir, store) = filled(&["a", "b", "c", "d", "e", "f"], 64);
+    let policy = Policy { min_free_bytes: 0, ..policy };
+    let quota = store.gc().collect(&policy, Reason::full(true), &mut no_worker).expect("collected").expect("tried");
+    assert!((1..=3).contains(&quota.removed.len()), "{quota:?}");
+}
+
+#[test]
 fn a_step_counts_as_used_when_one_above_it_is() {
     let dir = tempdir().expect("a directory");
     let store = open(dir.path());
@@ -297,8 +392,13 @@ fn an_image_that_is_removed_while_it_is_used_stays_until_the_user_ends() {
 #[test]
 fn the_least_that_caps_allow_stays() {
     let gb = |n: u64| n << 30;
-    let caps =
-        |reserved: u64, max: u64, free: u64| Caps { reserved_bytes: gb(reserved), max_used_bytes: gb(max), min_free_bytes: gb(free) };
+    let caps = |reserved: u64, max: u64, free: u64| Caps {
+        reserved_bytes: gb(reserved),
+        max_used_bytes: gb(max),
+        min_free_bytes: gb(free),
+        ..Caps::default()
+    };
+    let distant = |caps| Caps { is_distant: true, ..caps };
     for (caps, used, free, keep) in [
         (caps(0, 0, 0), 50, 100, 0),
         (caps(0, 20, 0), 50, 0, 20),
@@ -309,6 +409,10 @@ fn the_least_that_caps_allow_stays() {
         (caps(0, 0, 30), 50, 40, 50),
         (caps(10, 0, 0), 50, 40, 10),
         (caps(0, 0, 90), 50, 10, 0),
+        (distant(caps(0, 20, 0)), 50, 0, 18),
+        (distant(caps(0, 60, 0)), 50, 0, 60),
+        (distant(caps(0, 0, 30)), 50, 10, 27),
+        (distant(caps(40, 20, 30)), 50, 10, 40),
     ] {
         assert_eq!(caps.keep_bytes(gb(used), gb(free)) >> 30, keep, "{caps:?} of {used} with {free} free");
     }

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{Access, access};
 use serde_json::{Map, Value, json};
-use shale_cache::Store;
+use shale_cache::{Disk, Reason, Store};
 
 use super::args::BuildArgs;
 use super::console::{print, say, warn};
@@ -24,6 +24,7 @@ use super::signals::Watch;
 use super::{Failure, call, engine, human, image};
 use crate::dockerfile::lint::is_secret_name;
 use crate::execute::StepError;
+use crate::execute::room::{self, Room};
 use crate::export::ExportError;
 use crate::image::ImageService;
 use crate::oci::reference::Reference;
@@ -33,7 +34,7 @@ use crate::sandbox::{Cancel, SandboxError};
 use crate::source::context::Missing;
 use crate::source::registry::Client;
 use crate::span::Span;
-use crate::worker::{Abandoned, sync_detached};
+use crate::worker::{Abandoned, Afterwork, Collection};
 
 /// The line `#0` of plain progress.
 const OPENING: &str = "building with \"default\" instance using shale";
@@ -63,11 +64,13 @@ pub fn run(args: &BuildArgs, environment: &Environment) -> Result<(), Failure> {
         return Err(Diagnostic::new(format!("cannot remove {}", path.display())).because(error.to_string()).into());
     }
     let store = Store::open(&request.store_root).map_err(|error| image::store_failure(&error))?;
+    let policy = request.gc.policy(Disk::of(store.root()).map_err(|error| image::store_failure(&error))?);
+    let room = Room::new(&store, Some(policy.clone()).filter(|_| request.gc.is_enabled()));
     let images = ImageService::new(store.clone(), Client::new(request.registry.clone())).with_named_contexts(named_images(&request));
     let cancel = Cancel::new().map_err(|error| Diagnostic::of(&error))?;
     let watch = Watch::start(cancel.clone(), give_up(&store, &request)).map_err(|error| Diagnostic::of(&error))?;
     let display = Display::start(request.progress, request.colour, OPENING, Screen::stderr());
-    let services = Services { store: &store, images: &images, reporter: &display, cancel: &cancel };
+    let services = Services { store: &store, images: &images, reporter: &display, cancel: &cancel, room: &room };
     if let Some(asked) = request.call {
         let answer = pipeline::call(&request, asked.method, services);
         watch.is_over();
@@ -77,8 +80,9 @@ pub fn run(args: &BuildArgs, environment: &Environment) -> Result<(), Failure> {
     let built = pipeline::build(&request, services);
     watch.is_over();
     let summary = display.finish();
-    if let Some(job) = store.take_sync_job() {
-        sync_detached(&job);
+    let collection = Collection { store_root: store.root().to_owned(), policy, reason: Reason::routine(store.growth().bytes()) };
+    if let Some(sync) = store.take_sync_job() {
+        Afterwork { sync: Some(sync), collection: Some(collection) }.detach();
     }
     if !matches!(request.progress, ProgressMode::Quiet | ProgressMode::RawJson) {
         say(&diagnostic::warnings(&summary.warnings, request.debug));
@@ -198,9 +202,10 @@ fn give_up(store: &Store, request: &BuildRequest) -> impl Fn(i32) + Send + 'stat
     let began_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
     move |signal| {
         say(CANCELED);
-        let (store_root, outputs, sync) = (store.root().to_owned(), outputs.clone(), store.take_sync_job());
+        let after = Afterwork { sync: store.take_sync_job(), collection: None };
+        let (store_root, outputs) = (store.root().to_owned(), outputs.clone());
         let code = Failure::signal_code(signal);
-        let error = Abandoned { store_root, outputs, code, sync, began_ms }.tidy_up();
+        let error = Abandoned { store_root, outputs, code, after, began_ms }.tidy_up();
         warn(&format!("the build goes on: {error}"));
     }
 }
@@ -331,15 +336,9 @@ fn step(cause: &StepError, place: Option<(crate::span::SourceFile, Span)>) -> Di
         StepError::Device(cause) => with_hint(diagnostic, cause.hint()),
         StepError::Foreign { .. } => diagnostic.hint(EMULATOR),
         StepError::Store(cause) => image::store_diagnostic(diagnostic, cause),
-        cause if is_disk_full(cause) => diagnostic.hint(image::DISK_FULL),
+        cause if room::fullness(cause).is_some() => diagnostic.hint(image::DISK_FULL),
         _ => diagnostic,
     }
-}
-
-/// Whether a full disk is at the bottom of it. What a step writes is written to the store.
-fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
-    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
-    matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) || error.source().is_some_and(is_disk_full)
 }
 
 fn at(diagnostic: Diagnostic, place: Option<(crate::span::SourceFile, Span)>) -> Diagnostic {

@@ -9,6 +9,7 @@
 //! insecure = true             # the certificate is not checked
 //! ca = ["/etc/ssl/own.pem"]   # a file or several
 //! ```
+//! The section `[gc]` is told in [`super::caps`].
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,6 +20,7 @@ use serde::Deserialize;
 
 use crate::source::registry::{Mirror, Place, RegistryConfig};
 
+use super::caps::GcSection;
 use super::environment::Environment;
 
 /// A settings file that cannot be used.
@@ -48,6 +50,8 @@ pub enum ConfigError {
 pub struct Config {
     /// `[registry."HOST"]`
     pub registry: BTreeMap<String, RegistrySection>,
+    /// `[gc]`
+    pub gc: GcSection,
 }
 
 /// How one registry is reached.

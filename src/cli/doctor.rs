@@ -4,12 +4,14 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use shale_cache::Store;
+use shale_cache::{Disk, Store};
 
 use crate::sandbox::SandboxError;
 use crate::worker::{Worker, WorkerConfig};
 
+use super::config::Config;
 use super::environment::Environment;
+use super::human;
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,12 +68,16 @@ pub fn render(checks: &[Check]) -> String {
 /// Looks at the machine. The store is made if there is none, and a worker is started for a moment.
 pub fn examine(environment: &Environment) -> Vec<Check> {
     let (root, note) = environment.store_root();
-    let store = match Store::open(&root) {
+    let opened = Store::open(&root);
+    let caps = opened.as_ref().ok().map(|_| caps(&root, environment));
+    let store = match opened {
         Ok(_) => Check { advice: note, ..Check::new("store", Verdict::Good, root.display().to_string()) },
         Err(error) => Check::new("store", Verdict::Bad, error.to_string()).advice("set SHALE_ROOT to a directory of yours on a local disk"),
     };
     let sandbox = sandbox(Worker::start(&WorkerConfig { store_root: root }).map(drop));
-    let mut checks = vec![store, sandbox, overlay(&read("/proc/filesystems")), seccomp(&read("/proc/self/status"))];
+    let mut checks = vec![store];
+    checks.extend(caps);
+    checks.extend([sandbox, overlay(&read("/proc/filesystems")), seccomp(&read("/proc/self/status"))]);
     if environment.uid == 0 {
         checks.push(Check::new("user", Verdict::Good, "root: RUN steps use true ids"));
         return checks;
@@ -87,6 +93,22 @@ pub fn examine(environment: &Environment) -> Vec<Check> {
         checks.push(helper(tool, environment));
     }
     checks
+}
+
+/// What the store keeps to, and whether the disk lets it.
+fn caps(root: &Path, environment: &Environment) -> Check {
+    const NAME: &str = "cache caps";
+    let (section, disk) = match (Config::load(environment), Disk::of(root)) {
+        (Ok(config), Ok(disk)) => (config.gc, disk),
+        (Err(error), _) => return Check::new(NAME, Verdict::Bad, error.to_string()),
+        (_, Err(error)) => return Check::new(NAME, Verdict::Bad, error.to_string()),
+    };
+    let told = section.describe(disk);
+    if disk.free_bytes >= section.policy(disk).min_free_bytes {
+        return Check::new(NAME, Verdict::Good, told);
+    }
+    let found = format!("{told}; only {} of the disk are free", human::size(disk.free_bytes));
+    Check::new(NAME, Verdict::Limited, found).advice("free some space: builds evict from the cache as they write")
 }
 
 /// What an attempt to start a worker says: the verdict that counts, the other checks say why.

@@ -20,6 +20,7 @@ pub mod build;
 pub mod builders;
 pub mod builds;
 pub mod call;
+pub mod caps;
 pub mod contexts;
 pub mod doctor;
 pub mod engine;

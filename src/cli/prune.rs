@@ -41,6 +41,7 @@ pub fn cache(args: &PruneArgs, manner: Manner, environment: &Environment) -> Res
         reserved_bytes: args.reserved_space.or(args.keep_storage).unwrap_or(0),
         max_used_bytes: args.max_used_space.unwrap_or(0),
         min_free_bytes: args.min_free_space.unwrap_or(0),
+        ..Caps::default()
     };
     let store = open_store(environment)?;
     let report = prune(&store, &PruneOptions { all: args.all, filter, caps })?;

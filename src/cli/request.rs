@@ -22,7 +22,8 @@ use crate::source::registry::RegistryConfig;
 use crate::source::secret::Lent;
 
 use super::args::BuildArgs;
-use super::config::ConfigError;
+use super::caps::GcSection;
+use super::config::{Config, ConfigError};
 use super::environment::Environment;
 use super::flags::parse_bool;
 use super::lent;
@@ -105,6 +106,8 @@ pub struct BuildRequest {
     pub registry: RegistryConfig,
     /// What fetching from git repositories depends on.
     pub git: GitConfig,
+    /// What the store keeps to.
+    pub gc: GcSection,
 }
 
 /// How progress is shown.
@@ -306,6 +309,7 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<(BuildRequ
         command: Vec::new(),
         store_root,
         git: git_config(environment),
+        gc: Config::load(environment)?.gc,
         registry,
     };
     Ok((request, notes))

@@ -1,11 +1,12 @@
 //! `system df` and `buildx du`: what the store holds → text, in Docker's columns.
 
-use shale_cache::{Inventory, Item, PruneReport};
+use shale_cache::{Disk, Inventory, Item, PruneReport};
 
 use super::Failure;
 use super::args::{DfArgs, DuArgs};
 use super::cache_filter::{self, kind_name};
 use super::columns::{LIST, aligned};
+use super::config::Config;
 use super::console::{print, warn};
 use super::diagnostic::Diagnostic;
 use super::environment::Environment;
@@ -24,7 +25,9 @@ pub fn df(args: &DfArgs, environment: &Environment) -> Result<(), Failure> {
     let inventory = taken(&service)?;
     let summaries = service.list().map_err(|error| failure(&error))?;
     let text = if args.verbose {
-        details(&inventory, &summaries, args.format.as_deref(), now_secs())
+        let disk = Disk::of(service.store().root()).map_err(|error| store_failure(&error))?;
+        let caps = Config::load(environment).map_err(|error| Diagnostic::of(&error))?.gc.describe(disk);
+        details(&inventory, &summaries, args.format.as_deref(), (now_secs(), &caps))
     } else {
         summary(&inventory, args.format.as_deref())
     };
@@ -160,7 +163,12 @@ const ENTRY_HEADS: Heads<'_> = &[
 ];
 
 /// `system df -v`
-fn details(inventory: &Inventory, summaries: &[ImageSummary], format: Option<&str>, now_secs: i64) -> Result<String, TemplateError> {
+fn details(
+    inventory: &Inventory,
+    summaries: &[ImageSummary],
+    format: Option<&str>,
+    (now_secs, caps): (i64, &str),
+) -> Result<String, TemplateError> {
     let is_table = format.is_none_or(|format| format == "table");
     let images: Vec<Struct> = summaries.iter().map(|image| image_row(inventory, image, is_table, now_secs)).collect();
     let entries: Vec<Struct> = inventory.items.iter().map(|item| entry_row(item, is_table, now_secs)).collect();
@@ -179,7 +187,7 @@ fn details(inventory: &Inventory, summaries: &[ImageSummary], format: Option<&st
     let volumes = table(&["VOLUME NAME\tLINKS\tSIZE".into()]);
     Ok(format!(
         "Images space usage:\n\n{images}\nContainers space usage:\n\n{containers}\nLocal Volumes space usage:\n\n{volumes}\n\
-         Build cache usage: {}\n\n{entries}",
+         Build cache usage: {}\nBuild cache caps: {caps}\n\n{entries}",
         human::size(inventory.cache_bytes())
     ))
 }

@@ -10,6 +10,7 @@ pub mod forms;
 pub mod log;
 mod mounts;
 mod redact;
+pub mod room;
 mod run;
 mod spool;
 mod workdir;
@@ -56,6 +57,8 @@ pub struct BuildExecutor<'a> {
     pub packing: Packing,
     /// Which vertices' layers are exported.
     pub exported: Vec<bool>,
+    /// Looks after the space on the disk.
+    pub room: &'a room::Room,
     /// Packs exported layers while others are made.
     pub ahead: ahead::Ahead,
     /// Takes the output of RUNs.
@@ -108,6 +111,7 @@ impl Executor for BuildExecutor<'_> {
     }
 
     fn execute(&self, step: &Step<'_>, selection: Self::Selection) -> Result<Made, StepError> {
+        self.room.watch();
         match (&step.vertex.op, selection) {
             (Op::Run(op), Selection::Run(sources)) => run::run(self, step, op, sources),
             (Op::Copy(op), Selection::Copy(selection)) => copy::write(self, step, op, selection),

@@ -10,11 +10,6 @@ use crate::cli::request::{BuildRequest, ContextSource};
 use crate::solve::Site;
 use crate::solve::ledger::Ledger;
 
-/// Builds whose records and logs are kept.
-const KEPT_BUILDS: usize = 100;
-/// What they may take together. A log is never clipped, so the oldest builds go; the newest stays however much its commands said.
-const KEPT_BYTES: u64 = 256 << 20;
-
 /// What is written down of a build that runs.
 #[derive(Debug)]
 pub(super) struct Account {
@@ -59,13 +54,15 @@ impl Account {
         record.dockerfile.clone_from(&site.dockerfile);
     }
 
-    /// Writes how it ended, and drops the records of builds long ago.
+    /// Writes how it ended.
     pub(super) fn end(self, built: Result<BuildReport, BuildError>, services: Services<'_>) -> Result<BuildReport, BuildError> {
         let mut record = self.record.take();
         self.build.id().clone_into(&mut record.id);
         record.steps = self.ledger.steps();
         record.duration_ms = self.started.elapsed().as_millis() as u64;
         record.count();
+        // What ran has at least written a log.
+        services.store.growth().add(record.bytes.max((record.steps.len() > record.hits).into()));
         record.result = match &built {
             Ok(_) => BuildResult::Ok,
             Err(_) if services.cancel.is_wished() => BuildResult::Cancelled,
@@ -79,11 +76,6 @@ impl Account {
         }
         // A build is not failed for its record: a full disk has said so already, and a killed build has none either.
         drop(self.build.end(record.clone()));
-        drop(services.store.builds().keep_newest(KEPT_BUILDS));
-        if record.steps.len() > record.hits {
-            // Only what ran has said something.
-            drop(services.store.builds().keep_bytes(KEPT_BYTES));
-        }
         built.map(|report| BuildReport { record, ..report })
     }
 }

@@ -7,6 +7,7 @@ use shale_cache::StoreError;
 
 use crate::dockerfile::ParseError;
 use crate::execute::StepError;
+use crate::execute::room::{Fullness, fullness};
 use crate::export::ExportError;
 use crate::export::annotation::AnnotationError;
 use crate::image::ImageError;
@@ -123,4 +124,15 @@ pub enum BuildError {
     /// The user gave it up.
     #[error("context canceled")]
     Cancelled,
+}
+
+impl BuildError {
+    /// Whether a full disk is at the bottom of it.
+    pub fn fullness(&self) -> Option<Fullness> {
+        match self {
+            Self::Step { cause, .. } => fullness(cause),
+            Self::Image { cause, .. } => fullness(cause),
+            error => fullness(error),
+        }
+    }
 }

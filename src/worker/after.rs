@@ -1,18 +1,18 @@
-//! What is left to do when a build is over: the disk is written back by a process that nobody waits for, and a build that does
-//! not end when it is asked to is replaced by one that tidies up behind it.
+//! What is left to do when a build is over: the disk is written back and the store kept to its caps by a process that nobody waits
+//! for, and a build that does not end when it is asked to is replaced by one that tidies up behind it.
 
 use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::{WaitOptions, setsid, wait};
 use serde::{Deserialize, Serialize};
-use shale_cache::{Store, SyncJob};
+use shale_cache::{Store, SyncJob, Urgency};
 
-use super::{NAME, OURSELVES, Worker, WorkerConfig};
+use super::{Collection, NAME, OURSELVES, Worker, WorkerConfig};
 use crate::sandbox::sys;
 
 pub(super) const SYNC: &str = "sync";
@@ -21,25 +21,38 @@ pub(super) const TIDY: &str = "tidy";
 /// How long the worker may take to end once its sockets are closed.
 const BURIAL: Duration = Duration::from_secs(5);
 
-/// Starts a process that does the job and is waited for by nobody. It holds no descriptor of ours, and of the store's locks none
-/// but that of the marks' folder. If it cannot be started the job is done here.
-pub fn sync_detached(job: &SyncJob) {
-    let started = serde_json::to_string(job).map_err(io::Error::from).and_then(|text| {
-        let mut command = Command::new(OURSELVES);
-        command.arg0(NAME).args([SYNC, &text]).env_clear().current_dir("/");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
-    });
-    if started.is_err() {
-        // Without the mark a power loss costs cache entries, nothing else.
-        drop(job.run());
+/// What is left to do behind a build.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Afterwork {
+    /// Writes the disk back, if something was committed.
+    pub sync: Option<SyncJob>,
+    /// Keeps to the caps.
+    pub collection: Option<Collection>,
+}
+
+impl Afterwork {
+    /// Starts a process that does it and is waited for by nobody. It holds no descriptor of ours, and while it syncs of the store's locks
+    /// none but that of the marks' folder. If it cannot be started the disk is written back here.
+    pub fn detach(&self) {
+        if self.sync.is_none() && self.collection.is_none() {
+            return;
+        }
+        if self.spawn().is_err() {
+            // Without the mark a power loss costs cache entries, nothing else.
+            drop(self.sync.as_ref().map(SyncJob::run));
+        }
     }
 }
 
-/// Does not return.
+/// Does not return. Ends with 0 if the disk was written back and, if a full disk asked for it, something was freed.
 pub(super) fn sync_main() -> ! {
     // The terminal's signals are not for it.
-    let done = setsid().is_ok() | argument::<SyncJob>().is_some_and(|job| job.run().is_ok());
-    sys::exit_now(i32::from(!done))
+    let is_alone = setsid().is_ok();
+    let Some(Afterwork { sync, collection }) = argument::<Afterwork>() else { sys::exit_now(64) };
+    let is_synced = sync.is_none_or(|job| job.run().is_ok());
+    let freed = collection.as_ref().and_then(Collection::run);
+    let is_freed = collection.is_none_or(|asked| asked.reason.urgency == Urgency::Routine || freed.is_some_and(|bytes| bytes > 0));
+    sys::exit_now(i32::from(!(is_alone && is_synced && is_freed)))
 }
 
 /// What has to be cleared away behind a build that is given up.
@@ -51,8 +64,8 @@ pub struct Abandoned {
     pub outputs: Vec<PathBuf>,
     /// The code to end with.
     pub code: u8,
-    /// What was committed before.
-    pub sync: Option<SyncJob>,
+    /// What else is left to do.
+    pub after: Afterwork,
     /// When the build began at the earliest: milliseconds since the epoch.
     pub began_ms: u64,
 }
@@ -86,9 +99,7 @@ impl Abandoned {
             let config = WorkerConfig { store_root: self.store_root.clone() };
             drop(Worker::start(&config).and_then(|worker| worker.remove(&left)));
         }
-        if let Some(job) = &self.sync {
-            sync_detached(job);
-        }
+        self.after.detach();
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod after;
 mod capture;
+mod collection;
 mod inner;
 mod layers;
 mod mapped;
@@ -38,7 +39,8 @@ use crate::solve::event::Stream;
 use crate::tree::entry::Mtime;
 use protocol::{Reply, Request, Start};
 
-pub use after::{Abandoned, sync_detached};
+pub use after::{Abandoned, Afterwork};
+pub use collection::Collection;
 pub use layers::{From, Packing, To, WriteLayer, gathered, pack};
 
 pub use mapped::Mapped;

@@ -1,0 +1,104 @@
+//! Room on the disk for what a build writes. A thread looks a few times a second, from the first step that is not in the cache on:
+//! when a cap of the store is crossed, or soon will be, another process evicts what was used least recently and no build uses.
+
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use shale_cache::{Growth, Policy, Reason, Store};
+
+use crate::worker::Collection;
+
+/// How often the disk is looked at.
+const PAUSE: Duration = Duration::from_millis(200);
+/// After a collection this many times its length passes until the next.
+const REST: u32 = 20;
+
+/// The room of one build.
+#[derive(Debug)]
+pub struct Room {
+    collection: Option<Collection>,
+    growth: Growth,
+    watch: OnceLock<Arc<Watch>>,
+}
+
+/// Whether the build is over.
+#[derive(Debug, Default)]
+struct Watch {
+    is_over: Mutex<bool>,
+    ended: Condvar,
+}
+
+impl Room {
+    /// Nothing is looked at yet. Without a policy nothing ever is.
+    pub fn new(store: &Store, policy: Option<Policy>) -> Self {
+        let of = |policy| Collection { store_root: store.root().to_owned(), policy, reason: Reason::routine(0) };
+        Self { collection: policy.map(of), growth: store.growth().clone(), watch: OnceLock::new() }
+    }
+
+    /// From now on something is written.
+    pub fn watch(&self) {
+        let Some(collection) = &self.collection else { return };
+        self.watch.get_or_init(|| {
+            let (watch, collection, growth) = (Arc::new(Watch::default()), collection.clone(), self.growth.clone());
+            let own = Arc::clone(&watch);
+            // Without the thread the caps are looked at when the build is over.
+            drop(thread::Builder::new().name("room".into()).spawn(move || own.run(&collection, &growth)));
+            watch
+        });
+    }
+
+    /// Frees what can be freed on a full disk, and waits for it. Whether anything was.
+    pub fn make(&self, is_quota: bool) -> bool {
+        self.collection.as_ref().is_some_and(|asked| Collection { reason: Reason::full(is_quota), ..asked.clone() }.wait())
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if let Some(watch) = self.watch.get() {
+            *watch.is_over.lock().unwrap_or_else(PoisonError::into_inner) = true;
+            watch.ended.notify_all();
+        }
+    }
+}
+
+impl Watch {
+    fn run(&self, collection: &Collection, growth: &Growth) {
+        let (mut pause, mut told) = (Duration::ZERO, 0);
+        while !self.is_over_after(pause) {
+            pause = PAUSE;
+            if collection.policy.is_pressed(&collection.store_root, growth.bytes() - told) {
+                let (started, reason) = (Instant::now(), Reason::routine(growth.bytes() - told));
+                told = growth.bytes();
+                let collection = Collection { reason, ..collection.clone() };
+                drop(collection.start().and_then(|mut child| child.wait()));
+                pause = PAUSE.max(started.elapsed() * REST);
+            }
+        }
+    }
+
+    fn is_over_after(&self, pause: Duration) -> bool {
+        let is_over = self.is_over.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.ended.wait_timeout_while(is_over, pause, |is_over| !*is_over).unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+/// How a disk is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fullness {
+    /// It has no space.
+    Disk,
+    /// This user may take no more of it.
+    Quota,
+}
+
+/// Whether a full disk is at the bottom of an error.
+pub fn fullness(error: &(dyn std::error::Error + 'static)) -> Option<Fullness> {
+    match error.downcast_ref::<io::Error>().map(io::Error::kind) {
+        Some(io::ErrorKind::StorageFull) => Some(Fullness::Disk),
+        Some(io::ErrorKind::QuotaExceeded) => Some(Fullness::Quota),
+        _ => fullness(error.source()?),
+    }
+}
