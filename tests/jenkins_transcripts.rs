@@ -104,6 +104,7 @@ fn prepare(lab: &Lab) {
         ("docker/Dockerfile", "FROM busybox AS t\nARG A\nRUN echo \"$A\" >/t\nFROM busybox\nRUN false\n"),
         ("secret/Dockerfile", "FROM busybox\nRUN --mount=type=secret,id=npmrc wc -c </run/secrets/npmrc >/size\n"),
         ("fail/Dockerfile", "FROM busybox\nRUN exit 7\n"),
+        ("empty/Dockerfile", "FROM scratch\nARG TARGETARCH\nLABEL arch=$TARGETARCH\nCOPY Dockerfile /\n"),
         ("npmrc", "token\n"),
         ("config/config.json", "{}"),
     ] {
@@ -122,12 +123,14 @@ fn images_without_a_registry() {
 #[test]
 fn images_and_a_registry_that_asks_for_a_password() {
     as_everybody(|lab| {
-        let Some(registry) = Registry::start(lab) else { return };
+        let Some(registry) = Registry::with_user(&lab.path("etc")) else { return };
         prepare(lab);
         let mut agent = Agent::new(lab);
         for (name, value) in [("REGISTRY", registry.host.as_str()), ("U", USER), ("PW", PASSWORD)] {
             agent.set(name, value);
         }
-        play(lab, &agent, &registry.host, &transcript("registry.txt"));
+        for name in ["registry.txt", "manifests.txt"] {
+            play(lab, &agent, &registry.host, &transcript(name));
+        }
     });
 }

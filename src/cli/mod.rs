@@ -27,9 +27,11 @@ pub mod engine;
 pub mod history;
 pub mod image;
 pub mod images;
+pub mod imagetools;
 pub mod info;
 pub mod inspect;
 pub mod login;
+pub mod manifest;
 pub mod prune;
 pub mod registry;
 pub mod usage;
@@ -171,6 +173,8 @@ fn dispatch(command: &Command, environment: &Environment) -> Result<(), Failure>
         Command::Pull(args) | Command::Image(ImageCommand::Pull(args)) => registry::pull(args, environment),
         Command::Login(args) => login::login(args, environment),
         Command::Logout(args) => login::logout(args, environment),
+        Command::Manifest(command) => manifest::run(command, environment),
+        Command::Buildx(BuildxCommand::Imagetools(command)) => imagetools::run(command, environment),
         Command::Image(ImageCommand::Prune(args)) => prune::images(args, environment),
         Command::Builder(BuilderCommand::Prune(args)) => prune::cache(args, prune::Manner::Builder, environment),
         Command::Buildx(BuildxCommand::Prune(args)) => prune::cache(args, prune::Manner::Buildx, environment),

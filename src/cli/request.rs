@@ -29,7 +29,7 @@ use super::flags::parse_bool;
 use super::lent;
 use super::output::{Output, OutputError, OutputKind, unique};
 use super::values::{Ulimit, parse_add_host};
-use annotations::annotations;
+pub(super) use annotations::annotations;
 pub use context::{ContextSource, DockerfileSource, NamedContext};
 use context::{context_source, dockerfile_source, named_context};
 use registry::git_config;
@@ -264,7 +264,7 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<(BuildRequ
     allow::check_deletions(&outputs, &args.allow, environment)?;
     let tags = args.tags.iter().cloned().chain(outputs.iter().flat_map(|output| output.own_names().to_vec()));
     let tags = unique(tags.map(|text| image_name(&text)).collect::<Result<_, _>>()?);
-    let (progress, progress_note) = progress_mode(args, environment)?;
+    let (progress, progress_note) = progress_mode(args.progress.as_deref(), args.quiet, environment)?;
     let (store_root, store_note) = environment.store_root();
     notes.extend(progress_note.into_iter().chain(store_note));
     let mut add_hosts =
@@ -424,9 +424,14 @@ fn outputs(given: &[String], push: bool, has_tags: bool, environment: &Environme
     Ok(if outputs.is_empty() { vec![Output::to_store()] } else { outputs })
 }
 
-fn progress_mode(args: &BuildArgs, environment: &Environment) -> Result<(ProgressMode, Option<String>), RequestError> {
-    let asked = args.progress.as_deref().filter(|mode| !mode.is_empty()).unwrap_or("auto");
-    if args.quiet {
+/// How progress is shown, and what is to be said about that.
+pub(super) fn progress_mode(
+    asked: Option<&str>,
+    quiet: bool,
+    environment: &Environment,
+) -> Result<(ProgressMode, Option<String>), RequestError> {
+    let asked = asked.filter(|mode| !mode.is_empty()).unwrap_or("auto");
+    if quiet {
         return match asked {
             "auto" | "quiet" | "none" => Ok((ProgressMode::Quiet, None)),
             _ => Err(RequestError::QuietProgress { text: asked.into() }),

@@ -75,6 +75,11 @@ impl Annotations {
         all
     }
 
+    /// All that a place gets for any platform.
+    pub fn of_any(&self, place: Place) -> BTreeMap<String, String> {
+        self.0.iter().filter(|((own, _), _)| *own == place).flat_map(|(_, pairs)| pairs.clone()).collect()
+    }
+
     /// Refuses what a result for these platforms has no place for.
     pub fn check(&self, platforms: &[&Platform], is_index: bool, docker_types: bool) -> Result<(), AnnotationError> {
         for (place, platform) in self.0.keys() {

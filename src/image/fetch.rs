@@ -95,7 +95,7 @@ impl ImageService {
         Err(last)
     }
 
-    fn download_from(&self, repository: &Reference, blob: &BlobRef, progress: &dyn Progress) -> Result<(), ImageError> {
+    pub(super) fn download_from(&self, repository: &Reference, blob: &BlobRef, progress: &dyn Progress) -> Result<(), ImageError> {
         let mut tries = 0;
         loop {
             tries += 1;

@@ -7,6 +7,9 @@
 //! only; a layer's blob comes when somebody needs it ([`ImageService::ensure_blob`]).
 
 pub mod assemble;
+mod combine;
+mod copy;
+mod drafts;
 mod error;
 mod fetch;
 mod history;
@@ -24,6 +27,9 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use shale_cache::{ImageRecord, OciDigest, Store};
 
+pub use combine::{CombineError, Combined, Ingredient, Wish, combine};
+pub use copy::Remote;
+pub use drafts::{DraftError, Drafts};
 pub use error::ImageError;
 pub use history::HistoryStep;
 pub use inspect::{ContainerConfig, GraphDriver, Inspect, InspectMetadata, InspectRootFs};

@@ -20,7 +20,7 @@ use crate::oci::reference::Reference;
 use crate::source::registry::{BlobState, NewManifest, Progress, Sent, UploadSession};
 
 /// Blobs that one image sends at a time, as Docker does.
-const PARALLEL_BLOBS: usize = 5;
+pub(super) const PARALLEL_BLOBS: usize = 5;
 
 /// An image, or images of several platforms, ready to be pushed: every layer has a packed form, wherever it is.
 #[derive(Debug)]
@@ -316,7 +316,7 @@ impl ImageService {
         Ok(())
     }
 
-    fn upload(
+    pub(super) fn upload(
         &self,
         target: &Reference,
         digest: &OciDigest,
@@ -349,7 +349,7 @@ impl ImageService {
 }
 
 /// A download in the middle of a push: what is told of blobs is about the push alone.
-struct Fetching<'a>(&'a dyn Progress);
+pub(super) struct Fetching<'a>(pub(super) &'a dyn Progress);
 
 impl Progress for Fetching<'_> {
     fn on_wait(&self, what: &str, cause: &str, delay: Duration) {

@@ -117,9 +117,15 @@ pub struct Descriptor {
     /// Annotations.
     #[serde(default, skip_serializing_if = "is_empty", deserialize_with = "null_is_empty")]
     pub annotations: BTreeMap<String, String>,
+    /// The blob itself in base64, where it is short.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub data: String,
     /// In an index: for which platform.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<DescriptorPlatform>,
+    /// What kind of artifact the manifest is of, where it is no image.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub artifact_type: String,
 }
 
 /// `platform` of a descriptor, in the order of the Go struct.
@@ -134,6 +140,9 @@ pub struct DescriptorPlatform {
     /// Version of Windows.
     #[serde(default, rename = "os.version", skip_serializing_if = "String::is_empty")]
     pub os_version: String,
+    /// What the OS must have.
+    #[serde(default, rename = "os.features", skip_serializing_if = "Vec::is_empty")]
+    pub os_features: Vec<String>,
     /// CPU variant.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub variant: String,
@@ -178,7 +187,7 @@ pub struct Index {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Document {
     /// One image.
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
     /// Images of several platforms.
     Index(Index),
 }
@@ -207,6 +216,15 @@ struct Probe {
 }
 
 impl Document {
+    /// The media type that it has where nobody said another one.
+    pub fn media_type(&self) -> &str {
+        let (own, default) = match self {
+            Self::Manifest(manifest) => (&manifest.media_type, media::OCI_MANIFEST),
+            Self::Index(index) => (&index.media_type, media::OCI_INDEX),
+        };
+        if own.is_empty() { default } else { own }
+    }
+
     /// Reads a manifest or an index. `content_type` is what the registry or the descriptor called it.
     pub fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Self, ManifestError> {
         let probe: Probe = serde_json::from_slice(bytes)?;
@@ -233,7 +251,16 @@ impl Document {
 impl Descriptor {
     /// A bare descriptor.
     pub fn new(media_type: &str, digest: OciDigest, size_bytes: u64) -> Self {
-        Self { media_type: media_type.into(), digest, size_bytes, urls: Vec::new(), annotations: BTreeMap::new(), platform: None }
+        Self {
+            media_type: media_type.into(),
+            digest,
+            size_bytes,
+            urls: Vec::new(),
+            annotations: BTreeMap::new(),
+            data: String::new(),
+            platform: None,
+            artifact_type: String::new(),
+        }
     }
 
     /// Whether it is a statement about another manifest rather than an image.
@@ -266,6 +293,7 @@ impl From<&Platform> for DescriptorPlatform {
             architecture: platform.architecture.clone(),
             os: platform.os.clone(),
             os_version: String::new(),
+            os_features: Vec::new(),
             variant: platform.variant.clone(),
         }
     }
@@ -342,6 +370,7 @@ mod tests {
                 architecture: parts[1].into(),
                 variant: parts.get(2).copied().unwrap_or_default().into(),
                 os_version: String::new(),
+                os_features: Vec::new(),
             });
             descriptor
         });

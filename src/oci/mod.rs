@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod history;
+pub mod list;
 pub mod manifest;
 pub mod platform;
 pub mod reference;

@@ -154,6 +154,12 @@ impl Reference {
         Self { tag: None, digest: Some(digest.clone()), ..self.clone() }
     }
 
+    /// The same with a digest beside its tag.
+    #[must_use]
+    pub fn with_digest(&self, digest: &OciDigest) -> Self {
+        Self { digest: Some(digest.clone()), ..self.clone() }
+    }
+
     /// Only name and tag, `None` where the reference has no tag.
     pub fn tagged(&self) -> Option<Self> {
         self.tag.as_ref()?;

@@ -6,7 +6,6 @@
 #![allow(clippy::print_stderr, reason = "skips are for whoever runs the tests")]
 
 pub mod agent;
-pub mod debian_registry;
 pub mod image;
 pub mod jenkinsfile;
 pub mod processes;

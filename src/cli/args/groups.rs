@@ -8,6 +8,7 @@ use super::build::BuildArgs;
 use super::builds::BuildsCommand;
 use super::engine::{BuilderArgs, BuilderListArgs, CreateBuilderArgs, FormatArgs, PsArgs, RemoveBuilderArgs, UseBuilderArgs};
 use super::image::{HistoryArgs, ImageInspectArgs, ImagesArgs, LoadArgs, RmiArgs, SaveArgs, TagArgs};
+use super::manifest::ImagetoolsCommand;
 use super::registry::{PullArgs, PushArgs};
 use super::store::{DfArgs, DuArgs, ImagePruneArgs, PruneArgs, SystemPruneArgs, VerifyArgs};
 
@@ -71,6 +72,9 @@ pub enum BuildxCommand {
     /// Docker's name for the commands about past builds.
     #[command(subcommand)]
     History(BuildsCommand),
+    /// Look at images in registries, and join them.
+    #[command(subcommand)]
+    Imagetools(ImagetoolsCommand),
     /// Print the version.
     Version,
     /// Accepted for Docker's sake: this process is the builder.

@@ -9,6 +9,7 @@ mod engine;
 mod global;
 mod groups;
 mod image;
+mod manifest;
 mod refusal;
 mod registry;
 mod store;
@@ -28,6 +29,10 @@ pub use groups::{
     SystemCommand,
 };
 pub use image::{HistoryArgs, ImageInspectArgs, ImagesArgs, InspectArgs, LoadArgs, RmiArgs, SaveArgs, TagArgs};
+pub use manifest::{
+    AnnotateManifestArgs, CreateIndexArgs, CreateManifestArgs, ImagetoolsCommand, InspectIndexArgs, InspectManifestArgs, ManifestCommand,
+    PushManifestArgs, RemoveManifestArgs,
+};
 pub use registry::{LoginArgs, LogoutArgs, PullArgs, PushArgs, RegistryArgs};
 pub use store::{DfArgs, DuArgs, ImagePruneArgs, PruneArgs, SystemPruneArgs, VerifyArgs, VersionArgs};
 
@@ -78,6 +83,9 @@ pub enum Command {
     Login(LoginArgs),
     /// Log out from a registry.
     Logout(LogoutArgs),
+    /// Make lists of manifests, one for each platform of an image.
+    #[command(subcommand)]
+    Manifest(ManifestCommand),
     /// Manage what builds left in the store.
     #[command(subcommand)]
     Builder(BuilderCommand),

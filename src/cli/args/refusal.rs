@@ -21,7 +21,7 @@ const OTHER_COMMANDS: &[(&[&str], &str)] = &[
     (&["search"], "registries are not searched"),
     (&["compose", "stack"], "shale builds single images; build those of a compose file one by one"),
     (&["bake"], "targets of a bake file are built one by one with `build`"),
-    (&["manifest", "import", "export", "imagetools", "debug", "dial-stdio", "events"], "it is not supported yet"),
+    (&["import", "export", "debug", "dial-stdio", "events"], "it is not supported yet"),
     (
         &["service", "swarm", "node", "secret", "config", "plugin", "trust", "network", "volume"],
         "shale builds images and runs no containers",
@@ -68,7 +68,9 @@ pub(super) fn refusal(error: &clap::Error, argv: &[OsString], program: Program) 
         }
         ErrorKind::UnknownArgument if program == Program::Docker => Refusal::Usage(format!("{prefix}'{path}' {}{tail}", taken(&command))),
         ErrorKind::UnknownArgument => Refusal::Usage(format!("'{path}' does not take the argument {arg:?}{tail}")),
-        ErrorKind::MissingRequiredArgument => Refusal::Usage(format!("{prefix}'{path}' requires {}{tail}", wanted(&command))),
+        ErrorKind::MissingRequiredArgument | ErrorKind::TooManyValues => {
+            Refusal::Usage(format!("{prefix}'{path}' requires {}{tail}", wanted(&command)))
+        }
         ErrorKind::InvalidValue if value.is_empty() => Refusal::Flag(format!("flag needs an argument: {}{tail}", flag_name(&arg))),
         ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
             let reason = std::error::Error::source(error).map(|e| format!(": {e}")).unwrap_or_default();
@@ -119,10 +121,17 @@ fn flag_name(arg: &str) -> &str {
 /// What a command line without its arguments lacks.
 fn wanted(command: &clap::Command) -> &'static str {
     match (positionals(command), has_many(command)) {
+        (_, true) if has_few(command) => "at least 1 and at most 2 arguments",
+        (2, true) => "at least 2 arguments",
         (_, true) => "at least 1 argument",
         (2, _) => "2 arguments",
         _ => "1 argument",
     }
+}
+
+/// Whether it takes one argument or two.
+fn has_few(command: &clap::Command) -> bool {
+    command.get_positionals().any(|arg| arg.get_num_args().is_some_and(|count| count.max_values() == 2))
 }
 
 /// How many arguments a command takes, to a command line with more of them.

@@ -12,7 +12,7 @@ use super::super::flags::parse_bool;
 pub struct RegistryArgs {
     /// A registry that may speak plain HTTP and whose certificate is not checked (`HOST[:PORT]`).
     #[arg(long = "insecure-registry", value_name = "HOST")]
-    pub insecure: Vec<String>,
+    pub insecure_hosts: Vec<String>,
     /// A file with CA certificates that are trusted besides the system's.
     #[arg(long = "registry-ca", visible_alias = "ca-cert", value_name = "FILE")]
     pub ca_files: Vec<PathBuf>,
@@ -21,14 +21,14 @@ pub struct RegistryArgs {
     pub auth_file: Option<PathBuf>,
     /// `--tls-verify=false`: no registry's certificate is checked, and plain HTTP will do.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub tls_verify: Option<Verify>,
+    pub tls_verify: Option<Switch>,
 }
 
 /// A switch whose absence is not `false`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Verify(pub bool);
+pub struct Switch(pub bool);
 
-impl FromStr for Verify {
+impl FromStr for Switch {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {

@@ -46,7 +46,9 @@ impl Plain {
     }
 
     pub(super) fn open(&mut self, out: &mut dyn Write) {
-        self.write(out, format!("#0 {}\n", self.opening).as_bytes());
+        if !self.opening.is_empty() {
+            self.write(out, format!("#0 {}\n", self.opening).as_bytes());
+        }
     }
 
     /// How long the view can sleep if nothing happens.

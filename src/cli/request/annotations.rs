@@ -4,7 +4,7 @@ use super::RequestError;
 use crate::export::annotation::{Annotations, Place};
 use crate::oci::platform::Platform;
 
-pub(super) fn annotations(given: &[String]) -> Result<Annotations, RequestError> {
+pub(in crate::cli) fn annotations(given: &[String]) -> Result<Annotations, RequestError> {
     let mut all = Annotations::default();
     for text in given.iter().filter(|text| !text.is_empty()) {
         add(&mut all, text).map_err(RequestError::Annotation)?;

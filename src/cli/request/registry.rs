@@ -20,7 +20,7 @@ pub fn registry_config_with(environment: &Environment, args: &RegistryArgs) -> R
     if let Some(path) = &args.auth_file {
         config.auth_files.insert(0, environment.resolve(path));
     }
-    config.insecure.extend(args.insecure.iter().cloned());
+    config.insecure.extend(args.insecure_hosts.iter().cloned());
     config.ca_files.extend(args.ca_files.iter().map(|path| environment.resolve(path)));
     config.insecure_all = args.tls_verify.is_some_and(|verify| !verify.0);
     Ok(config)

@@ -12,10 +12,12 @@ const NAMES: &[&str] = &[
 ];
 
 /// How a function is called.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Context {
     /// Whether the heads of a table are written: functions that change words leave them as they are.
     pub(super) is_heads: bool,
+    /// Whether `json` writes several lines.
+    pub(super) indents_json: bool,
 }
 
 /// Whether there is such a function.
@@ -29,6 +31,9 @@ pub(super) fn call(name: &str, arguments: &[Value], context: Context) -> Result<
         return Ok(arguments.first().cloned().unwrap_or_default());
     }
     match (name, arguments) {
+        ("json", [value]) if context.indents_json => {
+            Ok(Value::Text(serde_json::to_string_pretty(value).expect("values have text keys and finite numbers")))
+        }
         ("json", [value]) => Ok(Value::Text(value.json())),
         ("not", [value]) => Ok(Value::Bool(!value.is_true())),
         ("len", [value]) => length(value).map(|n| Value::Int(n as i64)),

@@ -13,6 +13,7 @@ mod verb;
 
 use std::collections::BTreeMap;
 
+use function::Context;
 pub use value::{Field, Struct, Value};
 
 /// A template that cannot be read or does not fit its data, in Go's words.
@@ -78,13 +79,18 @@ impl Template {
 
     /// Fills it with a value.
     pub fn fill(&self, data: &Value) -> Result<String, TemplateError> {
-        run::run(&self.nodes, &self.text, data, false)
+        run::run(&self.nodes, &self.text, data, Context::default())
+    }
+
+    /// The same with JSON on several lines, as `docker buildx imagetools` writes it.
+    pub fn fill_indented(&self, data: &Value) -> Result<String, TemplateError> {
+        run::run(&self.nodes, &self.text, data, Context { indents_json: true, ..Context::default() })
     }
 
     /// Fills it with the heads of a table: functions leave the words as they are. What cannot be filled is empty, as in Docker.
     pub fn heads(&self, heads: &[(&str, &str)]) -> String {
         let heads: BTreeMap<String, Value> = heads.iter().map(|(field, head)| ((*field).to_owned(), Value::text(*head))).collect();
-        run::run(&self.nodes, &self.text, &Value::Map(Some(heads)), true).unwrap_or_default()
+        run::run(&self.nodes, &self.text, &Value::Map(Some(heads)), Context { is_heads: true, ..Context::default() }).unwrap_or_default()
     }
 }
 

@@ -5,9 +5,9 @@ use super::tree::{Branch, Command, Node, Operand, Pipeline, Term};
 use super::value::Value;
 use super::{TemplateError, line_of};
 
-/// Fills the nodes. `is_heads` fills them with the heads of a table.
-pub(super) fn run(nodes: &[Node], text: &str, data: &Value, is_heads: bool) -> Result<String, TemplateError> {
-    let mut machine = Machine { text, variables: vec![("$".into(), data.clone())], out: String::new(), is_heads };
+/// Fills the nodes. `context` says how functions are called.
+pub(super) fn run(nodes: &[Node], text: &str, data: &Value, context: Context) -> Result<String, TemplateError> {
+    let mut machine = Machine { text, variables: vec![("$".into(), data.clone())], out: String::new(), context };
     machine.nodes(nodes, data)?;
     Ok(machine.out)
 }
@@ -24,7 +24,7 @@ struct Machine<'a> {
     text: &'a str,
     variables: Vec<(String, Value)>,
     out: String,
-    is_heads: bool,
+    context: Context,
 }
 
 impl Machine<'_> {
@@ -169,7 +169,7 @@ impl Machine<'_> {
     }
 
     fn call(&self, name: &str, arguments: &[Value], operand: &Operand, source: &str) -> Result<Value, TemplateError> {
-        let context = Context { is_heads: self.is_heads };
+        let context = self.context;
         // Go shows the whole call where the function failed, and its name where the call is wrong.
         function::call(name, arguments, context).map_err(|detail| {
             let is_inside = detail.starts_with("error calling");

@@ -147,7 +147,7 @@ fn choose(files: &Files, candidates: Vec<Descriptor>, platform: &Platform) -> Re
         let bytes = read_blob(files, &descriptor.digest, MANIFEST_LIMIT_BYTES)?;
         let named = Some(descriptor.media_type.as_str()).filter(|t| !t.is_empty());
         match Document::parse(&bytes, named).map_err(|source| ArchiveError::Manifest { path: files.path().into(), source })? {
-            Document::Manifest(manifest) => return Ok(Found { descriptor, manifest, bytes }),
+            Document::Manifest(manifest) => return Ok(Found { descriptor, manifest: *manifest, bytes }),
             Document::Index(inner) => index = inner,
         }
     }

@@ -25,5 +25,5 @@ pub use config::{BlobState, Mirror, Place, Progress, RegistryConfig, RetryPolicy
 pub use credentials::Credential;
 pub use error::RegistryError;
 pub use keyring::{Kept, Keyring};
-pub use pull::RemoteImage;
+pub use pull::{RemoteDocument, RemoteImage};
 pub use push::{NewManifest, Sent, UploadSession};

@@ -36,6 +36,17 @@ pub struct RemoteImage {
     pub config: Vec<u8>,
 }
 
+/// A manifest or an index as a registry has it.
+#[derive(Clone, Debug)]
+pub struct RemoteDocument {
+    /// What points to it.
+    pub descriptor: Descriptor,
+    /// What it says.
+    pub document: Document,
+    /// Its bytes, as they are hashed.
+    pub bytes: Vec<u8>,
+}
+
 /// Content that need not be fetched, by digest.
 pub(crate) type Known<'a> = &'a dyn Fn(&OciDigest) -> Option<Vec<u8>>;
 
@@ -49,6 +60,26 @@ impl Client {
         progress: &dyn Progress,
     ) -> Result<RemoteImage, RegistryError> {
         self.try_sources(reference, |source| self.resolve_at(source, platform, known, progress))
+    }
+
+    /// Fetches what a name itself points to, a manifest or an index, for no platform in particular.
+    pub fn document(&self, reference: &Reference, progress: &dyn Progress) -> Result<RemoteDocument, RegistryError> {
+        self.try_sources(reference, |source| {
+            let (descriptor, bytes) = self.top(source, &|_| None, progress)?;
+            let named = Some(descriptor.media_type.as_str()).filter(|t| !t.is_empty());
+            let document = Document::parse(&bytes, named);
+            let document = document.map_err(|source| RegistryError::Manifest { reference: reference.to_string(), source })?;
+            Ok(RemoteDocument {
+                descriptor: Descriptor::new(document.media_type(), descriptor.digest, bytes.len() as u64),
+                document,
+                bytes,
+            })
+        })
+    }
+
+    /// Fetches the config that a manifest names.
+    pub fn config_of(&self, reference: &Reference, manifest: &Manifest, progress: &dyn Progress) -> Result<Vec<u8>, RegistryError> {
+        self.try_sources(reference, |source| self.config(source, manifest, &|_| None, progress))
     }
 
     /// Tries the mirrors of a name one after the other, then its registry, whose error counts.
@@ -87,7 +118,7 @@ impl Client {
             match document {
                 Document::Manifest(manifest) => {
                     let config = self.config(reference, &manifest, known, progress)?;
-                    return Ok(RemoteImage { top, documents, manifest_descriptor: descriptor, manifest, config });
+                    return Ok(RemoteImage { top, documents, manifest_descriptor: descriptor, manifest: *manifest, config });
                 }
                 Document::Index(index) => {
                     descriptor = index.choose(platform).cloned().ok_or_else(|| RegistryError::NoPlatform {
@@ -95,7 +126,7 @@ impl Client {
                         wanted: platform.to_string(),
                         offered: index.platforms(),
                     })?;
-                    bytes = self.document(reference, &descriptor, known, progress)?;
+                    bytes = self.by_digest(reference, &descriptor, known, progress)?;
                 }
             }
         }
@@ -168,14 +199,14 @@ impl Client {
     fn top(&self, reference: &Reference, known: Known<'_>, progress: &dyn Progress) -> Result<(Descriptor, Vec<u8>), RegistryError> {
         if let Some(digest) = reference.digest() {
             let descriptor = Descriptor::new("", digest.clone(), 0);
-            let bytes = self.document(reference, &descriptor, known, progress)?;
+            let bytes = self.by_digest(reference, &descriptor, known, progress)?;
             return Ok((descriptor, bytes));
         }
         let tag = reference.tag().unwrap_or(crate::oci::reference::DEFAULT_TAG);
         if let Some(digest) = self.head(reference, tag, progress)? {
             let descriptor = Descriptor::new("", digest, 0);
             // By digest, so that what was announced is what is used even if the tag moves meanwhile.
-            let bytes = self.document(reference, &descriptor, known, progress)?;
+            let bytes = self.by_digest(reference, &descriptor, known, progress)?;
             return Ok((descriptor, bytes));
         }
         let (media_type, bytes) = self.get_manifest(reference, tag, progress)?;
@@ -197,7 +228,7 @@ impl Client {
     }
 
     /// A manifest or index by digest.
-    fn document(
+    fn by_digest(
         &self,
         reference: &Reference,
         descriptor: &Descriptor,
