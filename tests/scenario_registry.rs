@@ -277,3 +277,43 @@ fn an_index_is_pushed_with_its_images() {
         assert!(said.stdout.contains("application/vnd.oci.image.index.v1+json") && said.stdout.contains("arm64"), "{}", said.stdout);
     }
 }
+
+/// The files of a store that are longer than a config or a manifest.
+fn long_blobs(lab: &Lab) -> Vec<std::path::PathBuf> {
+    let said = Command::new("find").arg(lab.store().join("blobs")).args(["-type", "f", "-size", "+64k"]).output().expect("find runs");
+    String::from_utf8_lossy(&said.stdout).lines().map(Into::into).collect()
+}
+
+#[test]
+fn layers_of_a_base_that_nobody_reads_stay_in_their_registry() {
+    as_everybody(|lab| {
+        let Some(registry) = Registry::start(&lab.path("etc"), "", "") else { return };
+        fs::create_dir(lab.path("etc/other")).expect("a folder");
+        let other = Registry::start(&lab.path("etc/other"), "", "").expect("a second registry");
+        lab.load_busybox();
+        let (base, app) = (format!("{}/base:1", registry.host), format!("{}/team/app:1", registry.host));
+        assert!(lab.run(&["tag", "busybox", &base]).ok() && lab.run(&["push", "-q", &base]).ok());
+        let fresh = |args: &[&str]| {
+            let said = lab.run(args);
+            assert!(said.ok(), "{:?}: {}", lab.who(), said.stderr);
+            said
+        };
+        fresh(&["rmi", "-f", "busybox", &base]);
+        fresh(&["builder", "prune", "-af"]);
+        assert_eq!(long_blobs(lab), Vec::<std::path::PathBuf>::new(), "an empty store");
+
+        lab.context("app", &[("Dockerfile", &format!("FROM {base}\nLABEL a=b\n"))]);
+        fresh(&["build", "--push", "-t", &app, "app"]);
+        assert_eq!(long_blobs(lab), Vec::<std::path::PathBuf>::new(), "the registry has taken the layer from its own repository");
+        // A registry that has it not gets it, by way of the store.
+        let elsewhere = format!("{}/app:1", other.host);
+        fresh(&["build", "--push", "-t", &elsewhere, "app"]);
+        assert_eq!(long_blobs(lab).len(), 1, "the layer came for the other registry");
+        for name in [&app, &elsewhere] {
+            let run = |args: &[&str]| Said::of(lab.shale(args).env("SHALE_ROOT", lab.path("home/other-store")).output().expect("shale"));
+            let said = run(&["pull", "-q", name]);
+            assert!(said.ok(), "{}", said.stderr);
+            assert_eq!(run(&["inspect", "-f", "{{.Config.Labels.a}} {{len .RootFS.Layers}}", name]).stdout, "b 1\n");
+        }
+    });
+}

@@ -10,7 +10,7 @@ use std::io::{self, BufWriter, Read};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use shale_cache::{DiffId, LayerId, PackKey, Packed, Store};
+use shale_cache::{BlobRef, DiffId, ImageLayer, LayerId, PackKey, Packed, Store};
 
 use super::StepError;
 use crate::image::{ImageService, ResolvedImage};
@@ -210,6 +210,14 @@ impl<'a> Forms<'a> {
             }
             LayerRef::Own { layer, .. } => self.own_packed(layer, packing),
         }
+    }
+
+    /// The blob of a base's layer as its manifest describes it, wherever it is; `None` = the store has to pack the layer.
+    pub fn described(&self, layer: &LayerRef) -> Option<Packed> {
+        let LayerRef::Base { image, number, .. } = layer else { return None };
+        let ImageLayer { diff_id, blob, .. } = &self.bases[image.0].layers[*number];
+        let BlobRef { digest, size_bytes, media_type } = blob.clone()?;
+        Some(Packed { blob: digest, size_bytes, diff_id: diff_id.clone(), media_type })
     }
 
     /// The same tar under another compression; as it is if it has that one already, whatever its level (BuildKit).

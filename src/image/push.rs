@@ -27,6 +27,8 @@ pub(super) const PARALLEL_BLOBS: usize = 5;
 pub struct Outgoing {
     parts: Vec<Part>,
     index: Option<BuiltIndex>,
+    /// Where blobs come from that are not in the store.
+    bases: Vec<ResolvedImage>,
 }
 
 /// The image of one platform.
@@ -67,15 +69,22 @@ impl Outgoing {
         match one {
             Exportable::Image(export) => {
                 let manifest = build_manifest(&export, types)?;
-                Ok(Self { parts: vec![Part { image: None, export: *export, manifest }], index: None })
+                Ok(Self { parts: vec![Part { image: None, export: *export, manifest }], index: None, bases: Vec::new() })
             }
             Exportable::Index(all) => {
                 let index = build_index(&all, types)?;
                 let parts = all.images.into_iter().zip(&index.manifests);
                 let parts = parts.map(|((_, export), manifest)| Part { image: None, export, manifest: manifest.clone() }).collect();
-                Ok(Self { parts, index: Some(index) })
+                Ok(Self { parts, index: Some(index), bases: Vec::new() })
             }
         }
+    }
+
+    /// The same with the images that it was built upon: blobs of theirs that the registry lacks are fetched when they are sent.
+    #[must_use]
+    pub fn upon(mut self, bases: &[ResolvedImage]) -> Self {
+        self.bases = bases.to_vec();
+        self
     }
 
     /// The platforms that it is for.
@@ -117,7 +126,7 @@ impl ImageService {
         let built = record.built.clone();
         let types = if built.docker_media_types { MediaTypes::Docker } else { MediaTypes::Oci };
         if built.platforms.is_empty() {
-            return Ok(Outgoing { parts: vec![self.part(name, record, types, pack)?], index: None });
+            return Ok(Outgoing { parts: vec![self.part(name, record, types, pack)?], index: None, bases: Vec::new() });
         }
         let mut parts = Vec::new();
         for id in &built.platforms {
@@ -133,7 +142,7 @@ impl ImageService {
             descriptor_annotations: built.index_descriptor_annotations,
         };
         let index = Some(build_index(&all, types)?);
-        Ok(Outgoing { parts, index })
+        Ok(Outgoing { parts, index, bases: Vec::new() })
     }
 
     fn part(
@@ -187,11 +196,11 @@ impl ImageService {
     pub fn push(&self, outgoing: &Outgoing, target: &Reference, push_as: PushAs, progress: &dyn Progress) -> Result<Pushed, ImageError> {
         let home = self.client().home(target)?;
         for part in &outgoing.parts {
-            let layers = part.image.iter().flat_map(|image| image.layers.iter().enumerate());
-            let numbers: HashMap<&OciDigest, usize> = layers.filter_map(|(n, layer)| Some((&layer.blob.as_ref()?.digest, n))).collect();
-            let fetch = |digest: &OciDigest| match (&part.image, numbers.get(digest)) {
-                (Some(image), Some(n)) => self.ensure_blob(image, *n, &Fetching(progress)).map(drop),
-                _ => Ok(()),
+            let fetch = |digest: &OciDigest| {
+                let images = part.image.iter().chain(&outgoing.bases);
+                let is_it = |layer: &ImageLayer| layer.blob.as_ref().is_some_and(|blob| blob.digest == *digest);
+                let mut places = images.filter_map(|image| Some((image, image.layers.iter().position(is_it)?)));
+                places.next().map_or(Ok(()), |(image, n)| self.ensure_blob(image, n, &Fetching(progress)).map(drop))
             };
             self.send_blobs(&home, &part.export, &fetch, progress)?;
         }

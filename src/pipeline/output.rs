@@ -224,7 +224,7 @@ impl Outputs<'_> {
 
     fn archive(&self, output: &Output, names: &[Reference], task: TaskId) -> Result<(Exported, Vec<Kept>), BuildError> {
         self.note(task, "exporting layers");
-        let (one, kept) = self.exportable(output, names)?;
+        let (one, kept) = self.exportable(output, names, false)?;
         let format = if output.kind == OutputKind::Oci { Format::Oci } else { Format::Docker };
         let types = if output.docker_media_types { MediaTypes::Docker } else { MediaTypes::Oci };
         let mut stdout;
@@ -248,13 +248,13 @@ impl Outputs<'_> {
         Ok((exported, kept))
     }
 
-    /// The images as an output wants them, packed; joined by an index where several platforms are built.
-    fn exportable(&self, output: &Output, names: &[Reference]) -> Result<(Exportable, Vec<Kept>), BuildError> {
+    /// The images as an output wants them, packed, `lazy` without the blobs of bases; joined by an index where several platforms are built.
+    fn exportable(&self, output: &Output, names: &[Reference], lazy: bool) -> Result<(Exportable, Vec<Kept>), BuildError> {
         let annotations = annotations(self.request, output);
         let (mut images, mut kept) = (Vec::new(), Vec::new());
         for image in &self.images {
             let platform = &image.planned.platform;
-            let (made, layers) = image.packed(&output.layers)?;
+            let (made, layers) = image.packed(&output.layers, lazy)?;
             self.services.store.blobs().put(&made.config)?;
             let one = ExportImage {
                 names: names.to_vec(),
@@ -286,7 +286,7 @@ impl Outputs<'_> {
     fn keep(&self, kept: Option<Vec<Kept>>, output: &Output, names: &[Reference], task: TaskId) -> Result<OciDigest, BuildError> {
         let images = match kept {
             Some(kept) => kept,
-            None if is_packed(output) => self.exportable(output, names)?.1,
+            None if is_packed(output) => self.exportable(output, names, false)?.1,
             None => self.images.iter().map(Finish::unpacked).collect::<Result<_, _>>()?,
         };
         let annotations = annotations(self.request, output);

@@ -49,11 +49,14 @@ impl Finish<'_> {
         assemble(self.planned, &new, self.plan.source_date_epoch).to_json()
     }
 
-    /// The image with every layer as a blob; those that are not packed yet are packed side by side.
-    pub(super) fn packed(&self, options: &LayerOptions) -> Result<(Kept, Vec<Packed>), BuildError> {
+    /// The image with every layer as a blob; those that are not packed yet are packed side by side. `lazy` leaves blobs of bases
+    /// where they are: a registry may have them already.
+    pub(super) fn packed(&self, options: &LayerOptions, lazy: bool) -> Result<(Kept, Vec<Packed>), BuildError> {
         let packing = options.packing(self.plan.source_date_epoch);
         let packed: Vec<Result<Packed, StepError>> = std::thread::scope(|scope| {
-            let one = |layer| scope.spawn(move || self.forms.packed(layer, packing, options.force));
+            let described = |layer| if lazy && !options.force { self.forms.described(layer) } else { None };
+            let pack = move |layer| described(layer).map_or_else(|| self.forms.packed(layer, packing, options.force), Ok);
+            let one = |layer| scope.spawn(move || pack(layer));
             let handles: Vec<_> = self.layers().iter().map(one).collect();
             handles.into_iter().map(|handle| handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
         });

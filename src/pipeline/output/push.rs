@@ -36,11 +36,11 @@ impl Outputs<'_> {
         for output in &self.request.outputs {
             let Some(push) = output.push else { continue };
             let (outgoing, configs) = self.task("exporting layers", |_| {
-                let (one, made) = self.exportable(output, names)?;
+                let (one, made) = self.exportable(output, names, true)?;
                 let configs = made.iter().map(|image| OciDigest::sha256_of(&image.config)).collect();
                 kept.get_or_insert(made);
                 let types = if output.docker_media_types { MediaTypes::Docker } else { MediaTypes::Oci };
-                Ok((Outgoing::of(one, types)?, configs))
+                Ok((Outgoing::of(one, types)?.upon(self.images[0].bases.images()), configs))
             })?;
             prepared.push(Prepared { outgoing, targets: targets(output, names)?, push, configs });
         }
