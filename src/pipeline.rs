@@ -124,7 +124,7 @@ fn build_for(
     account.is_at(&site);
     frontend::check(request, &inputs.source, services)?;
     let dockerfile = parsed(&inputs)?;
-    let options = plan_options(request, &inputs);
+    let options = inputs.dated(plan_options(request, &inputs), &dockerfile, services)?;
     let mut bases = Bases::new(request, services);
     let plan = bases.plan(&dockerfile, &inputs, &options)?;
     output::check(request, &plan)?;

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use shale::dockerfile;
 use shale::oci::config::{HistoryEntry, ImageConfig};
 use shale::plan::graph::{BaseId, Op, Plan};
-use shale::plan::{self, BaseImage, BaseImages, LowerError, NamedContext, PlanErrorKind, PlanOptions};
+use shale::plan::{self, BaseImage, BaseImages, LowerError, NamedContext, PlanOptions};
 use shale::span::SourceFile;
 
 const BASES: [(&str, &str); 3] = [
@@ -40,7 +40,6 @@ const FIELDS: [&str; 12] = [
 enum Outcome {
     Equal,
     Different(Vec<String>),
-    Unsupported(BTreeSet<String>),
     Failed(String),
 }
 
@@ -50,8 +49,7 @@ fn configs_and_history_are_those_of_buildkit() {
         eprintln!("SKIP: plan_corpus: no conformance suites beside the repository (set SHALE_SHARED)");
         return;
     };
-    let (mut equal, mut unsupported, mut wrong) = (0, BTreeMap::<String, usize>::new(), Vec::new());
-    let mut skipped = 0;
+    let (mut equal, mut wrong) = (0, Vec::new());
     for case in corpus.cases() {
         let oracle = &case.json["oracle"];
         if oracle["result"] != "ok" {
@@ -60,16 +58,10 @@ fn configs_and_history_are_those_of_buildkit() {
         match corpus.judge(&case) {
             Outcome::Equal => equal += 1,
             Outcome::Different(differences) => wrong.push(format!("{}: {}", case.name, differences.join("\n    "))),
-            Outcome::Unsupported(what) => {
-                skipped += 1;
-                for feature in what {
-                    *unsupported.entry(feature).or_default() += 1;
-                }
-            }
             Outcome::Failed(error) => wrong.push(format!("{}: refused: {error}", case.name)),
         }
     }
-    eprintln!("plan_corpus: {equal} equal, {} wrong, {skipped} unsupported: {unsupported:?}", wrong.len());
+    eprintln!("plan_corpus: {equal} equal, {} wrong", wrong.len());
     assert!(wrong.is_empty(), "{} cases differ:\n{}", wrong.len(), wrong.join("\n"));
     assert!(equal > 0, "no case was compared");
 }
@@ -101,8 +93,7 @@ fn what_buildkit_refuses_before_building_is_refused() {
         }
         checked += 1;
         match corpus.lower(&case) {
-            Err(Refused::Plan(errors)) if errors.iter().any(|(_, said)| same_but_cause(said, sentence)) => {}
-            Err(Refused::Plan(errors)) if errors.iter().any(|(kind, _)| matches!(kind, PlanErrorKind::Unsupported { .. })) => {}
+            Err(Refused::Plan(errors)) if errors.iter().any(|said| same_but_cause(said, sentence)) => {}
             Err(Refused::Plan(errors)) => wrong.push(format!("{}: {errors:?}, not {sentence}", case.name)),
             Err(Refused::Other(said)) if said == sentence => {}
             Err(Refused::Other(said)) => wrong.push(format!("{}: {said}, not {sentence}", case.name)),
@@ -201,7 +192,7 @@ struct Corpus {
 }
 
 enum Refused {
-    Plan(Vec<(PlanErrorKind, String)>),
+    Plan(Vec<String>),
     Other(String),
 }
 
@@ -236,17 +227,7 @@ impl Corpus {
         let plan = match self.lower(case) {
             Ok(done) => done,
             Err(Refused::Plan(errors)) => {
-                let missing: BTreeSet<String> = errors
-                    .iter()
-                    .filter_map(|(kind, said)| match kind {
-                        PlanErrorKind::Unsupported { .. } => Some(said.clone()),
-                        _ => None,
-                    })
-                    .collect();
-                if missing.is_empty() {
-                    return Outcome::Failed(errors.into_iter().map(|(_, said)| said).collect::<Vec<_>>().join("; "));
-                }
-                return Outcome::Unsupported(missing);
+                return Outcome::Failed(errors.join("; "));
             }
             Err(Refused::Other(error)) => return Outcome::Failed(error),
         };
@@ -275,7 +256,7 @@ impl Corpus {
         let mut bases = self.bases.clone();
         let mut options = options_of(&case.json["options"]);
         self.add_prebuilt(case, &mut options, &mut bases)?;
-        let refused = |errors: Vec<plan::PlanError>| Refused::Plan(errors.into_iter().map(|e| (e.kind.clone(), e.to_string())).collect());
+        let refused = |errors: Vec<plan::PlanError>| Refused::Plan(errors.iter().map(ToString::to_string).collect());
         let refs = plan::image_refs(&parsed, &options).map_err(refused)?;
         if let Some(unknown) = refs.iter().find(|r| !bases.contains_key(&r.key)) {
             return Err(Refused::Other(format!("no such base: {}", unknown.key.name)));

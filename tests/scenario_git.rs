@@ -314,6 +314,13 @@ fn a_repository_is_a_context() {
         for (value, epoch) in [(named[0].as_str(), "1700000000\n"), (&archive, "1600000000\n"), ("src=ctx", "\n")] {
             assert_eq!(lab.build("dated", &["--build-context", value]).image.text("epoch"), epoch, "{value}");
         }
+        // And of a stage that only fetches.
+        for (source, epoch) in [(format!("{repo}#v1"), "1700000000\n"), (format!("{}/plain/dated.tar", server.base), "1600000000\n")] {
+            let stage = format!("ARG SOURCE_DATE_EPOCH=src\nFROM scratch AS src\nADD {source} /\n");
+            lab.context("dated", &[("Dockerfile", &dockerfile.replace("ARG SOURCE_DATE_EPOCH=src\n", &stage))]);
+            let image = lab.build("dated", &[]).image;
+            assert_eq!(image.text("epoch"), epoch, "{source}");
+        }
     });
 }
 

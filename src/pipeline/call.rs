@@ -50,8 +50,9 @@ pub fn call(request: &BuildRequest, method: Method, services: Services<'_>) -> R
         Method::Describe => Ok(Answer::Describe),
         Method::Targets => Ok(Answer::Targets { dockerfile: Box::new(parsed(&inputs)?), source }),
         Method::Outline => {
-            let options = plan_options(request, &inputs);
-            let plan = Bases::new(request, services).plan(&parsed(&inputs)?, &inputs, &options)?;
+            let dockerfile = parsed(&inputs)?;
+            let options = inputs.dated(plan_options(request, &inputs), &dockerfile, services)?;
+            let plan = Bases::new(request, services).plan(&dockerfile, &inputs, &options)?;
             Ok(Answer::Outline { source, outline: Box::new(plan.outline) })
         }
         Method::Check => check(request, &inputs, services),

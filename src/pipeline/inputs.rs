@@ -8,10 +8,11 @@ use shale_cache::TmpDir;
 use super::remote::{self, Fetched, Remotes};
 use super::{BuildError, Services};
 use crate::cli::request::{BuildRequest, ContextSource, DockerfileSource, NamedContext};
+use crate::dockerfile::ast::Dockerfile;
 use crate::execute::StepError;
 use crate::image::NamedImage;
-use crate::plan::NamedContext as PlanContext;
 use crate::plan::graph::{Op, Plan, Vertex};
+use crate::plan::{self, NamedContext as PlanContext, PlanOptions};
 use crate::solve::event::Event;
 use crate::source::cdi::{CdiError, Devices};
 use crate::source::context::{self, BuildContext, DockerfileFrom, LoadedDockerfile, archive};
@@ -108,6 +109,21 @@ impl Inputs {
             inputs.contexts.named.insert(name.clone(), context);
         }
         Ok(inputs)
+    }
+
+    /// The options with the time of the stage that `SOURCE_DATE_EPOCH` names, which is fetched for it.
+    pub(super) fn dated(
+        &self,
+        mut options: PlanOptions,
+        dockerfile: &Dockerfile,
+        services: Services<'_>,
+    ) -> Result<PlanOptions, BuildError> {
+        let failed = |errors| BuildError::Plan { file: self.source.clone(), errors };
+        if let Some(stage) = plan::dated_stage(dockerfile, &options).map_err(failed)? {
+            let secs = self.remotes.made_secs(&stage, services)?;
+            options.source_times.extend(secs.map(|secs| (stage.name, secs)));
+        }
+        Ok(options)
     }
 
     /// Names the context, for records of the same step.

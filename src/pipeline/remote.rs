@@ -13,7 +13,9 @@ use crate::cli::request::BuildRequest;
 use crate::layer::LayerError;
 use crate::layer::compress::Decoder;
 use crate::layer::read::Members;
+use crate::plan::DatedStage;
 use crate::plan::git::{GitRef, redacted};
+use crate::plan::graph::Remote;
 use crate::solve::event::{Event, TaskId};
 use crate::source::context::{BuildContext, IGNORE_FILE, archive};
 use crate::source::git::Repositories;
@@ -51,7 +53,7 @@ pub(super) struct Fetched {
 impl Fetched {
     /// When it was made: what the server says, else the newest file of an archive.
     pub(super) fn made_secs(&self) -> Option<i64> {
-        self.modified_secs.or_else(|| newest_secs(&self.blob).ok().flatten())
+        made_secs(self.modified_secs, &self.blob)
     }
 }
 
@@ -133,9 +135,30 @@ impl Remotes {
         fs::read(&blob).map_err(failed("read", &blob))
     }
 
+    /// When what a stage fetches was made; `None` where neither the server nor an archive tells.
+    pub(super) fn made_secs(&self, stage: &DatedStage, services: Services<'_>) -> Result<Option<i64>, BuildError> {
+        let name = format!("[internal] resolve SOURCE_DATE_EPOCH source stage {}", stage.name);
+        shown(name, services, |task| {
+            let progress = Pulling::of(services, task);
+            Ok(match &stage.source {
+                Remote::Git(git) => Some(self.repositories.get(services.store, git, &progress)?.committed_secs),
+                Remote::File(file) => {
+                    let checksum = file.checksum.as_deref().and_then(|text| text.parse().ok());
+                    let download = self.downloads.get(services.store, &file.url, checksum.as_ref(), &progress)?;
+                    made_secs(download.modified_secs(), &services.store.blobs().path(&download.blob))
+                }
+            })
+        })
+    }
+
     fn download(&self, name: String, url: &str, services: Services<'_>) -> Result<Download, BuildError> {
         shown(name, services, |task| Ok(self.downloads.get(services.store, url, None, &Pulling::of(services, task))?))
     }
+}
+
+/// What the server says, else the time of the newest file if it is an archive.
+fn made_secs(modified_secs: Option<i64>, blob: &Path) -> Option<i64> {
+    modified_secs.or_else(|| newest_secs(blob).ok().flatten())
 }
 
 /// A context of one file, with the mode and time that ADD would give it.

@@ -1,10 +1,9 @@
 //! COPY and ADD.
 
 use super::error::{PlanError, PlanErrorKind};
-use super::git::{GitRef, is_file_url, is_git};
+use super::git::{GitRef, GitRefError, is_file_url, is_git};
 use super::graph::{CopyOp, CopySource, InlineFile, Op, Remote, RemoteSource, UrlSource};
 use super::stage::{StageLowering, Step};
-use super::support::Feature;
 use super::{paths, url};
 use crate::dockerfile::ast::Copy;
 use crate::dockerfile::word;
@@ -25,7 +24,6 @@ struct Words {
 impl StageLowering<'_, '_, '_> {
     pub(crate) fn copy_step(&mut self, step: &Step<'_>, copy: &Copy, instruction: &'static str) -> Result<(), PlanError> {
         let words = self.copy_words(step, copy)?;
-        self.refuse_copy_flags(step, copy, instruction);
         Self::check_sources(step, copy, &words, instruction)?;
         let source = match &copy.from {
             Some(from) => self.copy_source(from).map_err(|kind| PlanError::at(step.at(from.span), kind))?,
@@ -95,21 +93,6 @@ impl StageLowering<'_, '_, '_> {
         Ok(word.map(|w| self.word(step, w)).transpose()?.filter(|w| !w.is_empty()))
     }
 
-    fn refuse_copy_flags(&mut self, step: &Step<'_>, copy: &Copy, instruction: &'static str) {
-        let switches = [(&copy.link, Feature::Link), (&copy.parents, Feature::Parents)];
-        for (switch, feature) in switches {
-            if let Some(switch) = switch.as_ref().filter(|s| s.node) {
-                self.refuse_unsupported(step, switch.span, feature, instruction);
-            }
-        }
-        if let Some(exclude) = copy.exclude.first() {
-            self.refuse_unsupported(step, exclude.span, Feature::Exclude, instruction);
-        }
-        if let Some(unpack) = &copy.unpack {
-            self.refuse_unsupported(step, unpack.span, Feature::Unpack, instruction);
-        }
-    }
-
     fn check_sources(step: &Step<'_>, copy: &Copy, words: &Words, instruction: &'static str) -> Result<(), PlanError> {
         if let (Some(_), Some(written)) = (&words.checksum, &copy.checksum) {
             let kind = match &words.sources[..] {
@@ -146,21 +129,26 @@ impl StageLowering<'_, '_, '_> {
 fn split_sources(step: &Step<'_>, copy: &Copy, words: &Words) -> Result<(Vec<RemoteSource>, Vec<String>), PlanError> {
     let (mut remotes, mut paths) = (Vec::new(), Vec::new());
     for (number, source) in words.sources.iter().enumerate() {
-        let what = if is_git(source) {
-            let keep = copy.keep_git_dir.as_ref().map(|keep| keep.node);
-            let git = GitRef::parse(source).expect("it was seen to be one").and_then(|git| git.with_flags(keep, words.checksum.as_deref()));
-            let written = copy.sources.get(number).map_or(step.instruction.span, |written| written.span);
-            Remote::Git(git.map_err(|error| PlanError::at(step.at(written), error))?)
-        } else if url::is_http(source) {
-            let unpack = copy.unpack.as_ref().is_some_and(|unpack| unpack.node);
-            Remote::File(UrlSource { url: source.clone(), name: url::file_name(source), checksum: words.checksum.clone(), unpack })
-        } else {
+        let Some(what) = remote(source, copy, words.checksum.clone()) else {
             paths.push(source.clone());
             continue;
         };
+        let written = copy.sources.get(number).map_or(step.instruction.span, |written| written.span);
+        let what = what.map_err(|error| PlanError::at(step.at(written), error))?;
         remotes.push(RemoteSource { what, after: paths.len() });
     }
     Ok((remotes, paths))
+}
+
+/// What an expanded source is that must be fetched; `None` for a path.
+pub(super) fn remote(source: &str, copy: &Copy, checksum: Option<String>) -> Option<Result<Remote, GitRefError>> {
+    if is_git(source) {
+        let keep = copy.keep_git_dir.as_ref().map(|keep| keep.node);
+        return Some(GitRef::parse(source)?.and_then(|git| git.with_flags(keep, checksum.as_deref())).map(Remote::Git));
+    }
+    let unpack = copy.unpack.as_ref().is_some_and(|unpack| unpack.node);
+    let file = || UrlSource { url: source.into(), name: url::file_name(source), checksum, unpack };
+    url::is_http(source).then(|| Ok(Remote::File(file())))
 }
 
 /// What is wrong with a `--checksum` of a file, in the words of the library that BuildKit reads it with.

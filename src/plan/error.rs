@@ -1,8 +1,8 @@
 //! What a plan refuses. The sentences are BuildKit's where scripts know them.
 
 use super::ImageRef;
+use super::epoch::EpochFault;
 use super::git::GitRefError;
-use super::support::Feature;
 use crate::dockerfile::word::{WordError, quote};
 use crate::oci::platform::PlatformError;
 use crate::oci::reference::ReferenceError;
@@ -138,14 +138,6 @@ pub enum PlanErrorKind {
     /// A RUN asks for more than its sandbox gives, and nobody granted it.
     #[error("failed to load LLB: {0} is not allowed")]
     NotAllowed(&'static str),
-    /// Something that shale will do, but not in this version.
-    #[error("{instruction} {} is not supported yet", .feature.name())]
-    Unsupported {
-        /// What is missing.
-        feature: Feature,
-        /// The instruction (or build argument) that asks for it.
-        instruction: &'static str,
-    },
     /// `--chmod` that is neither octal nor symbolic.
     #[error("invalid chmod parameter: '{}'. it should be octal string and between 0 and 07777{}", .0, symbolic_fault(.0))]
     BadChmod(String),
@@ -194,8 +186,8 @@ pub enum PlanErrorKind {
     #[error("invalid SOURCE_DATE_EPOCH: {0}")]
     BadEpoch(String),
     /// `SOURCE_DATE_EPOCH` that names a stage which does more than fetch.
-    #[error("SOURCE_DATE_EPOCH stage does not meet source-only requirements: unsupported {0} instruction")]
-    EpochStage(String),
+    #[error(transparent)]
+    EpochStage(#[from] EpochFault),
     /// A file without a FROM.
     #[error("dockerfile contains no stages to build")]
     NoStages,
@@ -220,7 +212,6 @@ impl PlanErrorKind {
             Self::NoTarget { known, .. } if known.is_empty() => "no stage of this file has a name: give it one with FROM … AS name".into(),
             Self::NoTarget { known, .. } => format!("stages of this file: {}", known.join(", ")),
             Self::CopyFromLater { from, .. } => format!("move the stage {from} up, above the one that copies from it"),
-            Self::Unsupported { feature, .. } => feature.hint().into(),
             Self::NotAllowed(entitlement) => format!("add --allow {entitlement} to the command line"),
             Self::BadImageName { .. } => {
                 "a name of an earlier stage is written as in its AS (lower case); an image name is lower case too".into()

@@ -3,6 +3,7 @@
 //! [`image_refs`] says which images a build needs, [`lower`] makes the [`graph::Plan`] once their configs are known. Between the two
 //! stands only the resolver. A base whose ONBUILD names further images makes `lower` ask again ([`LowerError::NeedsImages`]).
 
+pub mod epoch;
 pub mod error;
 pub mod git;
 pub mod graph;
@@ -21,7 +22,6 @@ mod ports;
 mod reach;
 mod run;
 mod stages;
-mod support;
 pub(crate) mod url;
 
 use std::collections::BTreeMap;
@@ -31,13 +31,13 @@ use crate::oci::config::ImageConfig;
 use crate::oci::platform::Platform;
 use crate::span::{SourceFile, Span};
 
+pub use self::epoch::{DatedStage, dated_stage};
 pub use self::error::{LowerError, PlanError, PlanErrorKind};
 use self::graph::{BaseId, Plan};
 pub use self::options::{Allowed, AllowedDevices, NamedContext, NoCache, PlanOptions};
 use self::reach::Reach;
 use self::stage::Lowering;
 use self::stages::StageTable;
-pub use self::support::Feature;
 
 /// Which image, for which platform: what the resolver is asked and what [`BaseImages`] is looked up by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

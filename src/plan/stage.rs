@@ -10,7 +10,6 @@ use super::outline::{self, Asked, Outline, OutlineArg};
 use super::reach::Reach;
 use super::scope::{StageScope, arg_declarations, unconsumed};
 use super::stages::{Source, StageTable, lower_name};
-use super::support::Feature;
 use super::{BaseImages, ImageKey, image_config, lint, paths};
 use crate::dockerfile::ast::{ArgDecl, Instruction, InstructionKind, KeyValue};
 use crate::dockerfile::lint::{StageFacts, check_port, check_secret, check_workdir};
@@ -554,18 +553,6 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
 
     fn shown_label(&self) -> String {
         if self.table.lone { String::new() } else { self.table.label(self.index) }
-    }
-
-    /// Refuses a part of the language that cannot be executed, and goes on so that all of them are told.
-    pub(crate) fn refuse_unsupported(&mut self, step: &Step<'_>, at: Span, feature: Feature, instruction: &'static str) {
-        if !feature.is_supported() {
-            self.refuse(PlanError::at(step.at(at), PlanErrorKind::Unsupported { feature, instruction }));
-        }
-    }
-
-    /// Notes an error after which lowering can go on.
-    pub(crate) fn refuse(&mut self, error: PlanError) {
-        self.plan.errors.push(error);
     }
 
     pub(crate) fn options(&self) -> &'a PlanOptions {

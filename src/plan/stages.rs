@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use super::error::{PlanError, PlanErrorKind};
 use super::graph::Warning;
-use super::options::{EPOCH_ARG, NamedContext, PlanOptions};
+use super::options::{NamedContext, PlanOptions};
 use super::scope::GlobalScope;
-use super::support::Feature;
-use super::{ImageKey, lint};
+use super::{ImageKey, epoch, lint};
 use crate::dockerfile::ast::{self, Dockerfile, Instruction, InstructionKind};
 use crate::dockerfile::flags::csv_fields;
 use crate::dockerfile::lint::CheckOptions;
@@ -82,7 +81,7 @@ impl<'a> StageTable<'a> {
         }
         let mut build_args = options.effective_build_args();
         let mut global = GlobalScope::evaluate(dockerfile, options, platform, &build_args)?;
-        let epoch = resolve_epoch(dockerfile, options, &mut build_args, &mut global).map_err(|e| vec![e])?;
+        let epoch = epoch::resolve(dockerfile, options, &mut build_args, &mut global).map_err(|e| vec![e])?;
         let mut table = Self {
             dockerfile,
             options,
@@ -369,41 +368,4 @@ fn contexts_by_short_name(contexts: &BTreeMap<String, NamedContext>) -> Result<B
         out.insert(platform.map_or(short.clone(), |p| format!("{short}::{p}")), (name.clone(), context.clone()));
     }
     Ok(out)
-}
-
-fn resolve_epoch(
-    dockerfile: &Dockerfile,
-    options: &PlanOptions,
-    build_args: &mut BTreeMap<String, String>,
-    global: &mut GlobalScope,
-) -> Result<Option<i64>, PlanError> {
-    let Some(text) = build_args.get(EPOCH_ARG).cloned().or_else(|| global.get(EPOCH_ARG)).filter(|t| !t.is_empty()) else {
-        return Ok(None);
-    };
-    if let Ok(seconds) = text.parse() {
-        return Ok(Some(seconds));
-    }
-    if text == "context" || options.contexts.contains_key(&text) {
-        let epoch = options.source_times.get(&text).copied();
-        // Stages see the seconds.
-        let seconds = epoch.map(|seconds| seconds.to_string()).unwrap_or_default();
-        match build_args.get_mut(EPOCH_ARG) {
-            Some(given) => *given = seconds,
-            None => global.replace(EPOCH_ARG, &seconds),
-        }
-        return Ok(epoch);
-    }
-    let stage = dockerfile.stages.iter().find(|stage| lower_name(stage).is_some_and(|name| name == text.to_lowercase()));
-    let fault = stage.and_then(|stage| stage.instructions.iter().find(|i| !matches!(i.kind, InstructionKind::Add(_))));
-    if let Some(instruction) = fault {
-        let name = instruction.original.split_whitespace().next().unwrap_or_default().to_uppercase();
-        return Err(PlanError::of_option(PlanErrorKind::EpochStage(name)));
-    }
-    let named = dockerfile.stages.iter().filter_map(lower_name).any(|n| n == text.to_lowercase());
-    let kind = if named {
-        PlanErrorKind::Unsupported { feature: Feature::EpochFromSource, instruction: EPOCH_ARG }
-    } else {
-        PlanErrorKind::BadEpoch(text)
-    };
-    Err(PlanError::of_option(kind))
 }
