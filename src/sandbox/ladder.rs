@@ -290,7 +290,10 @@ fn forbidden(refused: &Refused, facts: &Facts) -> Refusal {
     } else if refused.errno == libc::ENOSYS || refused.errno == libc::EINVAL {
         ("this kernel lacks it", "use a kernel of 5.12 or later with user namespaces and overlayfs")
     } else {
-        ("a security module or the container around forbids it", "allow user namespaces and mounts in them, or start shale as root")
+        (
+            "a security module, a chroot or the container around forbids it",
+            "allow user namespaces and mounts in them (a chroot never has them: pivot_root instead), or start shale as root",
+        )
     };
     Refusal { call: refused.to_string(), cause: cause.to_owned(), fix: fix.to_owned() }
 }

@@ -43,8 +43,6 @@ pub enum CdiError {
     NotRegistered {
         /// As the step has it.
         name: String,
-        /// Files that were not read, as they are YAML.
-        unread: Vec<PathBuf>,
     },
     /// The device is there, but nobody granted it.
     #[error("{} requested by the build but not allowed", requested(names))]
@@ -71,10 +69,7 @@ impl CdiError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NotAllowed { names } => Some(format!("add --allow device={}", names[0])),
-            Self::NotRegistered { unread, .. } if !unread.is_empty() => {
-                let files: Vec<String> = unread.iter().map(|path| path.display().to_string()).collect();
-                Some(format!("only JSON is read: convert {} (nvidia-ctk cdi generate --format=json)", files.join(", ")))
-            }
+            Self::NotRegistered { .. } => Some("devices are described in files of /etc/cdi and /var/run/cdi, in YAML or JSON".into()),
             _ => None,
         }
     }
@@ -156,7 +151,6 @@ struct Device {
 pub struct Devices {
     known: BTreeMap<String, Device>,
     specs: Vec<Edits>,
-    unread: Vec<PathBuf>,
 }
 
 impl Devices {
@@ -172,8 +166,8 @@ impl Devices {
             files.sort();
             for path in files {
                 match path.extension().and_then(std::ffi::OsStr::to_str) {
-                    Some("json") => all.add(&path)?,
-                    Some("yaml" | "yml") => all.unread.push(path),
+                    Some("json") => all.add(&path, |text| serde_json::from_str(text).map_err(|error| error.to_string()))?,
+                    Some("yaml" | "yml") => all.add(&path, |text| serde_saphyr::from_str(text).map_err(|error| error.to_string()))?,
                     _ => {}
                 }
             }
@@ -181,13 +175,13 @@ impl Devices {
         Ok(all)
     }
 
-    fn add(&mut self, path: &Path) -> Result<(), CdiError> {
+    fn add(&mut self, path: &Path, parse: impl Fn(&str) -> Result<Spec, String>) -> Result<(), CdiError> {
         let invalid = |detail: String| CdiError::Invalid { path: path.into(), detail };
         let failed = |source| CdiError::Read { path: path.into(), source };
         if fs::metadata(path).map_err(failed)?.len() > LIMIT_BYTES {
             return Err(invalid("it is too long".into()));
         }
-        let spec: Spec = serde_json::from_slice(&fs::read(path).map_err(failed)?).map_err(|error| invalid(error.to_string()))?;
+        let spec = parse(&fs::read_to_string(path).map_err(failed)?).map_err(invalid)?;
         if spec.kind.split_once('/').is_none_or(|(vendor, class)| vendor.is_empty() || class.is_empty()) {
             return Err(invalid(format!("its kind {:?} is not vendor/class", spec.kind)));
         }
@@ -207,7 +201,7 @@ impl Devices {
         for wish in wishes {
             let found = self.named(&wish.name);
             if found.is_empty() && wish.required {
-                return Err(CdiError::NotRegistered { name: wish.name.clone(), unread: self.unread.clone() });
+                return Err(CdiError::NotRegistered { name: wish.name.clone() });
             }
             for name in found {
                 if !all.contains(&name) {
@@ -284,7 +278,6 @@ mod tests {
         for (number, spec) in specs.iter().enumerate() {
             fs::write(dir.path().join(format!("{number}.json")), spec).unwrap();
         }
-        fs::write(dir.path().join("other.yaml"), "kind: x/y").unwrap();
         Devices::read(&[dir.path().to_owned(), dir.path().join("absent")]).unwrap()
     }
 
@@ -315,7 +308,6 @@ mod tests {
         }
         let error = devices.find(&[wish("ear", true)]).unwrap_err();
         assert_eq!(error.to_string(), "required device \"ear\" is not registered");
-        assert!(error.hint().is_some_and(|hint| hint.contains("other.yaml")));
     }
 
     #[test]
@@ -339,6 +331,23 @@ mod tests {
         let edits = devices.edits(&[wish("acme.com/camera=*", true)]).unwrap();
         let env: Vec<&str> = edits.iter().flat_map(|edits| &edits.env).map(String::as_str).collect();
         assert_eq!(env, ["ALL=1", "A=1", "B=1"]);
+    }
+
+    #[test]
+    fn yaml_is_read_like_json() {
+        let yaml = "---\ncdiVersion: 0.5.0\nkind: acme.com/gpu\ncontainerEdits:\n  env: [VISIBLE=void]\n  additionalGIDs: [44]\ndevices:\n\
+            - name: \"0\"\n  containerEdits:\n    deviceNodes:\n    - path: /dev/gpu0\n      hostPath: /dev/null\n    hooks: []\n    \
+            mounts:\n    - {hostPath: /usr/lib/libgpu.so, containerPath: /usr/lib/libgpu.so, options: [ro, bind]}\n";
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("gpu.yaml"), yaml).unwrap();
+        let devices = Devices::read(&[dir.path().to_owned()]).unwrap();
+        let edits = devices.edits(&[wish("acme.com/gpu=0", true)]).unwrap();
+        assert_eq!((edits[0].env.as_slice(), edits[0].additional_gids.as_slice()), (&["VISIBLE=void".to_owned()][..], &[44][..]));
+        assert_eq!(edits[1].device_nodes, [DeviceNode { path: "/dev/gpu0".into(), host_path: "/dev/null".into() }]);
+        assert_eq!(edits[1].mounts[0].options, ["ro", "bind"]);
+        fs::write(dir.path().join("bad.yml"), "kind: [").unwrap();
+        let error = Devices::read(&[dir.path().to_owned()]).unwrap_err().to_string();
+        assert!(error.starts_with("invalid device specification ") && error.contains("bad.yml"), "{error}");
     }
 
     #[test]
