@@ -3,17 +3,10 @@
 mod support;
 
 use std::io::Write as _;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use support::{Lab, Said, as_everybody};
-
-fn du(path: &Path) -> u64 {
-    let output = Command::new("du").args(["-s", "--block-size=1"]).arg(path).output().expect("du starts");
-    let text = String::from_utf8(output.stdout).expect("text");
-    text.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number")
-}
+use support::{Lab, Said, as_everybody, du};
 
 fn ok(lab: &Lab, args: &[&str]) -> String {
     let said = lab.run(args);

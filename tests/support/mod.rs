@@ -43,13 +43,28 @@ pub struct Lab {
 /// Runs a scenario as every user that can be played here; names those that cannot.
 pub fn as_everybody(scenario: impl Fn(&Lab)) {
     scenario(&Lab::new(Who::Caller));
+    if has_other() {
+        scenario(&Lab::new(Who::Played));
+    }
+}
+
+/// Whether root can play an ordinary user here; says why not. Who is one already has no other.
+pub fn has_other() -> bool {
     if !is_root() {
-        return;
+        return false;
     }
-    match played_user_works() {
-        Ok(()) => scenario(&Lab::new(Who::Played)),
-        Err(why) => skip("ordinary user", &why),
+    let works = played_user_works();
+    if let Err(why) = &works {
+        skip("ordinary user", why);
     }
+    works.is_ok()
+}
+
+/// What `du` counts below a path, in bytes.
+pub fn du(path: &Path) -> u64 {
+    let output = Command::new("du").args(["-s", "--block-size=1"]).arg(path).output().expect("du starts");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number")
 }
 
 /// Says by name what was not tested; `.ci/run` collects these lines.
@@ -86,7 +101,23 @@ fn played_user_works() -> Result<(), String> {
 impl Lab {
     /// A fresh home and an empty store.
     pub fn new(who: Who) -> Self {
-        let dir = tempfile::Builder::new().prefix("shale-test-").tempdir().expect("a temporary folder");
+        Self::below(&std::env::temp_dir(), who)
+    }
+
+    /// The same in memory, where there is enough of it. Each build has the disk written back, and on a journal everybody waits for that:
+    /// a test of many builds spends nine tenths of its time there.
+    pub fn in_memory(who: Who) -> Self {
+        let shm = Path::new("/dev/shm");
+        let has_room = |found: &rustix::fs::StatVfs| {
+            let is_usable = !found.f_flag.intersects(rustix::fs::StatVfsMountFlags::NOEXEC | rustix::fs::StatVfsMountFlags::RDONLY);
+            is_usable && found.f_bavail.saturating_mul(found.f_frsize) > 1 << 30
+        };
+        let is_good = rustix::fs::statvfs(shm).is_ok_and(|found| has_room(&found));
+        if is_good { Self::below(shm, who) } else { Self::new(who) }
+    }
+
+    fn below(parent: &Path, who: Who) -> Self {
+        let dir = tempfile::Builder::new().prefix("shale-test-").tempdir_in(parent).expect("a temporary folder");
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
         let binary = dir.path().join("shale");
         // cargo's target folder may lie where an ordinary user cannot look.
