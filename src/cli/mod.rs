@@ -16,6 +16,7 @@ pub mod values;
 
 pub mod program;
 
+pub mod bench;
 pub mod build;
 pub mod builders;
 pub mod builds;
@@ -180,6 +181,7 @@ fn dispatch(command: &Command, environment: &Environment) -> Result<(), Failure>
         Command::Buildx(BuildxCommand::Prune(args)) => prune::cache(args, prune::Manner::Buildx, environment),
         Command::Builder(BuilderCommand::Du(args)) | Command::Buildx(BuildxCommand::Du(args)) => usage::du(args, environment),
         Command::Explain(args) => builds::explain(args, environment),
+        Command::Bench(args) => bench::run(args, environment),
         Command::Builds(args) => builds::run(args, environment),
         Command::Buildx(BuildxCommand::History(command)) => builds::history(command, environment),
         Command::Store(StoreCommand::Verify(args)) => verify::run(args, environment),

@@ -3,6 +3,7 @@
 //! The spelling is Docker's (pflag): boolean flags take `=true|false|1|0`, a value may start with a dash, a repeated
 //! single-valued flag takes its last value, short flags cluster (`-qt name`).
 
+mod bench;
 mod build;
 mod builds;
 mod engine;
@@ -20,6 +21,7 @@ use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use super::program::Program;
 
+pub use bench::BenchArgs;
 pub use build::BuildArgs;
 pub use builds::{BuildInspectArgs, BuildLogsArgs, BuildsArgs, BuildsCommand, BuildsListArgs, BuildsRemoveArgs, ExplainArgs};
 pub use engine::{BuilderArgs, BuilderListArgs, CreateBuilderArgs, FormatArgs, PsArgs, RemoveBuilderArgs, UseBuilderArgs};
@@ -96,6 +98,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// List past builds, and what they wrote.
     Builds(BuildsArgs),
+    /// Measure what the layer cache is worth, for a Dockerfile and beside other builders.
+    Bench(BenchArgs),
     /// Look after the store.
     #[command(subcommand)]
     Store(StoreCommand),

@@ -1,0 +1,217 @@
+//! `shale bench`: the scenarios on shale and on another builder, in private.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::Value;
+use support::{Lab, Said, Who, as_everybody};
+
+/// Every path below a folder with size and time.
+fn listing(lab: &Lab, dir: &str) -> String {
+    let out = lab.command_of("find", &[dir, "-printf", "%p %s %T@\n"]).output().expect("find");
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+/// shale with a folder of its own for what it makes.
+fn bench(lab: &Lab, args: &[&str]) -> Command {
+    let tmp = lab.work("tmp");
+    if !tmp.exists() {
+        lab.write("tmp/.keep", "");
+    }
+    let mut command = lab.shale(&["bench"]);
+    command.args(args).env("TMPDIR", tmp);
+    command
+}
+
+fn run(lab: &Lab, args: &[&str]) -> Said {
+    Said::of(bench(lab, args).output().expect("shale starts"))
+}
+
+fn left_over(lab: &Lab) -> Vec<PathBuf> {
+    let entries = fs::read_dir(lab.work("tmp")).expect("a folder").map(|entry| entry.expect("an entry").path());
+    entries.filter(|path| path.file_name().is_some_and(|name| name != ".keep")).collect()
+}
+
+/// (scenario, hits, misses) of a builder.
+fn figures(report: &Value, tool: usize) -> Vec<(&str, u64, u64)> {
+    let of = |figures: &'_ Value, name: &str| figures[name].as_u64().expect("a number");
+    let scenarios = report["tools"][tool]["scenarios"].as_array().expect("scenarios").iter();
+    scenarios.map(|figures| (figures["scenario"].as_str().expect("a name"), of(figures, "hits"), of(figures, "misses"))).collect()
+}
+
+#[test]
+fn the_sample_is_built_in_private() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        let before = lab.run(&["images", "--no-trunc"]).stdout + &lab.run(&["builds", "-q"]).stdout;
+        let rounds = if lab.who() == Who::Caller { 2 } else { 1 };
+        let said = run(lab, &[&format!("--rounds={rounds}"), "--format=json", "--svg", "chart.svg"]);
+        assert!(said.ok(), "{:?}: {}", lab.who(), said.stderr);
+        let report: Value = serde_json::from_str(&said.stdout).expect("JSON");
+        assert_eq!((&report["base"], &report["touched"]), (&"busybox:latest".into(), &"src/50.txt".into()), "{report}");
+        let expected = [
+            ("cold", 0, 6),
+            ("unchanged", 6, 0),
+            ("touched-file", 4, 2),
+            // The early step alone: what it makes is the same.
+            ("same-result", 5, 1),
+            ("other-result", 3, 3),
+            // What is copied stays.
+            ("changed-base", 2, 4),
+        ];
+        assert_eq!(figures(&report, 0), expected, "{:?}", lab.who());
+        let scenarios = &report["tools"][0]["scenarios"];
+        assert_eq!(scenarios[0]["all_seconds"].as_array().map(Vec::len), Some(rounds));
+        assert!(scenarios[0]["bytes"].as_u64() > scenarios[2]["bytes"].as_u64() && scenarios[1]["bytes"] == 0, "{scenarios}");
+        let chart = fs::read_to_string(lab.work("chart.svg")).expect("a chart");
+        is_well_formed(&chart);
+        assert!(chart.contains("<svg ") && chart.contains("an early step changed, same result"), "{chart}");
+        assert_eq!(lab.run(&["images", "--no-trunc"]).stdout + &lab.run(&["builds", "-q"]).stdout, before);
+        assert_eq!(left_over(lab), [PathBuf::new(); 0], "{:?}", lab.who());
+    });
+}
+
+/// Every element is closed by its name, and nothing stands bare that is markup elsewhere.
+fn is_well_formed(xml: &str) {
+    let mut open: Vec<&str> = Vec::new();
+    for part in xml.split('<').skip(1) {
+        let (tag, text) = part.split_once('>').expect("a tag ends");
+        assert!(!text.contains('>') && tag.matches('"').count() % 2 == 0, "{part}");
+        let is_entity = |rest: &str| ["amp;", "lt;", "gt;", "quot;"].iter().any(|name| rest.starts_with(name));
+        assert!(part.split('&').skip(1).all(is_entity), "{part}");
+        let name = tag.split([' ', '/']).find(|name| !name.is_empty()).expect("a name");
+        if tag.starts_with('/') {
+            assert_eq!(open.pop(), Some(name), "{part}");
+        } else if !tag.ends_with('/') && !tag.starts_with('?') {
+            open.push(name);
+        }
+    }
+    assert_eq!(open, [""; 0]);
+}
+
+/// A buildah that finds every step but those of a cold build, and writes down how it was called.
+const BUILDAH: &str = r#"#!/bin/sh
+echo "$@" >>"$CALLS"
+case "$*" in
+  --version) echo "buildah version 9.8.7 (image-spec 1.0, runtime-spec 1.0)" ;;
+  *" bud "*)
+    cache='--> Using cache 123'
+    case "$*" in *--no-cache*) cache='--> 123' ;; esac
+    printf 'STEP 1/4: FROM busybox\nSTEP 2/4: ENV A=1\n%s\nSTEP 3/4: COPY . /\n%s\nSTEP 4/4: RUN true\n%s\nCOMMIT x\n' "$cache" "$cache" "$cache" ;;
+esac
+"#;
+
+/// A docker without a daemon.
+const DOCKER: &str = r#"#!/bin/sh
+case "$*" in
+  --version) echo "Docker version 99.1.2, build abc" ;;
+  *) echo "Cannot connect to the Docker daemon at unix:///run/x. Is the docker daemon running?" >&2; exit 1 ;;
+esac
+"#;
+
+fn fake(lab: &Lab, name: &str, script: &str) {
+    let path = lab.write(&format!("bin/{name}"), script);
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("chmod");
+}
+
+#[test]
+fn other_builders_get_the_same_and_nothing_of_the_user_s_changes() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        fake(lab, "buildah", BUILDAH);
+        fake(lab, "docker", DOCKER);
+        let dockerfile = "FROM scratch AS other\nCOPY ignored /\nFROM busybox AS tools\nRUN --network=none \\\n  echo tool >/tool\nFROM busybox\n\
+            ARG WHAT=x\nCOPY --from=tools /tool /tool\nCOPY . /src\nRUN echo $WHAT; cat /src/a >/b\n";
+        lab.context("ctx", &[("Dockerfile", dockerfile), (".dockerignore", "ignored\n"), ("ignored", "i\n"), ("a", "1\n"), ("old", "o\n")]);
+        let old = fs::File::options().write(true).open(lab.work("ctx/old")).expect("open");
+        old.set_modified(std::time::SystemTime::UNIX_EPOCH).expect("a time");
+        let before = listing(lab, "ctx");
+        let path = format!("{}:{}", lab.work("bin").display(), std::env::var("PATH").expect("a PATH"));
+        let args = ["--rounds=1", "--against=buildah,docker,podman", "--format=json", "--build-arg", "WHAT=y", "--touch=a", "ctx"];
+        let mut command = bench(lab, &args);
+        // There is no podman here, whatever the machine has.
+        let bare = lab.work("bin");
+        for tool in ["sh", "newuidmap", "newgidmap", "umount"] {
+            let found = path.split(':').map(|dir| PathBuf::from(dir).join(tool)).find(|file| file.exists());
+            if let Some(found) = found {
+                std::os::unix::fs::symlink(found, bare.join(tool)).ok();
+            }
+        }
+        command.env("CALLS", lab.work("calls"));
+        let said = Said::of(with_path(lab, command, &bare).output().expect("shale starts"));
+        assert!(said.ok(), "{:?}: {}", lab.who(), said.stderr);
+        let report: Value = serde_json::from_str(&said.stdout).expect("JSON");
+        let tools = report["tools"].as_array().expect("tools");
+        assert_eq!((&tools[1]["name"], &tools[1]["version"]), (&"buildah".into(), &"9.8.7".into()), "{report}\n{}", said.stderr);
+        assert_eq!(figures(&report, 1)[..2], [("cold", 0, 2), ("unchanged", 2, 0)], "{report}");
+        assert_eq!(figures(&report, 0)[..3], [("cold", 0, 4), ("unchanged", 4, 0), ("touched-file", 2, 2)], "{report}");
+        assert_eq!(figures(&report, 0)[3], ("same-result", 3, 1), "{report}");
+        assert!(tools[1]["scenarios"][0]["ratio"].as_f64().is_some_and(|ratio| ratio > 0.0), "{report}");
+        assert!(tools[2]["not_compared"].as_str().is_some_and(|why| why.starts_with("its daemon is not reachable")), "{report}");
+        assert_eq!(tools[3]["not_compared"], "it is not on PATH", "{report}");
+        let calls = fs::read_to_string(lab.work("calls")).expect("calls");
+        let builds: Vec<&str> = calls.lines().filter(|line| line.contains(" bud ")).collect();
+        assert_eq!(builds.len(), 6, "{calls}");
+        for part in ["--root ", "--runroot ", "--layers", "--build-arg WHAT=y", "-f "] {
+            assert!(builds.iter().all(|line| line.contains(part)), "{part}: {calls}");
+        }
+        assert!(builds[0].contains("--no-cache") && !builds[1].contains("--no-cache"), "{calls}");
+        assert!(
+            calls.contains(" pull docker-archive:") && calls.lines().any(|line| line.contains(" tag ") && line.ends_with(" busybox")),
+            "{calls}"
+        );
+        assert_eq!(listing(lab, "ctx"), before);
+        assert_eq!(left_over(lab), [PathBuf::new(); 0], "{:?}", lab.who());
+    });
+}
+
+/// The command with another PATH for shale, and the machine's own for what makes it another user's.
+fn with_path(lab: &Lab, command: Command, path: &std::path::Path) -> Command {
+    let mut outer = lab.command_of("env", &[&format!("PATH={}", path.display())]);
+    let args: Vec<_> = command.get_args().collect();
+    // What stands before shale's own name makes another user of it.
+    let own = args.iter().position(|arg| *arg == "bench").expect("the command");
+    if lab.who() == Who::Caller {
+        outer.arg(command.get_program());
+    } else {
+        outer.arg(args[own - 1]);
+    }
+    outer.args(&args[own..]);
+    for (name, value) in command.get_envs().filter(|(name, _)| *name != "PATH") {
+        value.map(|value| outer.env(name, value));
+    }
+    outer
+}
+
+#[test]
+fn what_cannot_be_measured_is_said_before_and_what_fails_is_shown() {
+    let lab = Lab::new(Who::Caller);
+    lab.load_busybox();
+    lab.context("bad", &[("Dockerfile", "FROM busybox\nCOPY f /\nRUN echo said; exit 3\n"), ("f", "1\n")]);
+    lab.context("scratch", &[("Dockerfile", "FROM scratch\nCOPY f /\n"), ("f", "1\n")]);
+    for (args, part) in [
+        (&["--against=kaniko"][..], "--against knows docker, buildah and podman, not \"kaniko\""),
+        (&["--base=alpine", "scratch"], "--base is the base of the built-in sample"),
+        (&["--touch=none", "scratch"], "the context has no file none"),
+        (&["--svg=/nowhere/x.svg", "scratch"], "cannot write /nowhere/x.svg"),
+        (&["bad"], "exit code: 3"),
+        (&["nowhere"], "nowhere"),
+    ] {
+        let said = run(&lab, args);
+        assert!(said.code == 1 && said.stderr.contains(part), "{args:?}: {}", said.stderr);
+        assert_eq!(left_over(&lab), [PathBuf::new(); 0], "{args:?}");
+    }
+    let said = run(&lab, &["--rounds=1", "scratch"]);
+    assert!(said.ok(), "{}", said.stderr);
+    for part in ["the base image changed is left out: there is no base image", "an early step changed is left out: the first RUN"] {
+        assert!(said.stderr.contains(part), "{part}: {}", said.stderr);
+    }
+    assert_eq!(
+        said.stdout.lines().skip(3).map(|line| line.split("  ").next().unwrap_or_default()).collect::<Vec<_>>(),
+        ["cold", "unchanged", "a file changed"]
+    );
+}
