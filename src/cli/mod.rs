@@ -29,6 +29,7 @@ pub mod history;
 pub mod image;
 pub mod images;
 pub mod imagetools;
+pub mod import;
 pub mod info;
 pub mod inspect;
 pub mod login;
@@ -169,6 +170,7 @@ fn dispatch(command: &Command, environment: &Environment) -> Result<(), Failure>
         Command::Rmi(args) | Command::Image(ImageCommand::Rm(args)) => image::remove(args, environment),
         Command::Load(args) | Command::Image(ImageCommand::Load(args)) => image::load(args, environment),
         Command::Save(args) | Command::Image(ImageCommand::Save(args)) => image::save(args, environment),
+        Command::Import(args) | Command::Image(ImageCommand::Import(args)) => import::run(args, environment),
         Command::Tag(args) | Command::Image(ImageCommand::Tag(args)) => image::tag(args, environment),
         Command::Push(args) | Command::Image(ImageCommand::Push(args)) => registry::push(args, environment),
         Command::Pull(args) | Command::Image(ImageCommand::Pull(args)) => registry::pull(args, environment),

@@ -139,7 +139,7 @@ fn tagged(name: Reference, all: bool, quiet: bool) -> Result<Reference, Failure>
     Ok(name.with_default_tag())
 }
 
-fn platform(text: Option<&str>, environment: &Environment) -> Result<Option<Platform>, Failure> {
+pub(super) fn platform(text: Option<&str>, environment: &Environment) -> Result<Option<Platform>, Failure> {
     let text = text.or_else(|| environment.non_empty("DOCKER_DEFAULT_PLATFORM"));
     let platform = text.filter(|text| !text.is_empty()).map(str::parse::<Platform>).transpose();
     Ok(platform.map_err(|error| Diagnostic::new(format!("failed to parse platform {error}")))?)

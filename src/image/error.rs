@@ -92,6 +92,12 @@ pub enum ImageError {
         /// What is wrong.
         detail: String,
     },
+    /// What was to be imported is no tar, or it breaks off.
+    #[error("cannot import the files: {source}")]
+    Tar {
+        /// Why.
+        source: crate::layer::LayerError,
+    },
     /// A blob that cannot be written.
     #[error("cannot store {digest}: {source}")]
     Write {

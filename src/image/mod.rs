@@ -13,6 +13,7 @@ mod drafts;
 mod error;
 mod fetch;
 mod history;
+mod import;
 mod inspect;
 mod lookup;
 mod push;

@@ -7,7 +7,7 @@ use super::super::flags::parse_bool;
 use super::build::BuildArgs;
 use super::builds::BuildsCommand;
 use super::engine::{BuilderArgs, BuilderListArgs, CreateBuilderArgs, FormatArgs, PsArgs, RemoveBuilderArgs, UseBuilderArgs};
-use super::image::{HistoryArgs, ImageInspectArgs, ImagesArgs, LoadArgs, RmiArgs, SaveArgs, TagArgs};
+use super::image::{HistoryArgs, ImageInspectArgs, ImagesArgs, ImportArgs, LoadArgs, RmiArgs, SaveArgs, TagArgs};
 use super::manifest::ImagetoolsCommand;
 use super::registry::{PullArgs, PushArgs};
 use super::store::{DfArgs, DuArgs, ImagePruneArgs, PruneArgs, SystemPruneArgs, VerifyArgs};
@@ -31,6 +31,8 @@ pub enum ImageCommand {
     Load(LoadArgs),
     /// Save images to a tar archive.
     Save(SaveArgs),
+    /// Make an image of a tar of files.
+    Import(ImportArgs),
     /// Give an image another name.
     Tag(TagArgs),
     /// Upload an image to a registry.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args};
 
 use super::super::flags::parse_bool;
+use super::registry::RegistryArgs;
 
 /// `shale images`
 #[derive(Clone, Debug, Args)]
@@ -109,6 +110,31 @@ pub struct LoadArgs {
     /// Print only what was loaded.
     #[arg(short, long, value_parser = parse_bool, action = ArgAction::Set)]
     pub quiet: bool,
+}
+
+/// `shale import`
+#[derive(Clone, Debug, Args)]
+#[command(override_usage = "shale import [OPTIONS] file|URL|- [REPOSITORY[:TAG]]")]
+pub struct ImportArgs {
+    /// Apply an instruction of a Dockerfile to the image (`CMD`, `ENTRYPOINT`, `ENV`, `EXPOSE`, `HEALTHCHECK`, `LABEL`, `ONBUILD`,
+    /// `STOPSIGNAL`, `USER`, `VOLUME`, `WORKDIR`).
+    #[arg(short, long = "change", value_name = "INSTRUCTION")]
+    pub changes: Vec<String>,
+    /// The comment of the image's history (default: where it came from).
+    #[arg(short, long, value_name = "TEXT")]
+    pub message: Option<String>,
+    /// What the files are for.
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Option<String>,
+    /// How registries, and so web servers, are reached.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+    /// A tar, compressed or not; `-` is standard input.
+    #[arg(value_name = "file|URL|-")]
+    pub source: String,
+    /// The name of the image.
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    pub name: Option<String>,
 }
 
 /// `shale save`

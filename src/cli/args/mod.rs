@@ -30,7 +30,7 @@ pub use groups::{
     BuilderCommand, BuildxCommand, ContainerCommand, ContextCommand, ContextListArgs, ImageCommand, PruneContainersArgs, StoreCommand,
     SystemCommand,
 };
-pub use image::{HistoryArgs, ImageInspectArgs, ImagesArgs, InspectArgs, LoadArgs, RmiArgs, SaveArgs, TagArgs};
+pub use image::{HistoryArgs, ImageInspectArgs, ImagesArgs, ImportArgs, InspectArgs, LoadArgs, RmiArgs, SaveArgs, TagArgs};
 pub use manifest::{
     AnnotateManifestArgs, CreateIndexArgs, CreateManifestArgs, ImagetoolsCommand, InspectIndexArgs, InspectManifestArgs, ManifestCommand,
     PushManifestArgs, RemoveManifestArgs,
@@ -75,6 +75,8 @@ pub enum Command {
     Load(LoadArgs),
     /// Save images to a tar archive.
     Save(SaveArgs),
+    /// Make an image of a tar of files.
+    Import(ImportArgs),
     /// Give an image another name.
     Tag(TagArgs),
     /// Upload an image to a registry.

@@ -21,7 +21,7 @@ const OTHER_COMMANDS: &[(&[&str], &str)] = &[
     (&["search"], "registries are not searched"),
     (&["compose", "stack"], "shale builds single images; build those of a compose file one by one"),
     (&["bake"], "targets of a bake file are built one by one with `build`"),
-    (&["import", "export", "debug", "dial-stdio", "events"], "it is not supported yet"),
+    (&["export", "debug", "dial-stdio", "events"], "it is not supported yet"),
     (
         &["service", "swarm", "node", "secret", "config", "plugin", "trust", "network", "volume"],
         "shale builds images and runs no containers",
@@ -124,6 +124,7 @@ fn wanted(command: &clap::Command) -> &'static str {
         (_, true) if has_few(command) => "at least 1 and at most 2 arguments",
         (2, true) => "at least 2 arguments",
         (_, true) => "at least 1 argument",
+        (2, _) if command.get_positionals().any(|arg| !arg.is_required_set()) => "at least 1 and at most 2 arguments",
         (2, _) => "2 arguments",
         _ => "1 argument",
     }
