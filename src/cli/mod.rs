@@ -48,6 +48,7 @@ pub mod listing;
 pub mod progress;
 pub mod signals;
 pub mod template;
+mod transfer;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -1,7 +1,6 @@
-//! `shale push` and `pull`, with the lines that Docker prints where it has no terminal.
+//! `shale push` and `pull`, in Docker's words.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use shale_cache::{ImageLayer, Lease, OciDigest, Packed};
@@ -11,7 +10,7 @@ use crate::image::{ImageError, ImageService, Outgoing, PushAs, short_id};
 use crate::oci::manifest::runs_on;
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
-use crate::source::registry::{BlobState, Client, Progress, RegistryError};
+use crate::source::registry::{Client, Progress, RegistryError};
 
 use super::Failure;
 use super::args::{PullArgs, PushArgs, RegistryArgs};
@@ -21,6 +20,7 @@ use super::environment::Environment;
 use super::image::{failure, open_store, store_failure};
 use super::output::LayerOptions;
 use super::request::registry_config_with;
+use super::transfer::{Direction, Transfer};
 
 /// Words a registry's error.
 pub(super) fn registry_failure(error: &RegistryError) -> Failure {
@@ -38,78 +38,6 @@ pub(super) struct RegistryNotes;
 impl Progress for RegistryNotes {
     fn on_wait(&self, what: &str, cause: &str, delay: Duration) {
         warn(&format!("{what}: {cause}; trying again in {:.1}s", delay.as_secs_f64()));
-    }
-}
-
-/// Prints a line for each state that a layer comes to.
-struct Lines<'a> {
-    /// How a blob is called, by its digest.
-    names: HashMap<&'a str, &'a str>,
-    words: &'a Words,
-    quiet: bool,
-    /// Lines about what is there already: of an image that is whole and unchanged Docker says nothing.
-    held: Option<Mutex<String>>,
-}
-
-impl Lines<'_> {
-    /// Prints the lines that were held back.
-    fn release(&self) {
-        if let Some(held) = &self.held {
-            let text = std::mem::take(&mut *held.lock().unwrap_or_else(PoisonError::into_inner));
-            self.tell(&text);
-        }
-    }
-
-    fn tell(&self, text: &str) {
-        if !self.quiet && !text.is_empty() {
-            // A reader that has gone away is noticed at the last line.
-            drop(print(text));
-        }
-    }
-}
-
-/// The words for the states.
-struct Words {
-    present: &'static str,
-    started: Option<&'static str>,
-    done: &'static [&'static str],
-}
-
-const PUSHING: Words = Words { present: "Layer already exists", started: None, done: &["Pushed"] };
-const PULLING: Words = Words {
-    present: "Already exists",
-    started: Some("Pulling fs layer"),
-    done: &["Verifying Checksum", "Download complete", "Pull complete"],
-};
-
-impl Progress for Lines<'_> {
-    fn on_blob(&self, digest: &str, state: &BlobState) {
-        let own = digest.split_once(':').map_or(digest, |(_, hex)| &hex[..12.min(hex.len())]);
-        let name = match self.names.get(digest) {
-            Some(name) => name,
-            // The config is pushed too; Docker does not speak of it.
-            None if self.words.started.is_none() => return,
-            None => own,
-        };
-        let mut text = String::new();
-        let mut line = |words: &str| text = format!("{text}{name}: {words}\n");
-        match state {
-            BlobState::Present => line(self.words.present),
-            BlobState::Started => self.words.started.into_iter().for_each(&mut line),
-            BlobState::Done => self.words.done.iter().copied().for_each(&mut line),
-            BlobState::Mounted(path) => line(&format!("Mounted from {path}")),
-        }
-        match &self.held {
-            Some(held) if *state == BlobState::Present => held.lock().unwrap_or_else(PoisonError::into_inner).push_str(&text),
-            _ => {
-                self.release();
-                self.tell(&text);
-            }
-        }
-    }
-
-    fn on_wait(&self, what: &str, cause: &str, delay: Duration) {
-        RegistryNotes.on_wait(what, cause, delay);
     }
 }
 
@@ -164,10 +92,15 @@ pub fn push(args: &PushArgs, environment: &Environment) -> Result<(), Failure> {
         let outgoing = packed(&service, &target)?;
         check_platform(&outgoing, &target, wanted.as_ref())?;
         let layers = outgoing.layers();
-        let names: HashMap<&str, &str> = layers.iter().map(|(diff_id, blob)| (blob.as_str(), short_id(diff_id))).collect();
-        say_out(layers.iter().map(|(diff_id, _)| format!("{}: Preparing\n", short_id(diff_id))).collect())?;
-        let lines = Lines { names, words: &PUSHING, quiet: args.quiet, held: None };
-        let pushed = service.push(&outgoing, &target, PushAs::Tag, &lines).map_err(|error| failure(&error))?;
+        let names: HashMap<String, String> =
+            layers.iter().map(|(diff_id, blob)| (blob.to_string(), short_id(diff_id).to_owned())).collect();
+        let transfer = Transfer::new(Direction::Push { names }, args.quiet, environment);
+        for (diff_id, _) in &layers {
+            transfer.prepare(short_id(diff_id));
+        }
+        let pushed = service.push(&outgoing, &target, PushAs::Tag, &transfer);
+        transfer.finish();
+        let pushed = pushed.map_err(|error| failure(&error))?;
         say_out(format!("{}: digest: {} size: {}\n", target.tag().unwrap_or_default(), pushed.digest, pushed.size_bytes))?;
     }
     if args.quiet { print(format!("{name}\n")) } else { Ok(()) }
@@ -212,7 +145,7 @@ pub fn pull(args: &PullArgs, environment: &Environment) -> Result<(), Failure> {
     };
     let mut any_new = false;
     for tag in &tags {
-        any_new |= pull_one(&service, tag, &platform, args.quiet)?;
+        any_new |= pull_one(&service, tag, &platform, args.quiet, environment)?;
     }
     if !args.quiet {
         let deed = if any_new { "Downloaded newer image" } else { "Image is up to date" };
@@ -222,18 +155,26 @@ pub fn pull(args: &PullArgs, environment: &Environment) -> Result<(), Failure> {
 }
 
 /// Pulls one tag or digest. Returns whether the store had something else before.
-fn pull_one(service: &ImageService, name: &Reference, platform: &Platform, quiet: bool) -> Result<bool, Failure> {
+fn pull_one(
+    service: &ImageService,
+    name: &Reference,
+    platform: &Platform,
+    quiet: bool,
+    environment: &Environment,
+) -> Result<bool, Failure> {
     let store_error = |error| store_failure(&error);
     let say_out = |text: String| if quiet { Ok(()) } else { print(text) };
     let what = name.digest().map(OciDigest::to_string).or_else(|| name.tag().map(str::to_owned)).unwrap_or_default();
     let before = service.store().images().resolve(&name.to_string()).map_err(store_error)?;
     say_out(format!("{what}: Pulling from {}\n", name.path()))?;
-    let lines = Lines { names: HashMap::new(), words: &PULLING, quiet, held: Some(Mutex::default()) };
-    let image = service.pull(&name.to_string(), platform, &lines).map_err(|error| failure(&error))?;
-    let is_new = before.as_ref() != Some(&image.record.id);
+    let transfer = Transfer::new(Direction::Pull, quiet, environment);
+    let image = service.pull(&name.to_string(), platform, &transfer);
+    let is_new = image.as_ref().is_ok_and(|image| before.as_ref() != Some(&image.record.id));
     if is_new {
-        lines.release();
+        transfer.release();
     }
+    transfer.finish();
+    let image = image.map_err(|error| failure(&error))?;
     let known_as = image.record.repo_digests.iter().filter_map(|text| Reference::parse(text).ok());
     if let Some(digest) = known_as.filter(|known| known.name() == name.name()).find_map(|known| known.digest().cloned()) {
         say_out(format!("Digest: {digest}\n"))?;
