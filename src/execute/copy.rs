@@ -401,7 +401,7 @@ pub(super) fn gather(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp,
     let mut spool = Spool::new(executor.store.tmp()?);
     let landed = land(&View::new(Vec::new()), op, &selection.files)?;
     let places = places(executor, step, op, (&selection.files, &selection.checkouts), &landed, &mut spool)?;
-    Ok(Gathering { index: index(executor, &landed, &places)?, places, _spool: spool })
+    Ok(Gathering { index: index(executor, landed, &places)?, places, _spool: spool })
 }
 
 /// The unpacked form of a layer, written unless the store has it.
@@ -423,15 +423,16 @@ fn write_unpacked(executor: &BuildExecutor<'_>, layer: &LayerId, from: From) -> 
 }
 
 /// The index of a grafted layer, with the contents that it carries.
-fn index(executor: &BuildExecutor<'_>, landed: &Graft, places: &Places) -> Result<Index, StepError> {
+fn index(executor: &BuildExecutor<'_>, landed: Graft, places: &Places) -> Result<Index, StepError> {
     let Places { roots, spools, sources, mapped } = places;
     let inline: Vec<Vec<u8>> = landed.inline_files().map(|item| item.entry.path.clone()).collect();
     Ok(if *mapped && !inline.is_empty() {
         let from = From::Gathered { roots: roots.clone(), spools: spools.clone(), sources: wanted(sources, &inline) };
         let read = executor.forms.worker()?.read(from, &inline)?;
-        landed.index(&inline.into_iter().zip(read).collect::<Vec<_>>())
+        landed.into_index(&inline.into_iter().zip(read).collect::<Vec<_>>())
     } else {
-        landed.index(&read_here(roots, spools, wanted(sources, &inline), landed)?)
+        let read = read_here(roots, spools, wanted(sources, &inline), &landed)?;
+        landed.into_index(&read)
     })
 }
 
@@ -440,8 +441,7 @@ pub(super) fn write_layer(executor: &BuildExecutor<'_>, step: &Step<'_>, landed:
     if landed.items.is_empty() {
         return executor.empty_layer();
     }
-    let index = index(executor, &landed, &places)?;
-    drop(landed);
+    let index = index(executor, landed, &places)?;
     let made = executor.made(&index, index.content_id_without_mtimes())?;
     if executor.is_run_upon(step.id) {
         drop(index);

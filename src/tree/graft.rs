@@ -11,7 +11,8 @@
 //! Every look at the parent is written down. So the layer is a function of selection, options and those facts, which makes them the
 //! second look's key: [`Graft::facts`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::accounts::Owner;
 use super::chmod::Chmod;
@@ -88,10 +89,10 @@ impl Graft {
     }
 
     /// The layer's index, given the content of [`Self::inline_files`].
-    pub fn index(&self, inline: &[(Vec<u8>, Vec<u8>)]) -> Index {
+    pub fn into_index(self, inline: &[(Vec<u8>, Vec<u8>)]) -> Index {
         let mut builder = IndexBuilder::new();
-        for item in &self.items {
-            builder.push(item.entry.clone());
+        for item in self.items {
+            builder.push(item.entry);
         }
         for (path, content) in inline {
             builder.inline(path, content);
@@ -125,10 +126,11 @@ pub fn make_dir(parent: &View, path: &str, owner: Owner, created: Mtime) -> Resu
 /// A path of the new layer.
 #[derive(Clone, Debug)]
 struct Slot {
+    /// Its path is the slot's key while it is in the map.
     entry: Entry,
     from: Option<(usize, usize)>,
-    /// Names of one inode: the match and its inode number.
-    inode: Option<(usize, (u64, u64))>,
+    /// Names of one inode.
+    inode: Option<Box<Inode>>,
     /// Nothing but its time changed: emitted only above something new.
     weak: bool,
 }
@@ -137,11 +139,12 @@ struct Slot {
 struct Stage<'a> {
     view: &'a View,
     options: &'a Options,
-    slots: BTreeMap<Vec<u8>, Slot>,
+    /// Boxed: what is added in order leaves the nodes of the map half empty.
+    slots: BTreeMap<Vec<u8>, Box<Slot>>,
     /// Directories of the parent that were removed: nothing below them shows any more.
     cleared: BTreeSet<Vec<u8>>,
     /// The questions to the parent and its answers.
-    facts: BTreeMap<Vec<u8>, Vec<u8>>,
+    facts: BTreeMap<Vec<u8>, Cow<'static, [u8]>>,
 }
 
 impl Stage<'_> {
@@ -150,7 +153,7 @@ impl Stage<'_> {
             return Some(Entry::new(&b""[..], Kind::Dir, 0o755, 0, 0, Mtime::default()));
         }
         if let Some(slot) = self.slots.get(path) {
-            return Some(slot.entry.clone());
+            return Some(Entry { path: path.to_vec(), ..slot.entry.clone() });
         }
         if self.is_cleared(path) {
             return None;
@@ -166,24 +169,7 @@ impl Stage<'_> {
     fn below(&mut self, path: &[u8]) -> Option<Entry> {
         let found = self.view.get(path).map(|(_, entry)| entry);
         if !self.facts.contains_key(path) {
-            let mut fact = Vec::new();
-            match &found {
-                None => fact.extend(b"absent"),
-                Some(Entry { kind: Kind::Symlink { target }, .. }) => {
-                    fact.extend(b"symlink ");
-                    escape(&mut fact, target);
-                }
-                Some(dir) if dir.is_dir() => {
-                    fact.extend(format!("dir {:o} {}:{}", dir.mode, dir.uid, dir.gid).into_bytes());
-                    for (name, value) in &dir.xattrs {
-                        fact.push(b' ');
-                        escape(&mut fact, name);
-                        fact.push(b'=');
-                        escape(&mut fact, value);
-                    }
-                }
-                Some(_) => fact.extend(b"other"),
-            }
+            let fact = found.as_ref().map_or(Cow::Borrowed(&b"absent"[..]), fact);
             self.facts.insert(path.to_vec(), fact);
         }
         found
@@ -311,8 +297,9 @@ impl Stage<'_> {
         self.cleared.insert(path.to_vec());
     }
 
-    fn put(&mut self, slot: Slot) {
-        self.slots.insert(slot.entry.path.clone(), slot);
+    fn put(&mut self, mut slot: Slot) {
+        let path = std::mem::take(&mut slot.entry.path);
+        self.slots.insert(path, Box::new(slot));
     }
 
     /// The new path for an item, with owner and mode as asked.
@@ -328,50 +315,46 @@ impl Stage<'_> {
         let from = matches!(kind, Kind::File { .. }).then_some((number, i));
         let mut entry = Entry::new(path, kind, mode, owner.uid, owner.gid, node.mtime);
         entry.xattrs.clone_from(&node.xattrs);
-        Slot { entry, from, inode: inode.map(|inode| (number, inode)), weak: false }
+        Slot { entry, from, inode: inode.map(|inode| Box::new((number, inode))), weak: false }
     }
 
-    /// The layer: what changed, with the directories above it.
+    /// The layer: what changed, with the directories above it. Takes the slots apart one by one: of a large context they are many.
     fn finish(mut self) -> Graft {
-        let strong: Vec<Vec<u8>> = self.slots.iter().filter(|(_, slot)| !slot.weak).map(|(path, _)| path.clone()).collect();
-        let mut wanted: BTreeSet<Vec<u8>> = strong.iter().cloned().collect();
-        for path in &strong {
+        let mut above: BTreeSet<Vec<u8>> = BTreeSet::new();
+        for (path, _) in self.slots.iter().filter(|(_, slot)| !slot.weak) {
             let mut up = parent(path);
-            while !up.is_empty() && wanted.insert(up.to_vec()) {
+            while !up.is_empty() && !above.contains(up) {
+                above.insert(up.to_vec());
                 up = parent(up);
             }
         }
-        let mut items = Vec::with_capacity(wanted.len());
-        for path in &wanted {
-            let slot = self.slots.get(path).cloned();
-            let entry = match slot {
-                Some(slot) => Grafted { entry: slot.entry, from: slot.from },
-                // A parent that the copy did not touch, as the parent filesystem has it.
-                None => match self.below(path) {
-                    Some(mut entry) if entry.is_dir() => {
-                        entry.opaque = false;
-                        Grafted { entry, from: None }
-                    }
-                    _ => continue,
-                },
-            };
-            items.push(entry);
+        let mut items = Vec::new();
+        self.hide_cleared(&mut items, &above);
+        // Parents that the copy did not touch, as the parent filesystem has them.
+        for path in above.iter().filter(|path| !self.slots.contains_key(*path)).cloned().collect::<Vec<_>>() {
+            if let Some(mut entry) = self.below(&path).filter(Entry::is_dir) {
+                entry.opaque = false;
+                items.push(Grafted { entry, from: None });
+            }
         }
-        self.hide_cleared(&mut items, &wanted);
-        settle_links(&self.slots, &mut items);
-        items.sort_by(|a, b| super::entry::cmp_paths(&a.entry.path, &b.entry.path));
-        let mut facts = Vec::new();
-        for (path, fact) in &self.facts {
-            escape(&mut facts, path);
-            facts.push(b' ');
-            facts.extend(fact);
-            facts.push(b'\n');
+        // Before there are items: each of the two takes tens of megabytes.
+        let facts = written(std::mem::take(&mut self.facts));
+        items.reserve_exact(self.slots.len());
+        let mut inodes = HashMap::new();
+        for (path, slot) in std::mem::take(&mut self.slots) {
+            if !slot.weak || above.contains(&path) {
+                inodes.extend(slot.inode.map(|inode| (path.clone(), *inode)));
+                items.push(Grafted { entry: Entry { path, ..slot.entry }, from: slot.from });
+            }
         }
+        // No path is there twice, and a stable sort takes half as much memory again.
+        items.sort_unstable_by(|a, b| super::entry::cmp_paths(&a.entry.path, &b.entry.path));
+        settle_links(&inodes, &mut items);
         Graft { items, facts }
     }
 
     /// Directories in the place of removed ones must not show what those held.
-    fn hide_cleared(&mut self, items: &mut Vec<Grafted>, wanted: &BTreeSet<Vec<u8>>) {
+    fn hide_cleared(&mut self, items: &mut Vec<Grafted>, above: &BTreeSet<Vec<u8>>) {
         let dirs = self.slots.iter().filter(|(path, slot)| slot.entry.is_dir() && self.is_cleared(path));
         for dir in dirs.map(|(path, _)| path.clone()).collect::<Vec<_>>() {
             let names = self.view.children(&dir);
@@ -379,13 +362,48 @@ impl Stage<'_> {
             for found in &names {
                 fact.push(b' ');
                 escape(&mut fact, found.entry.name());
-                if !wanted.contains(&found.entry.path) {
+                let path = &found.entry.path;
+                if !above.contains(path) && self.slots.get(path).is_none_or(|slot| slot.weak) {
                     items.push(Grafted { entry: Entry::whiteout(found.entry.path.clone()), from: None });
                 }
             }
-            self.facts.insert(join(&dir, b"/"), fact);
+            self.facts.insert(join(&dir, b"/"), fact.into());
         }
     }
+}
+
+/// The questions and answers as canonical bytes.
+fn written(facts: BTreeMap<Vec<u8>, Cow<'static, [u8]>>) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (path, fact) in facts {
+        escape(&mut out, &path);
+        out.push(b' ');
+        out.extend_from_slice(&fact);
+        out.push(b'\n');
+    }
+    out
+}
+
+/// What is written down of an entry of the parent.
+fn fact(found: &Entry) -> Cow<'static, [u8]> {
+    let mut fact = Vec::new();
+    match found {
+        Entry { kind: Kind::Symlink { target }, .. } => {
+            fact.extend(b"symlink ");
+            escape(&mut fact, target);
+        }
+        dir if dir.is_dir() => {
+            fact.extend(format!("dir {:o} {}:{}", dir.mode, dir.uid, dir.gid).into_bytes());
+            for (name, value) in &dir.xattrs {
+                fact.push(b' ');
+                escape(&mut fact, name);
+                fact.push(b'=');
+                escape(&mut fact, value);
+            }
+        }
+        _ => return Cow::Borrowed(b"other"),
+    }
+    fact.into()
 }
 
 /// Whether two directories differ in nothing but their time.
@@ -405,14 +423,16 @@ fn kind_of(node: &Node, item: &Selected) -> (Kind, Option<(u64, u64)>) {
     }
 }
 
-/// Makes the names of one inode links to the first of them.
-fn settle_links(slots: &BTreeMap<Vec<u8>, Slot>, items: &mut [Grafted]) {
-    items.sort_by(|a, b| super::entry::cmp_paths(&a.entry.path, &b.entry.path));
-    let mut first: BTreeMap<(usize, (u64, u64)), Vec<u8>> = BTreeMap::new();
+/// A match and one of its inodes.
+type Inode = (usize, (u64, u64));
+
+/// Makes the names of one inode links to the first of them. `items` are sorted, `inodes` tells those of files that may have several.
+fn settle_links(inodes: &HashMap<Vec<u8>, Inode>, items: &mut [Grafted]) {
+    let mut first: HashMap<&Inode, Vec<u8>> = HashMap::new();
     for item in items {
-        let Some(inode) = slots.get(&item.entry.path).and_then(|slot| slot.inode) else { continue };
+        let Some(inode) = inodes.get(&item.entry.path) else { continue };
         let Kind::File { hardlink, .. } = &mut item.entry.kind else { continue };
-        match first.get(&inode) {
+        match first.get(inode) {
             Some(path) => *hardlink = Some(path.clone()),
             None => {
                 first.insert(inode, item.entry.path.clone());

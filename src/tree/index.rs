@@ -248,6 +248,12 @@ impl Index {
         (0..self.count).map(|i| self.entry(i))
     }
 
+    /// How many bytes the files hold, each inode counted once.
+    pub fn content_bytes(&self) -> u64 {
+        let size = |record: Record<'_>| if record.link.is_none() { record.size.unwrap_or(0) } else { 0 };
+        (0..self.count).map(|i| size(self.record(i))).sum()
+    }
+
     /// The content of one of [`INLINE_PATHS`], if the layer has that file.
     pub fn inline(&self, path: &[u8]) -> Option<&[u8]> {
         self.inlines().find(|(p, _)| *p == path).map(|(_, bytes)| bytes)
@@ -428,10 +434,13 @@ impl IndexBuilder {
     /// If a path is not clean (a mistake of the caller: readers validate names).
     pub fn build(self) -> Index {
         let mut entries = self.entries;
-        entries.sort_by(|a, b| cmp_paths(&a.path, &b.path));
-        entries.reverse();
-        entries.dedup_by(|later, kept| later.path == kept.path);
-        entries.reverse();
+        // Who pushes in order needs no sort, which takes half as much memory again.
+        if !entries.is_sorted_by(|a, b| cmp_paths(&a.path, &b.path) == Ordering::Less) {
+            entries.sort_by(|a, b| cmp_paths(&a.path, &b.path));
+            entries.reverse();
+            entries.dedup_by(|later, kept| later.path == kept.path);
+            entries.reverse();
+        }
         let mut shut: Option<Vec<u8>> = None;
         entries.retain(|entry| {
             if shut.as_deref().is_some_and(|dir| is_below(&entry.path, dir)) {

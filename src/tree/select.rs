@@ -94,7 +94,7 @@ pub struct Selected {
     pub source: Vec<u8>,
     /// Path below the match; empty for the match itself.
     pub target: Vec<u8>,
-    /// What it is. Its owner is the tree's: local contexts say 0:0.
+    /// What it is, without its path, which is `source`. Its owner is the tree's: local contexts say 0:0.
     pub node: Node,
     /// blake3 of a regular file's content, once [`Selection::digest`] has run.
     pub digest: Option<ContentDigest>,
@@ -221,6 +221,7 @@ impl Walk<'_> {
         let is_dir = node.kind == NodeKind::Dir;
         let mut items = Vec::new();
         if node.kind != NodeKind::Socket {
+            let node = Node { path: Vec::new(), ..node };
             items.push(Selected { source: source.clone(), target: Vec::new(), node, digest: None, implied: false, inline: None });
         }
         if is_dir {
@@ -232,26 +233,26 @@ impl Walk<'_> {
     /// Takes what lies below a directory. `waiting` are the directories on the way that did not match themselves.
     fn below(&self, dir: &[u8], target: &[u8], waiting: &mut Vec<Selected>, items: &mut Vec<Selected>) -> Result<(), SelectError> {
         let depth = target.split(|b| *b == b'/').filter(|c| !c.is_empty()).count();
-        for node in children(self.tree, dir)? {
-            let name = file_name(&node.path);
+        for mut node in children(self.tree, dir)? {
+            let source = std::mem::take(&mut node.path);
+            let name = file_name(&source);
             if node.kind == NodeKind::Socket || self.only.get(depth).is_some_and(|only| only != name) {
                 continue;
             }
             let target = join(target, name);
             let wanted = self.include.is_none_or(|f| f(&target)) && self.exclude.is_none_or(|f| !f(&target));
             let is_dir = node.kind == NodeKind::Dir;
-            let source = node.path.clone();
-            let item = Selected { source: source.clone(), target: target.clone(), node, digest: None, implied: !wanted, inline: None };
+            let below = is_dir.then(|| (source.clone(), target.clone()));
+            let item = Selected { source, target, node, digest: None, implied: !wanted, inline: None };
             if wanted {
                 items.append(waiting);
                 items.push(item);
             } else if is_dir {
                 waiting.push(item);
             }
-            if is_dir {
-                self.below(&source, &target, waiting, items)?;
-            }
-            if is_dir && !wanted && waiting.last().is_some_and(|w| w.target == target) {
+            let Some((source, target)) = below else { continue };
+            self.below(&source, &target, waiting, items)?;
+            if !wanted && waiting.last().is_some_and(|w| w.target == target) {
                 waiting.pop();
             }
         }
