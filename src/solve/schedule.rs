@@ -54,12 +54,18 @@ impl<E: Executor> Solver<'_, E> {
                 for id in state.awaited() {
                     state.shown.insert(id, self.show(id, reporter));
                 }
+                let mut alone = None;
                 while running < limit() && failure.is_none() && !self.executor.is_cancelled() {
                     let sender = sender.clone();
                     // The receiver lives as long as the scope.
                     if let Some((id, early)) = state.next() {
                         let task = state.shown.remove(&id).unwrap_or_else(|| self.show(id, reporter));
                         let step = self.step(id, task, &state);
+                        if running == 0 && !state.has_more() {
+                            // Nothing can run beside it: a thread for it would only cost time.
+                            alone = Some(Done::Step(id, task, self.one(step, early, reporter)));
+                            break;
+                        }
                         scope.spawn(move || {
                             let task = step.task;
                             sender.send(Done::Step(id, task, self.one(step, early, reporter))).ok();
@@ -71,11 +77,13 @@ impl<E: Executor> Solver<'_, E> {
                     }
                     running += 1;
                 }
-                if running == 0 {
+                if running == 0 && alone.is_none() {
                     break;
                 }
-                let done = results.recv().expect("a running step holds a sender");
-                running -= 1;
+                let done = alone.unwrap_or_else(|| {
+                    running -= 1;
+                    results.recv().expect("a running step holds a sender")
+                });
                 match done {
                     Done::Early(id, selected) => state.selected(id, selected),
                     Done::Step(id, _, Ok(outcome)) => state.solved(self.graph, id, outcome),
@@ -208,6 +216,12 @@ impl<E: Executor> State<E> {
             Some(Early::Selected(selected)) => Some((id, Some(selected))),
             _ => Some((id, None)),
         }
+    }
+
+    /// Whether something can begin before any running step ends.
+    fn has_more(&self) -> bool {
+        let reads_early = || self.early.len() < cores() && self.readers.iter().any(|id| self.waiting[id.0] > 0);
+        !self.ready.is_empty() || reads_early()
     }
 
     /// Whose turn has come while their files are being looked at, and who are not shown yet.

@@ -1,5 +1,8 @@
 //! One planned image, finished: its layers packed or known by their DiffIDs, its config assembled.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
 use shale_cache::{BlobRef, DiffId, ImageLayer, Packed};
 
 use super::super::BuildError;
@@ -11,6 +14,9 @@ use crate::image::assemble::{NewLayer, assemble};
 use crate::plan::graph::{Plan, PlannedImage};
 use crate::solve::Solved;
 use crate::solve::snapshot::{LayerRef, Snapshot};
+
+/// Layers that are packed at a time. More than cores, for some of them wait for the disk or for another process.
+const AT_ONCE: usize = 8;
 
 /// The config of an image and its layers, ready for the store's record.
 #[derive(Debug)]
@@ -53,14 +59,9 @@ impl Finish<'_> {
     /// where they are: a registry may have them already.
     pub(super) fn packed(&self, options: &LayerOptions, lazy: bool) -> Result<(Kept, Vec<Packed>), BuildError> {
         let packing = options.packing(self.plan.source_date_epoch);
-        let packed: Vec<Result<Packed, StepError>> = std::thread::scope(|scope| {
-            let described = |layer| if lazy && !options.force { self.forms.described(layer) } else { None };
-            let pack = move |layer| described(layer).map_or_else(|| self.forms.packed(layer, packing, options.force), Ok);
-            let one = |layer| scope.spawn(move || pack(layer));
-            let handles: Vec<_> = self.layers().iter().map(one).collect();
-            handles.into_iter().map(|handle| handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-        });
-        let packed: Vec<Packed> = packed.into_iter().collect::<Result<_, _>>().map_err(failed)?;
+        let described = |layer: &LayerRef| if lazy && !options.force { self.forms.described(layer) } else { None };
+        let pack = |layer: &LayerRef| described(layer).map_or_else(|| self.forms.packed(layer, packing, options.force), Ok);
+        let packed = side_by_side(self.layers(), pack).map_err(failed)?;
         let diff_ids: Vec<DiffId> = packed.iter().map(|layer| layer.diff_id.clone()).collect();
         let layers = self.layers().iter().zip(&packed).map(|(layer, packed)| {
             let own = match layer {
@@ -86,6 +87,33 @@ impl Finish<'_> {
         let diff_ids: Vec<DiffId> = layers.iter().map(|layer| layer.diff_id.clone()).collect();
         Ok(Kept { config: self.config(&diff_ids), layers })
     }
+}
+
+/// Does one thing to each layer, a few at a time: an image may have hundreds of them, and each takes memory while it is packed. The
+/// first error by place counts.
+fn side_by_side<T: Send>(layers: &[LayerRef], one: impl Fn(&LayerRef) -> Result<T, StepError> + Sync) -> Result<Vec<T>, StepError> {
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let work = || {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(layer) = layers.get(number) else { return };
+            let result = one(layer);
+            if result.is_err() {
+                // The others end what they have begun and begin nothing more.
+                next.store(layers.len(), Ordering::Relaxed);
+            }
+            done.lock().unwrap_or_else(PoisonError::into_inner).push((number, result));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..AT_ONCE.min(layers.len()) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|(number, _)| *number);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 /// A step's error that no step has.
