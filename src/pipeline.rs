@@ -19,7 +19,7 @@ use shale_cache::{BuildRecord, OciDigest, Store, StoreError};
 use crate::cli::output::Destination;
 use crate::cli::request::{BuildRequest, ContextSource, DockerfileSource};
 use crate::dockerfile::{ast::Dockerfile, parse};
-use crate::execute::ahead::{self, Ahead};
+use crate::execute::ahead::{self, Ahead, Wanted};
 use crate::execute::forms::Forms;
 use crate::execute::log::StepLogs;
 use crate::execute::room::{Fullness, Room};
@@ -214,6 +214,7 @@ fn solve(
         packing: output::first_packing(request, plan),
         exported: output::exported(plan),
         room: services.room,
+        diff_ids: output::wanted(request, plan) == Some(Wanted::DiffId),
         ahead,
         reporter: services.reporter,
         cancel: services.cancel.clone(),

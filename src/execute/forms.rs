@@ -10,7 +10,7 @@ use std::io::{self, BufWriter, Read};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use shale_cache::{BlobRef, DiffId, ImageLayer, LayerId, PackKey, Packed, Store};
+use shale_cache::{BlobRef, DiffId, ImageLayer, LayerId, PackKey, Packed, Store, TmpDir};
 
 use super::StepError;
 use crate::image::{ImageService, ResolvedImage};
@@ -27,6 +27,9 @@ use crate::tree::view::View;
 use crate::tree::walk::open_dir;
 use crate::worker::{From, Packing, To, Worker, WorkerConfig, WriteLayer, pack};
 
+/// Indexes up to this size are kept as they were made.
+const SMALL_INDEX_BYTES: usize = 16 << 10;
+
 /// Layers in every form, for one build.
 pub struct Forms<'a> {
     store: &'a Store,
@@ -35,6 +38,7 @@ pub struct Forms<'a> {
     progress: &'a dyn Progress,
     worker: Mutex<Option<Arc<Worker>>>,
     indexes: Mutex<HashMap<LayerId, Arc<Index>>>,
+    stubs: Mutex<Option<TmpDir>>,
     unpacked: unpacked::Known,
     /// One lock per DiffID or layer that is being looked into, so that two stages do not do the same work.
     making: Mutex<HashMap<String, Arc<Mutex<()>>>>,
@@ -56,6 +60,7 @@ impl<'a> Forms<'a> {
             progress,
             worker: Mutex::default(),
             indexes: Mutex::default(),
+            stubs: Mutex::default(),
             unpacked: unpacked::Known::default(),
             making: Mutex::default(),
         }
@@ -120,8 +125,26 @@ impl<'a> Forms<'a> {
     }
 
     /// A temporary directory of the store.
-    pub fn tmp(&self) -> Result<shale_cache::TmpDir, StepError> {
+    pub fn tmp(&self) -> Result<TmpDir, StepError> {
         Ok(self.store.tmp()?)
+    }
+
+    /// A directory for what all steps of the build share, made for the first who asks.
+    pub fn stubs(&self) -> Result<PathBuf, StepError> {
+        let mut slot = lock(&self.stubs);
+        let dir = match slot.take() {
+            Some(dir) => dir,
+            None => self.store.tmp()?,
+        };
+        Ok(slot.insert(dir).path().to_owned())
+    }
+
+    /// Keeps the index of a layer that was made just now: the steps upon it ask for it, and an index that is small takes less room
+    /// here than a mapping of its file.
+    pub fn remember(&self, id: LayerId, index: Index) {
+        if index.as_bytes().len() <= SMALL_INDEX_BYTES {
+            lock(&self.indexes).insert(id, Arc::new(index));
+        }
     }
 
     /// A filesystem as a view.
@@ -271,7 +294,8 @@ impl<'a> Forms<'a> {
         Ok(packed)
     }
 
-    fn note_diff_id(&self, id: &LayerId, clamp_secs: Option<i64>, diff_id: &DiffId) -> Result<(), StepError> {
+    /// Remembers the digest of a layer's tar.
+    pub fn note_diff_id(&self, id: &LayerId, clamp_secs: Option<i64>, diff_id: &DiffId) -> Result<(), StepError> {
         self.store.layers().set_diff_id(id, clamp_secs, diff_id)?;
         if clamp_secs.is_none() {
             // An image with this layer can be a base without being unpacked again.
@@ -304,8 +328,7 @@ impl<'a> Forms<'a> {
 
     /// How many bytes the files of a layer hold.
     pub fn content_bytes(&self, id: &LayerId) -> Result<u64, StepError> {
-        let size = |kind| if let Kind::File { size, hardlink: None, .. } = kind { size } else { 0 };
-        Ok(self.index_of(id)?.iter().map(|entry| size(entry.kind)).sum())
+        Ok(self.index_of(id)?.content_bytes())
     }
 
     /// Whether the build was cancelled, or failed.

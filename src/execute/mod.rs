@@ -21,14 +21,12 @@ use crate::plan::graph::{CopySource, Graph, Op, Vertex, VertexId};
 use crate::sandbox::cancel::Cancel;
 use crate::solve::event::Reporter;
 use crate::solve::key::Inputs;
-use crate::solve::snapshot::LayerRef;
 use crate::solve::{Executor, Made, Step};
 use crate::source::cdi::Devices;
 use crate::source::contexts::Contexts;
 use crate::source::git::Repositories;
 use crate::source::http::Downloads;
 use crate::source::secret::Lent;
-use crate::tree::entry::{Entry, Kind};
 use crate::tree::index::Index;
 use crate::worker::Packing;
 pub use emulator::NoEmulator;
@@ -59,6 +57,8 @@ pub struct BuildExecutor<'a> {
     pub exported: Vec<bool>,
     /// Looks after the space on the disk.
     pub room: &'a room::Room,
+    /// Whether the digests of their tars are all that is asked for.
+    pub diff_ids: bool,
     /// Packs exported layers while others are made.
     pub ahead: ahead::Ahead,
     /// Takes the output of RUNs.
@@ -132,9 +132,7 @@ impl Executor for BuildExecutor<'_> {
     }
 
     fn size_bytes(&self, layer: &LayerId) -> u64 {
-        let index = self.forms.index(&LayerRef::Own { layer: *layer, created: (0, 0) });
-        let size = |entry: &Entry| if let Kind::File { size, hardlink: None, .. } = &entry.kind { *size } else { 0 };
-        index.map_or(0, |index| index.iter().map(|entry| size(&entry)).sum())
+        self.forms.content_bytes(layer).unwrap_or(0)
     }
 
     fn cancel(&self) {

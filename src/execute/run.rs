@@ -26,7 +26,11 @@ pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sou
     let view = executor.forms.view(&step.parent)?;
     let user = Accounts::of(&view).process(&op.user)?;
     let mut ready = mounts::prepare(executor, step, op, sources, tmp.path())?;
-    let mut request = request(op, lowers, user, tmp.path().to_owned(), &mut ready);
+    // Who can read the layer himself has its digest without another process.
+    let wants_diff_id = executor.diff_ids && executor.exported[step.id.0] && !executor.forms.reads_everything();
+    let stubs = executor.forms.stubs()?;
+    let request = request(op, (lowers, user), &mut ready);
+    let mut request = RunRequest { tmp: tmp.path().to_owned(), stubs, wants_diff_id, ..request };
     device::add(&executor.devices, &op.devices, &mut request)?;
     let mut redactors = [(Stream::Stdout, Redactor::new(&ready.secrets)), (Stream::Stderr, Redactor::new(&ready.secrets))];
     let mut log = executor.logs.of_step(step.id.0);
@@ -58,6 +62,14 @@ pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sou
             let index = Index::from_bytes(done.index)?;
             let made = executor.made(&index, index.content_id(Some(done.window)))?;
             executor.store.layers().commit_fs(&made.layer, &worker.map_id(), &done.upper)?;
+            // Content that is known becomes the layer that has it: nobody exports this one.
+            let is_new = || executor.store.layers().by_content(&made.content).map(|known| known.is_none());
+            if let Some(diff_id) = &done.diff_id
+                && is_new()?
+            {
+                executor.forms.note_diff_id(&made.layer, None, diff_id)?;
+            }
+            executor.forms.remember(made.layer, index);
             Ok(made)
         }
         Exit::Cancelled => Err(StepError::Cancelled),
@@ -72,7 +84,7 @@ pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sou
     }
 }
 
-fn request(op: &RunOp, lowers: Vec<LowerLayer>, user: ProcessUser, tmp: PathBuf, ready: &mut mounts::Ready) -> RunRequest {
+fn request(op: &RunOp, (lowers, user): (Vec<LowerLayer>, ProcessUser), ready: &mut mounts::Ready) -> RunRequest {
     let mut env = environment(op, &user.home);
     for (name, value) in &ready.env {
         env.retain(|set| set.split_once('=').is_none_or(|(set, _)| set != name));
@@ -80,7 +92,9 @@ fn request(op: &RunOp, lowers: Vec<LowerLayer>, user: ProcessUser, tmp: PathBuf,
     }
     RunRequest {
         lowers,
-        tmp,
+        tmp: PathBuf::new(),
+        stubs: PathBuf::new(),
+        wants_diff_id: false,
         argv: op.argv.clone(),
         env,
         cwd: op.workdir.clone(),

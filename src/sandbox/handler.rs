@@ -2,22 +2,20 @@
 //!
 //! A fork of the worker, so single-threaded, in the worker's namespaces and with its privileges.
 
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitId, WaitIdOptions, WaitOptions, waitid, waitpid};
 
 use super::child::{self, Prepared, Word};
-use super::mounts::BoundFile;
 use super::spec::{Exit, RunRequest, StepMount};
-use super::targets::{self, Shape};
-use super::{Deed, Failure, attach, mounts, overlay, seccomp, stop, sys};
+use super::{Deed, Failure, attach, mounts, overlay, seccomp, stop, stub, sys, targets};
 use crate::tree::entry::Mtime;
 
 /// What a step left behind.
@@ -57,7 +55,7 @@ pub(crate) fn run(
     ended: &mut dyn FnMut(Exit),
 ) -> Result<Left, Failure> {
     let (prepared, before) = prepare(request, stdout, stderr)?;
-    let upper = prepared.upper.clone();
+    let (upper, work) = (prepared.upper.clone(), prepared.work.clone());
     let (init, init_fd, status) = start(request, prepared)?;
     let (exit, words) = attend(init, &init_fd, status, asker)?;
     let mut made = Vec::new();
@@ -69,9 +67,7 @@ pub(crate) fn run(
         }
     }
     ended(exit);
-    let stamp = request.tmp.join("after");
-    File::create_new(&stamp).deed_on("make", &stamp)?;
-    let after = mtime_of(&stamp)?;
+    let after = touched(&work)?;
     targets::unmake(&upper, &made)?;
     Ok(Left { upper, window: (before, after) })
 }
@@ -79,43 +75,24 @@ pub(crate) fn run(
 /// Makes directories and files for the step, few of them: on a disk each costs as much as several mounts. Returns also the time
 /// before the step, as the file system sees it.
 fn prepare(request: &RunRequest, stdout: OwnedFd, stderr: OwnedFd) -> Result<(Prepared, Mtime), Failure> {
-    let [upper, work, stub] = ["upper", "work", "stub"].map(|name| request.tmp.join(name));
-    for dir in [&upper, &work, &stub] {
+    let [upper, work] = ["upper", "work"].map(|name| request.tmp.join(name));
+    for dir in [&upper, &work] {
         // The worker has no umask, and the upper directory's mode is what the step sees of `/`.
         fs::DirBuilder::new().mode(0o755).create(dir).deed_on("make the directory", dir)?;
     }
-    for path in ["/proc", "/dev", "/sys"] {
-        targets::make_stub(&stub, path, Shape::Dir)?;
-    }
-    let mut files = Vec::new();
-    // In the stub a file is a mount point for itself.
-    let mut bind = |target: &str, content: &[u8], mode: u32| -> Result<PathBuf, Failure> {
-        let source = targets::make_stub(&stub, target, Shape::File)?;
-        fs::write(&source, content).deed_on("write", &source)?;
-        if mode != targets::FILE_MODE {
-            fs::set_permissions(&source, fs::Permissions::from_mode(mode)).deed_on("set the mode of", &source)?;
-        }
-        files.push(BoundFile { source: source.clone(), target: target.to_owned(), executable: mode & 0o111 != 0 });
-        Ok(source)
-    };
-    for (target, content, mode) in &request.files {
-        bind(target, content, *mode)?;
-    }
-    bind("/etc/resolv.conf", request.resolv_conf.as_bytes(), targets::FILE_MODE)?;
-    let last = bind("/etc/hosts", hosts(request).as_bytes(), targets::FILE_MODE)?;
-    let before = mtime_of(&last)?;
-    let mounts = prepare_mounts(request, &stub)?;
+    let (stub, files) = stub::prepare(request)?;
+    let mounts = prepare_mounts(request)?;
+    let before = touched(&work)?;
     // The root is attached over a directory that nothing inside needs by its path any more.
     let root = upper.clone();
     let lowers = request.lowers.iter().rev().map(|l| l.fs.clone()).chain([stub]).collect();
     Ok((Prepared { lowers, upper, work, root, files, mounts, stdout, stderr }, before))
 }
 
-/// Makes a place for each mount of the step: in the stub layer for its target, and a directory to work in.
-fn prepare_mounts(request: &RunRequest, stub: &Path) -> Result<Vec<(StepMount, PathBuf)>, Failure> {
+/// Makes a directory to work in for each mount of the step.
+fn prepare_mounts(request: &RunRequest) -> Result<Vec<(StepMount, PathBuf)>, Failure> {
     let mut places = Vec::new();
     for (number, mount) in request.mounts.iter().enumerate() {
-        targets::make_stub(stub, &mount.target, if mount.is_file { Shape::File } else { Shape::Dir })?;
         let workspace = request.tmp.join(format!("mount-{number}"));
         attach::prepare(mount, &workspace)?;
         places.push((mount.clone(), workspace));
@@ -123,19 +100,12 @@ fn prepare_mounts(request: &RunRequest, stub: &Path) -> Result<Vec<(StepMount, P
     Ok(places)
 }
 
-fn hosts(request: &RunRequest) -> String {
-    let mut text = request.hosts.clone();
-    if !text.is_empty() && !text.ends_with('\n') {
-        text.push('\n');
-    }
-    for (name, address) in &request.add_hosts {
-        writeln!(text, "{address}\t{name}").expect("a String takes everything");
-    }
-    text
-}
-
-/// The time as the file system sees it: its clock is coarser than the one that programs read, and lies behind.
-fn mtime_of(path: &Path) -> Result<Mtime, Failure> {
+/// The time as the file system sees it: its clock is coarser than the one that programs read, and lies behind. It is read from a
+/// directory that gets it, which costs less than to make a file for it.
+fn touched(path: &Path) -> Result<Mtime, Failure> {
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    let times = Timestamps { last_access: now, last_modification: now };
+    utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).deed_on("set the time of", path)?;
     let meta = fs::metadata(path).deed_on("look at", path)?;
     Ok(Mtime { secs: meta.mtime(), nanos: meta.mtime_nsec() as u32 })
 }

@@ -17,6 +17,7 @@ pub(crate) mod seccomp;
 mod seccomp_table;
 mod spec;
 mod stop;
+mod stub;
 pub mod sys;
 mod targets;
 

@@ -33,6 +33,10 @@ pub struct RunRequest {
     pub lowers: Vec<LowerLayer>,
     /// A fresh directory on the store's file system, for the worker's use; the upper directory comes to lie in it.
     pub tmp: PathBuf,
+    /// A directory on the same file system that outlives the step: what all steps of a build have mounted upon is made there once.
+    pub stubs: PathBuf,
+    /// Whether the digest of the layer's tar is wanted, if it takes no time to speak of.
+    pub wants_diff_id: bool,
     /// The command; the first word is looked up in the PATH of `env` inside the root.
     pub argv: Vec<String>,
     /// The whole environment, `KEY=value`.

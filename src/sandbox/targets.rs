@@ -39,6 +39,11 @@ pub(super) fn find(root: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>, 
 pub(super) fn make_stub(dir: &Path, path: &str, shape: Shape) -> Result<PathBuf, Failure> {
     let root = openat(CWD, dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).deed_on("open", dir)?;
     make(root.as_fd(), path, shape, None)?;
+    Ok(inside(dir, path))
+}
+
+/// Where `path` is in the tree at `dir`, which has no links.
+pub(super) fn inside(dir: &Path, path: &str) -> PathBuf {
     let mut names: Vec<Vec<u8>> = Vec::new();
     for name in components(path.as_bytes()) {
         if name == b".." {
@@ -47,7 +52,7 @@ pub(super) fn make_stub(dir: &Path, path: &str, shape: Shape) -> Result<PathBuf,
             names.push(name);
         }
     }
-    Ok(names.iter().fold(dir.to_owned(), |at, name| at.join(as_os(name))))
+    names.iter().fold(dir.to_owned(), |at, name| at.join(as_os(name)))
 }
 
 /// Makes what is missing of `path` inside `root`, following links as a process in there would, and opens it. Returns also

@@ -26,17 +26,17 @@ impl From<WalkError> for Failure {
 }
 
 /// Compares an upper directory with the layers below it and brings it into the form of its index, which is returned.
-pub(super) fn capture(upper: &Path, lowers: &[LowerLayer]) -> Result<Vec<u8>, Failure> {
+pub(super) fn capture(upper: &Path, lowers: &[LowerLayer]) -> Result<Index, Failure> {
     let root = walk::open_dir(upper).deed_on("open", upper)?;
     let (found, inline) = walk_upper(&root)?;
     if found.is_empty() {
-        return Ok(Index::empty().as_bytes().to_vec());
+        return Ok(Index::empty());
     }
     let below = lowers.iter().map(|lower| Index::open_checked(&lower.index).map(Arc::new)).collect::<Result<Vec<_>, _>>();
     let below = View::new(below.map_err(|error| Failure::Other(error.to_string()))?);
     let made = diff(&found, &below, &inline);
     apply(&root, &made)?;
-    Ok(made.index.as_bytes().to_vec())
+    Ok(made.index)
 }
 
 /// The first thing in which an unpacked layer differs from its index: names, types, modes, owners and contents.

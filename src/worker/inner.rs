@@ -19,6 +19,9 @@ use crate::sandbox::{Exit, Failure, RunRequest, seccomp, sys};
 
 pub(super) const ROLE: &str = "inner";
 
+/// A layer of less content is packed by the step itself, for its digest: to ask another process for it takes longer.
+const SMALL_BYTES: u64 = 256 << 10;
+
 /// Does not return. Whatever is left in the pid namespace ends with it.
 pub(super) fn main() -> ! {
     let Ok(control) = take_control() else { sys::exit_now(1) };
@@ -93,9 +96,16 @@ fn run(socket: &UnixStream, request: &RunRequest, fds: Vec<OwnedFd>) -> Result<(
     };
     let left = handler::run(request, stdout, stderr, &mut Wishes(socket), &mut ended)?;
     // What a failed command left is thrown away, so it need not be read.
-    let index = if exit == Some(Exit::Code(0)) { capture(&left.upper, &request.lowers)? } else { Vec::new() };
+    let (mut index, mut diff_id) = (Vec::new(), None);
+    if exit == Some(Exit::Code(0)) {
+        let captured = capture(&left.upper, &request.lowers)?;
+        if request.wants_diff_id && captured.content_bytes() < SMALL_BYTES {
+            diff_id = Some(layers::diff_id(&captured, &left.upper)?);
+        }
+        index = captured.as_bytes().to_vec();
+    }
     let window = [left.window.0, left.window.1].map(|t| (t.secs, t.nanos));
-    Ok((Reply::Captured { upper: left.upper, window }, index))
+    Ok((Reply::Captured { upper: left.upper, window, diff_id }, index))
 }
 
 fn unpack(dest: &Path, fds: Vec<OwnedFd>) -> Result<(Reply, Vec<u8>), Failure> {

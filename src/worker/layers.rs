@@ -121,6 +121,14 @@ pub(super) fn merge(lowers: &[LowerLayer], dest: &Path) -> Result<Vec<u8>, Failu
     Ok(index.as_bytes().to_vec())
 }
 
+/// The digest of the tar of an unpacked layer.
+pub(super) fn diff_id(index: &Index, root: &Path) -> Result<DiffId, Failure> {
+    let mut writer = PackWriter::new(std::io::sink(), Encoder::None).deed("begin a tar")?;
+    let mut contents = Directory::new(open_dir(root).deed_on("open", root)?);
+    write_tar(index, &mut contents, Options { clamp_secs: None, user_xattrs: false }, &mut writer)?;
+    Ok(writer.finish().deed("end a tar")?.0.diff_id)
+}
+
 /// Reads whole contents, for what an index carries.
 pub(super) fn read(from: From, paths: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, Failure> {
     let mut contents = contents(from, None)?;

@@ -87,6 +87,8 @@ pub struct RunDone {
     pub upper: PathBuf,
     /// Modification times that the command made lie between these, both included.
     pub window: (Mtime, Mtime),
+    /// The digest of the layer's tar, if it was wanted and took no time to speak of.
+    pub diff_id: Option<DiffId>,
 }
 
 /// A running worker. Requests from many threads are served at the same time. Dropped, it and all that it started end.

@@ -68,6 +68,8 @@ pub(super) enum Reply {
         upper: PathBuf,
         /// Modification times that the command can have made lie between these, both included: (seconds, nanoseconds).
         window: [(i64, u32); 2],
+        /// The digest of the layer's tar, if it was wanted and the layer is small.
+        diff_id: Option<DiffId>,
     },
     /// Unpacked, with the digest of the tar; the bytes behind are the index.
     Unpacked(DiffId),

@@ -85,9 +85,9 @@ pub(super) fn run(
     };
     drop(running);
     match next_reply(socket)? {
-        (Reply::Captured { upper, window }, index) => {
+        (Reply::Captured { upper, window, diff_id }, index) => {
             let [from, to] = window.map(|(secs, nanos)| Mtime { secs, nanos });
-            Ok(RunDone { exit, index, upper, window: (from, to) })
+            Ok(RunDone { exit, index, upper, window: (from, to), diff_id })
         }
         (other, _) => Err(unexpected(other)),
     }

@@ -75,6 +75,8 @@ impl Bench {
         RunRequest {
             lowers: vec![LowerLayer { fs: self.base(), index: self.dir.path().join("base/index") }],
             tmp,
+            stubs: self.dir.path().to_owned(),
+            wants_diff_id: false,
             argv: argv.iter().map(|a| (*a).to_owned()).collect(),
             env: ["PATH=/usr/local/bin:/bin", "HOME=/root"].map(str::to_owned).to_vec(),
             cwd: "/".to_owned(),
