@@ -167,15 +167,3 @@ fn a_build_that_has_to_be_given_up_was_cancelled() {
     assert_eq!(child.wait().expect("it ended").code(), Some(143));
     assert_eq!(inspected(&lab, "^0")["result"], "cancelled");
 }
-
-#[test]
-fn only_so_many_builds_are_kept() {
-    let lab = Lab::new(Who::Caller);
-    lab.context("ctx", &[("Dockerfile", "FROM scratch\nLABEL a=b\n")]);
-    let config = lab.write("config.toml", "[gc]\nkeep-builds = 3\n");
-    for _ in 0..5 {
-        let said = lab.shale(&["build", "-q", "-o", "type=cacheonly", "ctx"]).env("SHALE_CONFIG", &config).output().expect("shale starts");
-        assert!(said.status.success());
-    }
-    assert_eq!(lab.run(&["builds", "-q"]).stdout.lines().count(), 3);
-}

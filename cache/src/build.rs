@@ -414,6 +414,7 @@ impl BuildRecord {
             let is_near = match nearness {
                 Nearness::Words => step.stage == site.stage && step.words == site.words,
                 Nearness::Place => step.stage == site.stage && step.ordinal == site.ordinal && step.platform == site.platform,
+                Nearness::Platform => step.stage == site.stage && step.ordinal == site.ordinal && step.platform != site.platform,
                 Nearness::Anywhere => step.words == site.words,
             };
             is_solved && is_near

@@ -98,7 +98,9 @@ fn look_then_run<E: Executor>(
         return Ok(hit(&record, StepStatus::Hit, "second look: its files, and what lies where they go, are the same"));
     }
     let last = last_run(solver, &site, &first)?;
-    let reason = tell_why(solver, step, last.as_ref(), &first, reporter);
+    // A store that cannot tell is no reason to fail.
+    let was_pruned = last.is_none() && solver.store.steps().was_pruned(&site).unwrap_or(false);
+    let reason = tell_why(solver, step, (last.as_ref(), was_pruned), &first, reporter);
     (account.status, account.reason, account.changes) = (StepStatus::Executed, reason.to_string(), reason.changes().to_vec());
     solver.ledger.begins(account);
     let made = solver.executor.execute(step, selection)?;
@@ -164,7 +166,8 @@ fn look<E: Executor>(solver: &Solver<'_, E>, step: &Step<'_>, parts: &KeyParts, 
     })
 }
 
-/// The run to compare a step with: of the same words in the last build, else of the same place, else of the same words anywhere.
+/// The run to compare a step with: of the same words in the last build, else of the same place, there for another platform, else of the
+/// same words anywhere.
 fn last_run<E: Executor>(solver: &Solver<'_, E>, site: &StepSite, now: &KeyParts) -> Result<Option<LastRun>, E::Error> {
     let steps = solver.store.steps();
     let previous = solver.ledger.previous(|| solver.store.builds().last_of(&solver.site.context, &solver.site.dockerfile))?;
@@ -175,6 +178,7 @@ fn last_run<E: Executor>(solver: &Solver<'_, E>, site: &StepSite, now: &KeyParts
         };
         let found = match key {
             Some(key) => Some(LastRun { nearness, key, record: steps.any(&key)? }),
+            None if nearness == Nearness::Platform => None,
             None => steps.last_run(site, nearness)?,
         };
         // What stands at the same place may be another step, which has only moved, or another instruction.
@@ -184,6 +188,8 @@ fn last_run<E: Executor>(solver: &Solver<'_, E>, site: &StepSite, now: &KeyParts
         };
         match found {
             Some(LastRun { record: Some(record), .. }) if nearness == Nearness::Place && is_other(&record) => {}
+            Some(LastRun { record, .. })
+                if nearness == Nearness::Platform && record.as_ref().is_none_or(|r| r.parts.kind() != now.kind()) => {}
             Some(run) => return Ok(Some(run)),
             None => {}
         }
@@ -194,12 +200,13 @@ fn last_run<E: Executor>(solver: &Solver<'_, E>, site: &StepSite, now: &KeyParts
 fn tell_why<E: Executor>(
     solver: &Solver<'_, E>,
     step: &Step<'_>,
-    last: Option<&LastRun>,
+    (last, was_pruned): (Option<&LastRun>, bool),
     parts: &KeyParts,
     reporter: &dyn Reporter,
 ) -> MissReason {
     let reason = match last {
         _ if step.vertex.no_cache => MissReason::NoCache,
+        None if was_pruned => MissReason::Pruned,
         None => MissReason::NeverBuilt,
         Some(last) if last.key == parts.key() => MissReason::Evicted,
         Some(LastRun { record: None, .. }) => MissReason::Forgotten,
@@ -211,7 +218,7 @@ fn tell_why<E: Executor>(
             let changes = explain::changes(before, now, step.changed_by.as_deref(), &lists);
             match nearness {
                 Nearness::Anywhere => MissReason::Elsewhere(changes),
-                Nearness::Words | Nearness::Place => MissReason::Changed(changes),
+                Nearness::Words | Nearness::Place | Nearness::Platform => MissReason::Changed(changes),
             }
         }
     };
