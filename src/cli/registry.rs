@@ -75,7 +75,8 @@ pub(super) fn platform(text: Option<&str>, environment: &Environment) -> Result<
 
 /// `shale push`
 pub fn push(args: &PushArgs, environment: &Environment) -> Result<(), Failure> {
-    let name = tagged(reference(&args.name)?, args.all_tags, args.quiet)?;
+    let PushArgs { transfer: args, name } = args;
+    let name = tagged(reference(name)?, args.all_tags, args.quiet)?;
     if name.digest().is_some() {
         return Err(Diagnostic::new("cannot push a digest reference").into());
     }
@@ -134,7 +135,8 @@ fn check_platform(outgoing: &Outgoing, name: &Reference, wanted: Option<&Platfor
 
 /// `shale pull`
 pub fn pull(args: &PullArgs, environment: &Environment) -> Result<(), Failure> {
-    let name = tagged(reference(&args.name)?, args.all_tags, args.quiet)?;
+    let PullArgs { transfer: args, name } = args;
+    let name = tagged(reference(name)?, args.all_tags, args.quiet)?;
     let platform = platform(args.platform.as_deref(), environment)?.unwrap_or_else(Platform::native);
     let (service, _lease) = images(environment, &args.registry)?;
     let tags = if args.all_tags {

@@ -75,10 +75,13 @@ impl ImageService {
             }
         }
         let mut exports = Vec::new();
+        // An index is of Docker's type only if nothing else is in the archive; each manifest is as its image was built.
+        let is_docker = images.iter().all(|(record, _)| record.built.docker_media_types);
+        let types = if is_docker { MediaTypes::Docker } else { MediaTypes::Oci };
         for (record, names) in images {
             exports.push(self.exportable(record, names, pack)?);
         }
-        Ok(export::export_all(&self.store, &exports, format, MediaTypes::Oci, destination)?)
+        Ok(export::export_all(&self.store, &exports, format, types, destination)?)
     }
 
     /// An image as it is written or pushed; one that was built for several platforms with the others, under their index.
@@ -146,7 +149,12 @@ impl ImageService {
             Some(manifest) => self.store.blobs().read(&manifest.digest)?,
             None => None,
         };
-        let Built { annotations, descriptor_annotations, .. } = image.record.built;
-        Ok(ExportImage { names, config: image.config_bytes, layers, annotations, descriptor_annotations, manifest })
+        let Built { annotations, descriptor_annotations, docker_media_types, .. } = image.record.built;
+        let mut export = ExportImage { names, config: image.config_bytes, layers, annotations, descriptor_annotations, manifest };
+        if docker_media_types && export.manifest.is_none() {
+            // The same manifest as a push makes.
+            export.manifest = Some(export::build_manifest(&export, MediaTypes::Docker)?.bytes);
+        }
+        Ok(export)
     }
 }

@@ -36,25 +36,33 @@ impl FromStr for Switch {
     }
 }
 
-/// `shale push`
+/// The flags that push and pull share.
 #[derive(Clone, Debug, Args)]
-#[command(override_usage = "shale push [OPTIONS] NAME[:TAG]")]
-pub struct PushArgs {
-    /// Push every tag of the repository.
+pub struct TransferArgs {
+    /// Every tag of the repository.
     #[arg(short, long, value_parser = parse_bool, action = ArgAction::Set)]
     pub all_tags: bool,
     /// Print nothing but the name.
     #[arg(short, long, value_parser = parse_bool, action = ArgAction::Set)]
     pub quiet: bool,
-    /// Accepted for Docker's sake: nothing is signed.
+    /// Accepted for Docker's sake: nothing is signed, and no signature is checked.
     #[arg(long, hide = true, value_parser = parse_bool, action = ArgAction::Set)]
     pub disable_content_trust: bool,
-    /// Only the image of this platform.
+    /// The image of this platform.
     #[arg(long, value_name = "OS/ARCH")]
     pub platform: Option<String>,
     /// How registries are reached.
     #[command(flatten)]
     pub registry: RegistryArgs,
+}
+
+/// `shale push`
+#[derive(Clone, Debug, Args)]
+#[command(override_usage = "shale push [OPTIONS] NAME[:TAG]")]
+pub struct PushArgs {
+    /// The flags.
+    #[command(flatten)]
+    pub transfer: TransferArgs,
     /// The name.
     #[arg(value_name = "NAME[:TAG]")]
     pub name: String,
@@ -64,21 +72,9 @@ pub struct PushArgs {
 #[derive(Clone, Debug, Args)]
 #[command(override_usage = "shale pull [OPTIONS] NAME[:TAG|@DIGEST]")]
 pub struct PullArgs {
-    /// Pull every tag of the repository.
-    #[arg(short, long, value_parser = parse_bool, action = ArgAction::Set)]
-    pub all_tags: bool,
-    /// Print nothing but the name.
-    #[arg(short, long, value_parser = parse_bool, action = ArgAction::Set)]
-    pub quiet: bool,
-    /// Accepted for Docker's sake: no signature is checked.
-    #[arg(long, hide = true, value_parser = parse_bool, action = ArgAction::Set)]
-    pub disable_content_trust: bool,
-    /// The image of this platform.
-    #[arg(long, value_name = "OS/ARCH")]
-    pub platform: Option<String>,
-    /// How registries are reached.
+    /// The flags.
     #[command(flatten)]
-    pub registry: RegistryArgs,
+    pub transfer: TransferArgs,
     /// The name.
     #[arg(value_name = "NAME[:TAG|@DIGEST]")]
     pub name: String,
