@@ -1,9 +1,14 @@
 #!/usr/bin/env python3
 """The README's comparison table, from what was measured.
 
-  compare.py RESULTS.jsonl [--shale shale-rootless] [--peers docker,buildah-rootless]
-             [--versions "docker 29.1, buildah 1.41"] [--date 2026-01-31]
+  compare.py RESULTS.jsonl [--run] [--shale shale-rootless] [--peers docker,buildah-rootless]
+             [--only w1,w5] [-n 3] [--versions "docker 29.1, buildah 1.41"] [--date 2026-01-31]
              [--machine "a two-core virtual machine"] [--readme README.md] [--print]
+
+With --run everything is measured first, by the program in RIG_BENCH, which
+takes --tool, --only, --mode, -n and --results and finds the tools, contexts
+and output folder by itself (RIG_TOOLS, RIG_WORK, RIG_OUT). --shale may name
+two tools, say shale-rootless,shale: each has a column.
 
 RESULTS has one JSON object a line, a run each: tool, workload (w1 .. w8),
 mode (tar, store), ok, wall and cpu in seconds, rss_client and rss_daemon in
@@ -12,7 +17,7 @@ a workload that a tool did not finish is "not compared", and rows in which
 shale is not the fastest are named below the table. Runs of different days
 must not share a file: only ratios within one run mean something.
 """
-import argparse, datetime, json, re, statistics
+import argparse, datetime, json, os, re, statistics, subprocess
 
 BEGIN, END = "<!-- comparison: written by benches/compare.py -->", "<!-- end of the comparison -->"
 ROWS = [
@@ -53,8 +58,10 @@ def cell(found, tool):
 
 
 def table(results, a):
-    tools = [a.shale, *a.peers.split(",")]
-    name = lambda tool: tool.removesuffix("-rootless")
+    ours = a.shale.split(",")
+    tools = [*ours, *a.peers.split(",")]
+    kinds = [tool.removesuffix("-rootless") for tool in tools]
+    name = lambda tool: tool if kinds.count(tool.removesuffix("-rootless")) > 1 else tool.removesuffix("-rootless")
     out = [f"| workload | {' | '.join(map(name, tools))} |", "|---" * (len(tools) + 1) + "|"]
     losses, memory = [], {tool: 0 for tool in tools}
     for workload, mode, words in ROWS:
@@ -64,15 +71,17 @@ def table(results, a):
         for tool, one in found.items():
             if one:
                 memory[tool] = max(memory[tool], one["rss_client"] + one["rss_daemon"])
-        if (size := (found[a.shale] or {}).get("size")) and workload == "w4":
+        if (size := (found[ours[0]] or {}).get("size")) and workload == "w4":
             words += f" of {size / 1e6:.0f} MB"
         out.append(f"| {words} | " + " | ".join(cell(found[tool], tool) for tool in tools) + " |")
-        for tool in tools[1:]:
-            if found[a.shale] and found[tool] and found[tool]["wall"] <= found[a.shale]["wall"]:
+        # Root is held against root, and who has no root against who has none or works through a root daemon.
+        for tool in tools[len(ours):]:
+            own = next((one for one in ours if one.endswith("-rootless") == tool.endswith("-rootless")), ours[0])
+            if found[own] and found[tool] and found[tool]["wall"] <= found[own]["wall"]:
                 losses.append(f"{name(tool)} is faster at: {words}")
     text = (
         f"Median wall seconds (CPU seconds behind them) of one run on {a.date} on {a.machine}: shale "
-        + ("as an ordinary user" if a.shale.endswith("-rootless") else "as root")
+        + ("as an ordinary user and as root" if len(ours) > 1 else "as an ordinary user" if ours[0].endswith("-rootless") else "as root")
         + f" beside {a.versions}. Only the ratios mean something elsewhere.")
     peaks = ", ".join(f"{name(tool)} {memory[tool]:.0f}" for tool in tools if memory[tool])
     below = f"Largest resident memory in MB, client and daemon: {peaks}. "
@@ -80,9 +89,23 @@ def table(results, a):
     return "\n".join([BEGIN, text, "", *out, "", below, END])
 
 
+def measure(a):
+    """Every row of the table, appended to the results: a mode at a time, since a workload is not run in each."""
+    for mode in ("store", "tar"):
+        # w7cold and w7warm are one workload.
+        workloads = dict.fromkeys(w[:2] for w, m, _ in ROWS if m == mode and w[:2] in a.only.split(","))
+        if workloads:
+            tools = ",".join([a.shale, a.peers])
+            command = [os.environ["RIG_BENCH"], "--tool", tools, "--only", ",".join(workloads), "--mode", mode, "-n", str(a.n)]
+            subprocess.run([*command, "--results", a.results], check=True)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("results")
+    p.add_argument("--run", action="store_true", help="measure first, with the program in RIG_BENCH")
+    p.add_argument("--only", default="w1,w2,w3,w4,w5,w6,w7,w8", help="with --run: these workloads")
+    p.add_argument("-n", type=int, default=3, help="with --run: how often")
     p.add_argument("--shale", default="shale-rootless")
     p.add_argument("--peers", default="docker,buildah-rootless")
     p.add_argument("--versions", default="Debian's docker (daemon as root) and buildah (rootless)")
@@ -91,6 +114,8 @@ def main():
     p.add_argument("--readme", default="README.md")
     p.add_argument("--print", action="store_true", help="to standard output, not into the README")
     a = p.parse_args()
+    if a.run:
+        measure(a)
     with open(a.results) as f:
         new = table(medians(f), a)
     if a.print:
