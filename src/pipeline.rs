@@ -97,7 +97,10 @@ fn with_room<T>(
     };
     let Some(fullness) = failed.fullness().filter(|_| can_begin_again) else { return Err(failed) };
     let (task, started) = (services.reporter.new_task(), Instant::now());
-    if renew().is_err() || !services.room.make(fullness == Fullness::Quota) {
+    // An output may lie on another disk, which the free space of the store's tells. Everything else is written to the store, and what
+    // found no room there is deleted again.
+    let is_hidden = fullness == Fullness::Quota || !matches!(failed, BuildError::Export(_));
+    if renew().is_err() || !services.room.make(is_hidden) || !services.cancel.withdraw() {
         return Err(failed);
     }
     services

@@ -183,6 +183,11 @@ impl<'a> Builds<'a> {
         record.started_ms = now_ms();
         record.pid = std::process::id();
         record.result = BuildResult::Running;
+        if self.store.is_read_only() {
+            // What is cached can be built there all the same, without a record.
+            let dir = self.dir("read-only");
+            return Ok(OpenBuild { store: Arc::clone(self.store), id: record.id, started_ms: record.started_ms, dir, lock: None });
+        }
         let (dir, lock) = loop {
             record.id = format!("{:011x}{:05x}", record.started_ms & 0xfff_ffff_ffff, random_u64() & 0xf_ffff);
             let Some(lock) = FileLock::try_take(&self.lock_path(&record.id))? else { continue };
@@ -193,7 +198,7 @@ impl<'a> Builds<'a> {
         };
         make_dirs(&dir).map_err(|error| StoreError::io("create", &dir, error))?;
         self.store.write_entry(entry::BUILD, &dir.join("record"), &record)?;
-        Ok(OpenBuild { store: Arc::clone(self.store), id: record.id.clone(), started_ms: record.started_ms, dir, _lock: lock })
+        Ok(OpenBuild { store: Arc::clone(self.store), id: record.id.clone(), started_ms: record.started_ms, dir, lock: Some(lock) })
     }
 
     /// The record of a build. One that says "running" of a build that does not is told as interrupted. Both have the steps that
@@ -329,7 +334,8 @@ pub struct OpenBuild {
     id: String,
     started_ms: u64,
     dir: PathBuf,
-    _lock: FileLock,
+    /// Held while it runs; a store that cannot be written has no records.
+    lock: Option<FileLock>,
 }
 
 impl OpenBuild {
@@ -350,6 +356,9 @@ impl OpenBuild {
 
     /// Writes how it ended. Id, process and begin are those of the begin.
     pub fn end(&self, record: BuildRecord) -> Result<(), StoreError> {
+        if self.lock.is_none() {
+            return Ok(());
+        }
         let record = BuildRecord { id: self.id.clone(), pid: std::process::id(), started_ms: self.started_ms, ..record };
         self.store.write_entry(entry::BUILD, &self.dir.join("record"), &record)?;
         // The record has them all; one that stays does no harm.

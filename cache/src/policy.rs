@@ -101,8 +101,8 @@ pub enum Urgency {
 pub struct Reason {
     /// How much it presses.
     pub urgency: Urgency,
-    /// A quota is at its end, which the free space of the file system does not show.
-    pub is_quota: bool,
+    /// The free space of the file system does not show it: a quota is at its end, or what found no room was deleted again.
+    pub is_hidden: bool,
     /// What the build wrote that is over.
     pub grown_bytes: u64,
 }
@@ -110,12 +110,12 @@ pub struct Reason {
 impl Reason {
     /// A build is over, or a cap may be crossed.
     pub fn routine(grown_bytes: u64) -> Self {
-        Self { urgency: Urgency::Routine, is_quota: false, grown_bytes }
+        Self { urgency: Urgency::Routine, is_hidden: false, grown_bytes }
     }
 
-    /// A disk is full, or a quota at its end.
-    pub fn full(is_quota: bool) -> Self {
-        Self { urgency: Urgency::Full, is_quota, grown_bytes: 0 }
+    /// A disk is full, or a quota at its end; `is_hidden` as in the field.
+    pub fn full(is_hidden: bool) -> Self {
+        Self { urgency: Urgency::Full, is_hidden, grown_bytes: 0 }
     }
 }
 
@@ -185,7 +185,7 @@ impl Policy {
         let any = |all, caps| PruneOptions { all, caps, ..PruneOptions::default() };
         if reason.urgency == Urgency::Full {
             let min_free_bytes = self.min_free_bytes.max(disk.total_bytes / 20);
-            let max_used_share = if reason.is_quota || disk.lacks_inodes { 75 } else { 0 };
+            let max_used_share = if reason.is_hidden || disk.lacks_inodes { 75 } else { 0 };
             let caps = Caps { min_free_bytes, max_used_share, ..Caps::default() };
             return vec![any(false, caps), any(true, caps)];
         }

@@ -50,8 +50,8 @@ impl Room {
     }
 
     /// Frees what can be freed on a full disk, and waits for it. Whether anything was.
-    pub fn make(&self, is_quota: bool) -> bool {
-        self.collection.as_ref().is_some_and(|asked| Collection { reason: Reason::full(is_quota), ..asked.clone() }.wait())
+    pub fn make(&self, is_hidden: bool) -> bool {
+        self.collection.as_ref().is_some_and(|asked| Collection { reason: Reason::full(is_hidden), ..asked.clone() }.wait())
     }
 }
 

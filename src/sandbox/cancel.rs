@@ -57,6 +57,19 @@ impl Cancel {
         }
     }
 
+    /// Takes back what was asked because a step failed, for a build that begins again once everybody has ended; never what the user
+    /// wished. Whether nothing is asked now.
+    pub fn withdraw(&self) -> bool {
+        if self.0.level.compare_exchange(1, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            let _ = rustix::io::read(&self.0.asked, &mut [0u8; 8]);
+        }
+        if self.is_wished() {
+            // It may have come between the two.
+            self.ask();
+        }
+        !self.is_cancelled()
+    }
+
     /// Counts a command that runs, and may take its time to end, until the result is dropped.
     pub fn step(&self) -> RunningStep {
         self.0.steps.fetch_add(1, Ordering::SeqCst);
@@ -112,6 +125,16 @@ mod tests {
     fn readable(fd: BorrowedFd<'_>) -> bool {
         let mut fds = [PollFd::new(&fd, PollFlags::IN)];
         poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
+    }
+
+    #[test]
+    fn what_nobody_wished_can_be_withdrawn() {
+        let cancel = Cancel::new().unwrap();
+        assert!(cancel.withdraw());
+        cancel.ask();
+        assert!(cancel.is_cancelled() && cancel.withdraw() && !readable(cancel.as_fd()));
+        cancel.cancel();
+        assert!(!cancel.withdraw() && readable(cancel.as_fd()) && !cancel.is_insisted());
     }
 
     #[test]
