@@ -80,6 +80,9 @@ fn in_a_context_the_last_build_is_that_of_the_context() {
         let said = Said::of(lab.shale(&["explain"]).args(args).current_dir(lab.work(dir)).output().expect("shale starts"));
         assert!(said.stdout.contains(&format!(" of {image}:latest, ")), "{dir} {args:?}: {}{}", said.stdout, said.stderr);
     }
+    let here = lab.shale(&["build", "-q", "."]).current_dir(lab.work("one")).output().expect("shale starts");
+    assert!(here.status.success());
+    assert_eq!(lab.run(&["builds", "--format", "{{.Name}}"]).stdout, "one\ntwo:latest\none:latest\n");
 }
 
 /// A build whose step runs.

@@ -1,6 +1,7 @@
 //! The record of a build: begun with it, ended with it however it ends.
 
 use std::cell::RefCell;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use shale_cache::{BuildRecord, BuildResult, OpenBuild, StoreError};
@@ -24,7 +25,8 @@ impl Account {
     /// Writes that the build runs.
     pub(super) fn begin(request: &BuildRequest, services: Services<'_>) -> Result<Self, StoreError> {
         let context = match &request.context {
-            ContextSource::Dir(dir) => dir.display().to_string(),
+            // Without the `.` that most builds are called with.
+            ContextSource::Dir(dir) => dir.components().collect::<PathBuf>().display().to_string(),
             ContextSource::Stdin => "-".to_owned(),
             // As it was written, without the password that it may have.
             ContextSource::Git(_) | ContextSource::Http(_) => request.command.last().cloned().unwrap_or_default(),
