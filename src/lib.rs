@@ -3,6 +3,7 @@
 //! The pipeline, in reading order: `dockerfile` (text → tree) → `plan` (tree + base configs → graph) → `solve` (graph →
 //! layers, through the cache) → `execute` (what a miss does) → `export`. The store is the crate `shale_cache`.
 
+mod scoped;
 pub mod span;
 
 pub mod dockerfile;

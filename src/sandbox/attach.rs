@@ -9,13 +9,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Uid, fchmod, fchown, openat, openat2, renameat_with};
+use rustix::fs::{CWD, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Uid, fchmod, fchown, openat, renameat_with};
 use rustix::io::Errno;
 
 use super::mounts::{NODEV, NOEXEC, NOSUID, RDONLY, attach_at, clone, new};
 use super::spec::{MountOwner, MountSource, StepMount};
 use super::targets::{self, Shape};
 use super::{Deed, Failure, overlay, sys};
+use crate::scoped::open_scoped;
 
 /// Room for a secret and its directory.
 const SECRET_FS: [(&str, &str); 3] = [("mode", "700"), ("size", "1m"), ("nr_inodes", "8")];
@@ -107,7 +108,7 @@ fn inside(root: &Path, path: &str) -> Result<OwnedFd, Failure> {
         "" => ".",
         path => path,
     };
-    let source = openat2(&root_fd, relative, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve);
+    let source = open_scoped(&root_fd, relative, OFlags::PATH | OFlags::CLOEXEC, resolve);
     let source = source.deed_on("open the source of a mount", path)?;
     clone(source.as_fd(), "", false).deed_on("copy the mount of", path)
 }

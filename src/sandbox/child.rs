@@ -9,7 +9,7 @@ use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
+use rustix::fs::{Mode, OFlags, ResolveFlags, open};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Resource, Rlimit, Signal, chdir, fchdir, pivot_root, setrlimit, setsid, umask};
 use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
@@ -20,6 +20,7 @@ use super::spec::{RunRequest, StepMount};
 use super::targets::{self, Shape};
 use super::{Deed, Failure, exec, overlay, seccomp, sys};
 use crate::plan::graph::NetworkMode;
+use crate::scoped::open_scoped;
 
 /// The capabilities of a step, as container runtimes give them: chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap,
 /// net_bind_service, net_raw, sys_chroot, mknod, audit_write, setfcap.
@@ -188,7 +189,7 @@ fn enter_directory(cwd: &str) -> Result<(), Failure> {
     let root = open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).deed_on("open", "/")?;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = openat2(&root, cwd, flags, Mode::empty(), resolve).deed_on("enter the working directory", cwd)?;
+    let dir = open_scoped(&root, cwd, flags, resolve).deed_on("enter the working directory", cwd)?;
     fchdir(&dir).deed_on("enter the working directory", cwd)?;
     let real = rustix::process::getcwd(Vec::new()).deed("read the working directory")?;
     if real.as_bytes().starts_with(b"/") {

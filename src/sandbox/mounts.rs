@@ -5,7 +5,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Dev, FileType, Mode, OFlags, ResolveFlags, makedev, mkdirat, mknodat, openat, openat2, statfs, symlinkat};
+use rustix::fs::{CWD, Dev, FileType, Mode, OFlags, ResolveFlags, makedev, mkdirat, mknodat, openat, statfs, symlinkat};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
@@ -16,6 +16,7 @@ use super::attach;
 use super::spec::StepMount;
 use super::targets::{self, Shape};
 use super::{Deed, Failure, sys};
+use crate::scoped::open_scoped;
 
 pub(super) const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 pub(super) const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
@@ -111,7 +112,7 @@ impl Root {
     fn attach_plainly(&mut self, mount: &OwnedFd, path: &'static str) -> Result<(), Failure> {
         let open = |root: BorrowedFd<'_>| {
             let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-            openat2(root, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), resolve)
+            open_scoped(root, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, resolve)
         };
         let target = match open(self.fd.as_fd()) {
             Err(Errno::LOOP | Errno::NOTDIR) => {
@@ -227,7 +228,7 @@ impl Root {
     fn hide(&self) -> Result<(), Failure> {
         let inside = |path: &str| {
             let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-            match openat2(&self.fd, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            match open_scoped(&self.fd, path, OFlags::PATH | OFlags::CLOEXEC, resolve) {
                 Ok(fd) => Ok(Some(fd)),
                 Err(Errno::NOENT | Errno::LOOP) => Ok(None),
                 Err(error) => Err(Failure::call("open in the step's root", Some(Path::new(path)), error)),

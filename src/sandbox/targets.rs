@@ -8,11 +8,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fstat, mkdirat, openat, openat2, readlinkat, statat, unlinkat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fstat, mkdirat, openat, readlinkat, statat, unlinkat,
 };
 use rustix::io::Errno;
 
 use super::{Deed, Failure};
+use crate::scoped::open_scoped;
 
 /// What a mount needs under it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +29,7 @@ const MAX_LINKS: usize = 40;
 /// Opens the place `path` inside `root`, following links as a process in there would. `None` if nothing is there.
 pub(super) fn find(root: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>, Failure> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    match openat2(root, path.trim_start_matches('/'), OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
+    match open_scoped(root, path.trim_start_matches('/'), OFlags::PATH | OFlags::CLOEXEC, resolve) {
         Ok(fd) => Ok(Some(fd)),
         Err(Errno::NOENT) => Ok(None),
         Err(error) => Err(Failure::call("open in the step's root", Some(Path::new(path)), error)),
@@ -144,8 +145,8 @@ pub(super) fn unmake(upper: &Path, made: &[PathBuf]) -> Result<(), Failure> {
     for path in made.iter().rev() {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { continue };
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-        let Ok(dir) = openat2(&root, parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), resolve) else { continue };
-        let Ok(found) = openat2(&dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), resolve) else { continue };
+        let Ok(dir) = open_scoped(&root, parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, resolve) else { continue };
+        let Ok(found) = open_scoped(&dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, resolve) else { continue };
         let stat = fstat(&found).deed_on("look at", path)?;
         let gone = match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => unlinkat(&dir, name, AtFlags::REMOVEDIR),

@@ -6,9 +6,10 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, mknodat, openat2, unlinkat, utimensat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, mknodat, unlinkat, utimensat};
 
 use crate::sandbox::{Deed, Failure, LowerLayer};
+use crate::scoped::open_scoped;
 use crate::tree::NodeKind;
 use crate::tree::diff::{Diff, Fix, Upper, diff};
 use crate::tree::entry::{Entry, Kind, file_name, parent};
@@ -168,18 +169,13 @@ fn apply(root: &OwnedFd, made: &Diff) -> Result<(), Failure> {
 fn open_dir(root: &OwnedFd, path: &[u8]) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let path = if path.is_empty() { b"." } else { path };
-    openat2(root, path, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)
+    open_scoped(root, path, flags, ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)
 }
 
 /// `user.*` attributes exist on files and directories only, so the path can be opened.
 fn drop_xattr(dir: &OwnedFd, name: &[u8], xattr: &[u8]) -> rustix::io::Result<()> {
-    let file = openat2(
-        dir,
-        name,
-        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
-    )?;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = open_scoped(dir, name, flags, ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)?;
     match rustix::fs::fremovexattr(&file, xattr) {
         Err(rustix::io::Errno::NODATA) => Ok(()),
         other => other,

@@ -19,6 +19,7 @@ use super::directory::open_regular;
 use crate::layer::LayerError;
 use crate::layer::compress::{Decoder, Format};
 use crate::layer::read::{Member, Members};
+use crate::scoped::open_scoped;
 use crate::tree::entry::{ContentDigest, Mtime, file_name, join, parent};
 use crate::tree::{Node, NodeKind};
 
@@ -250,7 +251,7 @@ impl ArchiveTree {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let path = if path.is_empty() { b"." } else { path };
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        let opened = match rustix::fs::openat2(&self.root, path, flags, Mode::empty(), resolve) {
+        let opened = match open_scoped(&self.root, path, flags, resolve) {
             // No symlink was ever made below the root, so that the older call cannot leave it either.
             Err(Errno::NOSYS | Errno::PERM) => rustix::fs::openat(&self.root, path, flags, Mode::empty()),
             other => other,

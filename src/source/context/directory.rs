@@ -14,6 +14,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::ContextError;
+use crate::scoped::open_scoped;
 use crate::source::ignore::{Ignore, MatchState};
 use crate::source::statcache::{Fingerprint, Horizon, Known, LoadNote, Saved, StatCache};
 use crate::tree::entry::{ContentDigest, file_name, join, parent};
@@ -342,7 +343,7 @@ fn open_beneath(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<Owne
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let path = if path.is_empty() { b"." } else { path };
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
+    match open_scoped(root, path, flags, resolve) {
         // An old kernel, or a filter that does not know the call.
         Err(Errno::NOSYS | Errno::PERM) => open_by_steps(root, path, flags),
         other => other,

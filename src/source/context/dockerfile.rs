@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::{BuildContext, ContextError, Place};
+use crate::scoped::open_scoped;
 use crate::span::SourceFile;
 
 const DEFAULT_NAME: &str = "Dockerfile";
@@ -160,7 +161,7 @@ fn is_absent(error: &io::Error) -> bool {
 fn open_inside(root: BorrowedFd<'_>, path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
+    match open_scoped(root, path, flags, resolve) {
         // Without openat2 links in the last place are refused; the names asked for here have no other place.
         Err(Errno::NOSYS | Errno::PERM) => Ok(rustix::fs::openat(root, path, flags | OFlags::NOFOLLOW, Mode::empty())?.into()),
         other => Ok(other?.into()),
