@@ -235,25 +235,3 @@ fn another_platform_is_the_reason() {
     let said = lab.build("ctx", &["--platform", "linux/386"]).said;
     assert_eq!(reason(&said, "RUN").as_deref(), Some("an earlier step made other files (step [2/3] COPY f /f)"), "{}", said.stderr);
 }
-
-#[test]
-fn what_was_pruned_is_told_from_what_was_never_built() {
-    as_everybody(|lab| {
-        lab.load_busybox();
-        lab.context("ctx", &[("Dockerfile", "FROM busybox\nCOPY f /f\nRUN cat /f\n"), ("f", "1\n")]);
-        lab.context("new", &[("Dockerfile", "FROM busybox\nRUN echo new\n")]);
-        lab.build("ctx", &[]);
-        for _ in 0..2 {
-            assert!(lab.run(&["builder", "prune", "--all", "--force"]).ok());
-            assert!(lab.run(&["store", "verify"]).ok());
-        }
-        let said = lab.build("ctx", &[]).said;
-        for step in ["COPY", "RUN"] {
-            assert_eq!(reason(&said, step).as_deref(), Some("evicted: the whole cache was pruned since it was built"), "{}", said.stderr);
-        }
-        assert_eq!(reason(&lab.build("new", &[]).said, "RUN").as_deref(), Some("never built here"));
-        // What was built since has reasons of its own.
-        lab.write("ctx/f", "2\n");
-        assert_eq!(reason(&lab.build("ctx", &[]).said, "COPY").as_deref(), Some("1 file changed: f"));
-    });
-}

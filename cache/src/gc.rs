@@ -21,7 +21,6 @@ use crate::layer::KnownLayer;
 use crate::lease::{Gate, InUse};
 use crate::needed::Needed;
 use crate::policy::{Disk, Policy, Reason, Turn, Urgency};
-use crate::step::{PRUNED, Steps};
 use crate::store::Inner;
 use crate::tmp::names_in;
 use crate::usage::MeasureMapped;
@@ -344,10 +343,8 @@ impl<'a> Gc<'a> {
             bytes += if is_needed { 0 } else { remove_small(&path) };
         }
         if everything && keys.is_empty() {
-            // Why a step misses can be told from them for as long as there is a cache; then only that it was built here before.
-            let names = names_in(&root.join("steps/last"))?;
-            Steps::new(self.store).note_pruned(&names)?;
-            for name in names.iter().filter(|name| *name != PRUNED) {
+            // Why a step misses can be told from them for as long as there is a cache.
+            for name in names_in(&root.join("steps/last"))? {
                 bytes += remove_small(&root.join("steps/last").join(name));
             }
         }

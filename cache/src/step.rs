@@ -4,7 +4,6 @@
 //! everybody else with the same key waits, in this process or in another. A caller may hold one key's lock while it looks up
 //! another, if all callers do so in the same order (first look before second look).
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -22,12 +21,6 @@ use crate::store::Inner;
 
 /// The version of [`StepRecord`]; a record of another one is a miss.
 pub const STEP_RECORD_VERSION: u32 = 1;
-
-/// What of `steps/last` outlives a pruning of everything: the names of what was there, so that a step that was removed is told from
-/// one that was never built.
-pub(crate) const PRUNED: &str = "pruned";
-/// How many names it keeps, the newest: 140 kB.
-const PRUNED_NAMES: usize = 4096;
 
 /// Where in a build a step stands: what "the same step, last time" means.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -227,29 +220,6 @@ impl<'a> Steps<'a> {
     /// The record of a key, for explanations only: its layer may be gone.
     pub fn any(self, key: &CacheKey) -> Result<Option<StepRecord>, StoreError> {
         Ok(self.store.read_entry::<StepRecord>(entry::STEP, &self.path(key))?.whole())
-    }
-
-    /// Whether a step of this place or of these words was there when everything was pruned.
-    pub fn was_pruned(self, site: &StepSite) -> Result<bool, StoreError> {
-        let names = self.pruned()?;
-        Ok([Nearness::Words, Nearness::Place].into_iter().any(|nearness| names.contains(&site.file_name(nearness))))
-    }
-
-    /// Notes what goes from `steps/last`.
-    pub(crate) fn note_pruned(self, names: &[String]) -> Result<(), StoreError> {
-        let mut all = self.pruned()?;
-        let known: HashSet<String> = all.iter().cloned().collect();
-        all.extend(names.iter().filter(|name| *name != PRUNED && !name.starts_with("build-") && !known.contains(*name)).cloned());
-        if all.len() == known.len() {
-            return Ok(());
-        }
-        let oldest = all.len().saturating_sub(PRUNED_NAMES);
-        self.store.write_entry(entry::LAST, &self.store.root().join("steps/last").join(PRUNED), &all[oldest..].to_vec())
-    }
-
-    fn pruned(self) -> Result<Vec<String>, StoreError> {
-        let path = self.store.root().join("steps/last").join(PRUNED);
-        Ok(self.store.read_entry::<Vec<String>>(entry::LAST, &path)?.whole().unwrap_or_default())
     }
 
     /// Makes a record the last of a site. A commit does so by itself.

@@ -24,7 +24,7 @@ use crate::error::StoreError;
 use crate::image::{Images, Named};
 use crate::layer::{KnownLayer, MapId, PackedEntry};
 use crate::lease::{Gate, InUse};
-use crate::step::{PRUNED, StepRecord};
+use crate::step::StepRecord;
 use crate::store::Inner;
 use crate::tmp::names_in;
 
@@ -208,9 +208,7 @@ impl Check<'_> {
                 let path = folder.join(&name);
                 if dir == "last" {
                     // Of a step its key, of a build its id.
-                    if name == PRUNED {
-                        self.entry::<Vec<String>>(entry::LAST, &path)?;
-                    } else if name.starts_with("build-") {
+                    if name.starts_with("build-") {
                         self.entry::<String>(entry::LAST, &path)?;
                     } else {
                         self.entry::<crate::CacheKey>(entry::LAST, &path)?;

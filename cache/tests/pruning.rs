@@ -126,6 +126,11 @@ fn every_block_is_counted_once_as_du_does() {
     let root = store.root().to_owned();
     drop(store);
     let store = open(&root);
+    // The du of another test, before it is du, is a copy of this process and holds the lease that has just ended.
+    let start = std::time::Instant::now();
+    while inventory(&store).items.iter().any(|item| item.is_in_use) {
+        assert!(start.elapsed() < Duration::from_secs(20), "the lease does not end");
+    }
     let before = inventory(&store).total_bytes();
     let report = store.gc().prune_all().expect("pruned");
     assert_eq!(inventory(&store).total_bytes(), du(&root));
@@ -192,8 +197,9 @@ fn a_store_is_measured_once_and_again_when_it_may_have_outgrown_its_cap() {
     }
     fs::write(store.root().join("gc"), "").expect("written");
     let total = inventory(&store).cache_bytes();
-    assert_eq!(collected(&store, &policy(0)), Some(vec![]), "nothing is known of it");
-    assert_eq!(collected(&store, &policy(0)), None);
+    assert_eq!(collected(&store, &policy(0)), None, "there is nothing to keep to");
+    assert_eq!(collected(&store, &policy(total * 2)), Some(vec![]), "nothing is known of it");
+    assert_eq!(collected(&store, &policy(total * 2)), None);
     // The cap is lower now than what was seen; what goes makes some room for the next.
     assert_eq!(collected(&store, &policy(total - 1)), Some(vec![layers[1].to_string()]));
     assert_eq!(collected(&store, &policy(total - 1)), None);

@@ -23,8 +23,6 @@ pub enum MissReason {
     Changed(Vec<Change>),
     /// Every part is the same: the record or its layer was removed.
     Evicted,
-    /// It was built before everything was pruned.
-    Pruned,
     /// It ran before, but what its key was made of was removed.
     Forgotten,
     /// The same words were run for another context or Dockerfile, and these parts differ.
@@ -275,7 +273,7 @@ impl MissReason {
     pub fn changes(&self) -> &[Change] {
         match self {
             Self::Changed(changes) | Self::Elsewhere(changes) => changes,
-            Self::NoCache | Self::NeverBuilt | Self::Pruned | Self::Evicted | Self::Forgotten => &[],
+            Self::NoCache | Self::NeverBuilt | Self::Evicted | Self::Forgotten => &[],
         }
     }
 
@@ -298,7 +296,6 @@ impl fmt::Display for MissReason {
         match self {
             Self::NoCache => f.write_str("--no-cache"),
             Self::NeverBuilt => f.write_str("never built here"),
-            Self::Pruned => f.write_str("evicted: the whole cache was pruned since it was built"),
             Self::Evicted => f.write_str("evicted: its record or its layer was removed from the store"),
             Self::Forgotten => f.write_str("the record of its last run was evicted"),
             Self::Changed(changes) => f.write_str(changes.first().map_or("changed", |change| &change.text)),

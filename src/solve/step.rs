@@ -98,9 +98,7 @@ fn look_then_run<E: Executor>(
         return Ok(hit(&record, StepStatus::Hit, "second look: its files, and what lies where they go, are the same"));
     }
     let last = last_run(solver, &site, &first)?;
-    // A store that cannot tell is no reason to fail.
-    let was_pruned = last.is_none() && solver.store.steps().was_pruned(&site).unwrap_or(false);
-    let reason = tell_why(solver, step, (last.as_ref(), was_pruned), &first, reporter);
+    let reason = tell_why(solver, step, last.as_ref(), &first, reporter);
     (account.status, account.reason, account.changes) = (StepStatus::Executed, reason.to_string(), reason.changes().to_vec());
     solver.ledger.begins(account);
     let made = solver.executor.execute(step, selection)?;
@@ -200,13 +198,12 @@ fn last_run<E: Executor>(solver: &Solver<'_, E>, site: &StepSite, now: &KeyParts
 fn tell_why<E: Executor>(
     solver: &Solver<'_, E>,
     step: &Step<'_>,
-    (last, was_pruned): (Option<&LastRun>, bool),
+    last: Option<&LastRun>,
     parts: &KeyParts,
     reporter: &dyn Reporter,
 ) -> MissReason {
     let reason = match last {
         _ if step.vertex.no_cache => MissReason::NoCache,
-        None if was_pruned => MissReason::Pruned,
         None => MissReason::NeverBuilt,
         Some(last) if last.key == parts.key() => MissReason::Evicted,
         Some(LastRun { record: None, .. }) => MissReason::Forgotten,
