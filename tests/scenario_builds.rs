@@ -6,8 +6,9 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::Value;
-use support::{Lab, Said, Who, as_everybody};
+use support::{Lab, Said, Who, as_everybody, processes};
 
 fn inspected(lab: &Lab, name: &str) -> Value {
     let said = lab.run(&["builds", "inspect", "--format", "json", name]);
@@ -109,9 +110,8 @@ impl Running {
         }
     }
 
-    fn stop(mut self, lab: &Lab, signal: &str) {
-        let killed = lab.command_of("kill", &[&format!("-{signal}"), &self.pid]).output().expect("kill");
-        assert!(killed.status.success(), "{}", Said::of(killed).stderr);
+    fn stop(mut self, signal: Signal) {
+        processes::send_to(&self.pid, signal);
         self.child.wait().expect("it ended");
     }
 }
@@ -129,20 +129,22 @@ fn a_build_that_failed_was_stopped_or_was_killed_says_so() {
         assert!(!lab.run(&["build", "bad"]).ok());
         assert_eq!(inspected(lab, "^0")["result"], "failed");
         let mut expected = vec!["Failed", "Failed", "Completed"];
-        for (signal, result, status) in [("INT", "cancelled", "Cancelled"), ("KILL", "interrupted", "Killed")] {
-            let build = Running::start(lab, signal);
+        for (word, signal, result, status) in
+            [("INT", Signal::INT, "cancelled", "Cancelled"), ("KILL", Signal::KILL, "interrupted", "Killed")]
+        {
+            let build = Running::start(lab, word);
             let listed = lab.run(&["builds"]);
             assert_eq!((column(&listed, 2)[0].as_str(), column(&listed, 6)[0].as_str()), ("Running", "1"), "{}", listed.stdout);
             let said = lab.run(&["builds", "rm", "^0"]);
             assert!(said.code == 1 && said.stderr.contains(" still runs"), "{}", said.stderr);
-            build.stop(lab, signal);
+            build.stop(signal);
             let record = inspected(lab, "^0");
             assert_eq!(record["result"], result, "{:?}", lab.who());
             // What ran until then is told, also of a build that could not say goodbye.
             assert_eq!((&record["steps"][0]["status"], &record["misses"]), (&"executed".into(), &1.into()), "{record}");
             let explained = lab.run(&["explain"]).stdout;
             assert!(explained.lines().any(|line| line.contains("RUN echo") && line.contains(&status.to_lowercase())), "{explained}");
-            assert!(lab.run(&["builds", "logs"]).stdout.contains(&format!(" {signal}\n")));
+            assert!(lab.run(&["builds", "logs"]).stdout.contains(&format!(" {word}\n")));
             expected.insert(0, status);
             assert_eq!(column(&lab.run(&["builds"]), 2), expected, "{:?}", lab.who());
         }
@@ -165,8 +167,7 @@ fn a_build_that_has_to_be_given_up_was_cancelled() {
         assert!(start.elapsed() < Duration::from_secs(60), "the step never ran");
         thread::sleep(Duration::from_millis(20));
     }
-    let killed = lab.command_of("kill", &["-TERM", &child.id().to_string()]).output().expect("kill");
-    assert!(killed.status.success());
+    processes::send(&child, Signal::TERM);
     assert_eq!(child.wait().expect("it ended").code(), Some(143));
     assert_eq!(inspected(&lab, "^0")["result"], "cancelled");
 }

@@ -358,8 +358,7 @@ fn a_fetch_that_hangs_ends_with_the_build() {
         let child = lab.command_of("sh", &["-c", &script]).stderr(Stdio::piped()).spawn().expect("it starts");
         // Git has come, and is never answered.
         let _held = listener.accept().expect("git asks");
-        let number = fs::read_to_string(&pid).expect("written").trim().to_owned();
-        assert!(Command::new("kill").args(["-TERM", &number]).status().expect("kill starts").success());
+        support::processes::send_to(&fs::read_to_string(&pid).expect("written"), rustix::process::Signal::TERM);
         let said = Said::of(child.wait_with_output().expect("it ends"));
         assert!(said.code == 143 && said.stderr.contains("context canceled"), "{}: {}", said.code, said.stderr);
     });

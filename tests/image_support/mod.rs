@@ -139,7 +139,8 @@ pub fn tool(name: &str, args: &[&str]) -> Option<Result<String, String>> {
     };
     // An ordinary user's podman leaves a process behind that holds its namespaces.
     if let Ok(pid) = std::fs::read_to_string(runtime.path().join("libpod/tmp/pause.pid")) {
-        Command::new("kill").arg(pid.trim()).status().expect("kill runs");
+        let pid = pid.trim().parse().ok().and_then(rustix::process::Pid::from_raw).expect("a process number");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it lives");
     }
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     Some(if output.status.success() { Ok(String::from_utf8_lossy(&output.stdout).into_owned()) } else { Err(stderr) })

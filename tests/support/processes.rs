@@ -110,6 +110,12 @@ pub fn send(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).expect("it lives");
 }
 
+/// Sends a signal to a process by its number, of which nobody waits for it as its parent.
+pub fn send_to(pid: &str, signal: Signal) {
+    let pid = pid.trim().parse().ok().and_then(Pid::from_raw).expect("a process number");
+    kill_process(pid, signal).expect("it lives");
+}
+
 /// Waits for a process, but not forever: one that does not end is killed and named.
 pub fn wait_at_most(child: &mut Child, limit: Duration, what: &str) -> ExitStatus {
     let start = Instant::now();
