@@ -50,9 +50,8 @@ pub fn store_diagnostic(diagnostic: Diagnostic, error: &StoreError) -> Diagnosti
         }
         StoreError::ForeignOwner { .. } => diagnostic.hint("each user has a store of their own: set SHALE_ROOT to another directory"),
         StoreError::Busy { .. } => diagnostic.hint("try again when it has ended"),
-        StoreError::ReadOnly { .. } => {
-            diagnostic.hint("a read-only store can be looked at and saved from, not built in: set SHALE_ROOT to a directory that you may write")
-        }
+        StoreError::ReadOnly { .. } => diagnostic
+            .hint("a read-only store can be looked at and saved from, not built in: set SHALE_ROOT to a directory that you may write"),
         StoreError::NotAStore { .. } => diagnostic.hint("set SHALE_ROOT to an empty directory or to one that does not exist yet"),
         _ => diagnostic,
     }
