@@ -139,7 +139,7 @@ fn render(plan: &Plan, source: &SourceFile) -> String {
     let mut out = String::new();
     for (index, vertex) in plan.graph.vertices.iter().enumerate() {
         let on = vertex.parent.map(|p| format!(" on v{}", p.0)).unwrap_or_default();
-        let no_cache = if vertex.no_cache { " no-cache" } else { "" };
+        let no_cache = if vertex.no_cache.is_some() { " no-cache" } else { "" };
         writeln!(out, "v{index}{on} {} [{}#{}]{no_cache}", vertex.name, vertex.stage, vertex.ordinal).expect("a String takes all");
         out.push_str(&op_text(vertex));
     }

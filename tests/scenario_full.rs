@@ -146,6 +146,96 @@ fn a_store_that_cannot_be_written_is_read_and_says_so_to_builds() {
     });
 }
 
+#[test]
+fn a_command_that_fills_the_disk_is_run_again_with_what_nobody_uses_gone_and_told_why_it_fails() {
+    if !support::is_root() {
+        support::skip("full disks", "only root can mount a small one");
+        return;
+    }
+    as_everybody(|lab| {
+        let dd = |mib: u32| format!("FROM busybox\nRUN dd if=/dev/zero of=/big bs=1M count={mib} || {{ cat /etc/none; exit 7; }}\n");
+        for (name, text) in [("fits", dd(8)), ("never", dd(100))] {
+            lab.context(name, &[("Dockerfile", &text)]);
+        }
+        lab.context("shm", &[("Dockerfile", "FROM busybox\nRUN dd if=/dev/zero of=/dev/shm/f bs=1M count=3\n")]);
+        lab.write("old/f", vec![b'o'; 8 << 20]);
+        lab.context("old", &[("Dockerfile", "FROM scratch\nCOPY f /old\n")]);
+        lab.write("config.toml", "[gc]\nmin-free = 0\n");
+        assert!(lab.run(&["build", "-q", "-o", "type=cacheonly", "old"]).ok());
+        prepared(lab);
+        let build = "shale build --progress plain -o type=cacheonly";
+        let said = on_small_store(lab, 5000, &format!("{build} fits"));
+        let begun = said.stderr.matches("the disk is full: evict from the build cache and begin again").count();
+        assert!(said.ok() && begun == 1, "{:?}: {}", lab.who(), said.stderr);
+        assert!(said.stderr.contains("No space left on device") && !said.stderr.contains("\nhint: "), "{:?}: {}", lab.who(), said.stderr);
+
+        let said = on_small_store(lab, 5000, &format!("{build} never"));
+        let hint = "\nhint: the disk of the store had 0B left when the command ended: free some space, run `shale builder prune";
+        assert!(said.code == 1 && said.stderr.contains("exit code: 7\n") && said.stderr.contains(hint), "{:?}: {}", lab.who(), said.stderr);
+        assert_eq!(said.stderr.matches("\n > [2/2] RUN dd").count(), 1, "{:?}: the last failure only: {}", lab.who(), said.stderr);
+
+        lab.write("config.toml", "[gc]\nenabled = false\n");
+        let said = on_small_store(lab, 5000, &format!("{build} fits; {build} --shm-size 1m shm"));
+        let [full, shm] =
+            ["\nhint: the disk of the store had 0B left", "\nhint: the command says that it found no space; the disk of the store has"]
+                .map(|hint| said.stderr.matches(hint).count());
+        assert_eq!((full, shm, said.stderr.contains("begin again")), (1, 1, false), "{:?}: {}", lab.who(), said.stderr);
+    });
+}
+
+#[test]
+fn a_read_only_store_builds_what_it_has_and_says_what_it_would_have_to_write() {
+    if !support::is_root() {
+        support::skip("read-only stores", "only root can mount one");
+        return;
+    }
+    as_everybody(|lab| {
+        prepared(lab);
+        lab.write("config.toml", "");
+        // Other flags on a cached build: what they need of the store, and what cannot be done.
+        let cases = [
+            ("build -q -o type=oci,dest=again.tar ctx", None),
+            ("build -q -t app ctx", None),
+            ("build -q -o type=cacheonly ctx", None),
+            ("build -q --label a=b -o type=docker,dest=labelled.tar ctx", None),
+            ("save -o saved.tar app", None),
+            ("tag app app", None),
+            ("builds", None),
+            ("explain", None),
+            ("build -q -t new ctx", Some("write the name docker.io/library/new:latest into images/")),
+            ("build -q -o type=oci,compression=zstd,dest=z.tar ctx", Some("pack a layer, which was never packed like this, into blobs/")),
+            ("build -q --no-cache ctx", Some("keep what the step makes, which it does not have yet, in steps/ and layers/")),
+            ("build -q --build-arg X=1 other", Some("keep what the step makes, which it does not have yet, in steps/ and layers/")),
+            ("rmi app", Some("remove the image sha256:")),
+            ("tag app app2", Some("write the name docker.io/library/app2:latest into images/")),
+            ("load -i labelled.tar", Some("write into blobs/")),
+            ("builder prune -f", Some("delete anything in it")),
+            ("builds rm --all", Some("remove the build")),
+        ];
+        lab.context("other", &[("Dockerfile", "FROM busybox\nRUN echo other >/other\n")]);
+        let script = "shale build -q -o type=oci,dest=first.tar ctx >/dev/null && shale build -q -t app ctx >/dev/null || exit 70; until mount -o remount,ro \"$store\" 2>/dev/null; do sleep 0.1; done; ";
+        let each = |(args, _): &(&str, Option<&str>)| {
+            format!(
+                "shale {args} >said 2>&1; echo \"$? $(grep -c '^ERROR:' said) $(grep '^ERROR:' said)|$(grep -c '^hint: a read-only' said)\"; "
+            )
+        };
+        let script = script.to_owned() + &cases.iter().map(each).collect::<String>();
+        let said = on_small_store(lab, 50_000, &(script + "cmp first.tar again.tar && echo same"));
+        let lines: Vec<&str> = said.stdout.lines().collect();
+        assert_eq!(lines.len(), cases.len() + 1, "{:?}: {}{}", lab.who(), said.stdout, said.stderr);
+        for ((args, wanted), line) in cases.iter().zip(&lines) {
+            match wanted {
+                None => assert_eq!(*line, "0 0 |0", "{:?}: {args}", lab.who()),
+                Some(wanted) => {
+                    let is_told = line.contains(&format!("the store {} is read-only: cannot {wanted}", lab.store().display()));
+                    assert!(line.starts_with("1 1 ERROR: ") && line.ends_with("|1") && is_told, "{:?}: {args}: {line}", lab.who());
+                }
+            }
+        }
+        assert_eq!(*lines.last().expect("lines"), "same", "{:?}", lab.who());
+    });
+}
+
 /// Sets every time in a tree.
 fn set_times(lab: &Lab, date: &str) {
     let status = Command::new("find").arg(lab.store()).args(["-exec", "touch", "-h", "-d", date, "{}", "+"]).status().expect("find starts");

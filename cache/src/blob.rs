@@ -98,8 +98,12 @@ impl<'a> Blobs<'a> {
         if self.store.has_lease() { self.store.rely_on_file(blob_name(digest), &self.path(digest)) } else { Ok(()) }
     }
 
-    /// Keeps some bytes.
+    /// Keeps some bytes. Those that are there already are not written again, so this can be done to a read-only store, too.
     pub fn put(self, bytes: &[u8]) -> Result<OciDigest, StoreError> {
+        let digest = OciDigest::sha256_of(bytes);
+        if self.size(&digest)? == Some(bytes.len() as u64) {
+            return Ok(digest);
+        }
         let mut writer = self.writer()?;
         writer.write_all(bytes).map_err(|error| StoreError::io("write", &writer.path, error))?;
         writer.commit(None).map(|(digest, _)| digest)
@@ -107,6 +111,7 @@ impl<'a> Blobs<'a> {
 
     /// Starts a blob whose digest is not known yet.
     pub fn writer(self) -> Result<BlobWriter, StoreError> {
+        self.store.require_writable(|| "write into blobs/".into())?;
         let (file, path) = self.store.fresh_file()?;
         Ok(BlobWriter { store: Arc::clone(self.store), file, path, hasher: Sha256::new(), size_bytes: 0 })
     }

@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -284,6 +285,7 @@ impl<'a> Builds<'a> {
         if !is_id(id) || self.is_running(id)? {
             return Ok(None);
         }
+        self.store.require_writable(|| format!("remove the build {id} from builds/"))?;
         let (Removed { bytes, .. }, _) = self.store.discard(&dir);
         Ok(Some(bytes))
     }
@@ -295,6 +297,17 @@ impl<'a> Builds<'a> {
             removed += usize::from(self.remove(id)?.is_some());
         }
         Ok(removed)
+    }
+
+    /// The same, but only once there are a quarter more, so that hardly a build pays for it: it asks for the folder's count of links,
+    /// and lists it only where the file system does not say how many folders it holds.
+    pub fn keep_about(self, count: usize) -> Result<usize, StoreError> {
+        let all = self.all();
+        let links = fs::metadata(&all).map_err(|error| StoreError::io("stat", &all, error))?.nlink();
+        let is_many = |found: usize| found > count + count / 4;
+        // Two of the links are its own.
+        let is_due = if links > 2 { is_many(links as usize - 2) } else { is_many(self.ids()?.len()) };
+        if is_due && !self.store.is_read_only() { self.keep_newest(count) } else { Ok(0) }
     }
 
     /// Deletes the oldest builds until records and logs have at most `bytes` of content; the newest build stays whatever it has.

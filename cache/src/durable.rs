@@ -69,6 +69,11 @@ impl Durability {
     /// A stamp for an entry whose targets have been written.
     pub(crate) fn stamp(&self) -> Stamp {
         self.is_dirty.store(true, Ordering::Release);
+        self.unsynced_stamp()
+    }
+
+    /// A stamp for an entry that nobody trusts for what it points to: it is no reason to sync.
+    pub(crate) fn unsynced_stamp(&self) -> Stamp {
         Stamp { epoch: self.epoch.clone(), at_nanos: now_nanos() }
     }
 

@@ -39,10 +39,12 @@ pub enum StoreError {
         source: io::Error,
     },
     /// The store lies on a read-only file system, or its folder may not be written.
-    #[error("the store {} is read-only", path.display())]
+    #[error("the store {} is read-only: cannot {wanted}", path.display())]
     ReadOnly {
         /// The store.
         path: PathBuf,
+        /// What was to be written, and where below the store: a verb with its object.
+        wanted: String,
     },
     /// The store belongs to another user.
     #[error("the store {} belongs to uid {owner}, not to uid {uid}", path.display())]

@@ -23,7 +23,7 @@ use crate::needed::Needed;
 use crate::policy::{Disk, Policy, Reason, Turn, Urgency};
 use crate::store::Inner;
 use crate::tmp::names_in;
-use crate::usage::MeasureMapped;
+use crate::usage::{MeasureMapped, Meter};
 
 /// So many items go between two openings of the gate: some milliseconds of renaming.
 const BATCH: usize = 64;
@@ -131,6 +131,8 @@ pub struct PruneReport {
     pub undeletable: Vec<PathBuf>,
     /// What the build cache takes now, as allocated blocks.
     pub left_bytes: u64,
+    /// What of it cache mounts take.
+    pub left_mount_bytes: u64,
 }
 
 /// The garbage collection of a store.
@@ -170,7 +172,9 @@ impl<'a> Gc<'a> {
         let is_full = reason.urgency == Urgency::Full;
         if !is_full {
             let builds = Builds::new(self.store);
-            builds.keep_newest(policy.keep_builds)?;
+            if policy.keep_builds != 0 {
+                builds.keep_newest(policy.keep_builds)?;
+            }
             if reason.grown_bytes > 0 {
                 // Only what ran has said something.
                 builds.keep_bytes(KEPT_BUILD_BYTES)?;
@@ -182,7 +186,12 @@ impl<'a> Gc<'a> {
             return Ok(None);
         }
         let mut turn = Turn::take(self.store.root())?;
-        let added = turn.add(reason.grown_bytes);
+        let mut added = turn.add(reason.grown_bytes);
+        if reason.has_mounts && !is_full && turn.wants_mounts(policy, last_use::now_secs()) {
+            let started = Instant::now();
+            let bytes = self.mount_bytes(mapped)?;
+            added = added.and(turn.note_mounts(bytes, started.elapsed().as_millis() as u64, last_use::now_secs()));
+        }
         if !is_full && !turn.is_due(policy, last_use::now_secs(), disk.free_bytes) {
             return Ok(None);
         }
@@ -194,9 +203,18 @@ impl<'a> Gc<'a> {
         }
         let took_ms = started.elapsed().as_millis() as u64;
         let free_bytes = Disk::of(self.store.root())?.free_bytes;
-        let noted = turn.note(policy, last_use::now_secs(), took_ms, report.left_bytes, free_bytes);
+        let noted = turn.note(policy, last_use::now_secs(), took_ms, (report.left_bytes, report.left_mount_bytes), free_bytes);
         // On a full disk there may be no room for the note.
         if is_full { Ok(Some(report)) } else { added.and(noted).map(|()| Some(report)) }
+    }
+
+    /// What all cache mounts take.
+    fn mount_bytes(self, mapped: &mut MeasureMapped<'_>) -> Result<u64, StoreError> {
+        let (mounts, mut paths) = (self.store.root().join("mounts"), Vec::new());
+        for map in names_in(&mounts)? {
+            paths.extend(names_in(&mounts.join(&map))?.into_iter().map(|name| mounts.join(&map).join(name)));
+        }
+        Meter::default().trees(&paths, mapped).map(|(sizes, _)| sizes.iter().sum())
     }
 
     /// Lists the store and takes what some rules allow, one after the other.
@@ -234,6 +252,7 @@ impl<'a> Gc<'a> {
             }
         }
         report.left_bytes = used_bytes;
+        report.left_mount_bytes = left.iter().chain(&used).filter(|item| item.kind == ItemKind::Mount).map(|item| item.size_bytes).sum();
         Ok(report)
     }
 
@@ -389,7 +408,7 @@ impl<'a> Gc<'a> {
     }
 
     fn require_writable(self) -> Result<(), StoreError> {
-        if self.store.is_read_only() { Err(StoreError::ReadOnly { path: self.store.root().to_owned() }) } else { Ok(()) }
+        self.store.require_writable(|| "delete anything in it".into())
     }
 }
 

@@ -35,6 +35,7 @@ impl HidingKey {
                 Err(error) if is_absent(&error) => {}
                 Err(error) => return Err(StoreError::io("read", &path, error)),
             }
+            store.require_writable(|| "make the key for values that look secret, hiding-key".into())?;
             // Two builds may make one at once: the first to give it its name wins, and the other reads that one.
             let (mut file, fresh) = store.fresh_file()?;
             let key: Vec<u8> = (0..4).flat_map(|_| random_u64().to_le_bytes()).collect();

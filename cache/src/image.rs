@@ -95,8 +95,15 @@ impl<'a> Images<'a> {
         Self { store }
     }
 
-    /// Keeps an image, without a name. Replaces the record of the same id.
+    /// Keeps an image, without a name. Replaces the record of the same id. A read-only store only takes what it has already.
     pub fn put(self, record: &ImageRecord) -> Result<(), StoreError> {
+        if self.store.is_read_only() {
+            let known = self.read(&record.id)?.map(|known| ImageRecord { stored_at_secs: record.stored_at_secs, ..known });
+            if known.as_ref() == Some(record) {
+                return Ok(());
+            }
+        }
+        self.store.require_writable(|| format!("keep the image {} in images/", record.id))?;
         self.store.write_entry(entry::IMAGE, &self.record_path(&record.id), record)
     }
 
@@ -122,11 +129,16 @@ impl<'a> Images<'a> {
         if self.get(id)?.is_none() {
             return Err(StoreError::NoImage { id: id.clone() });
         }
+        if self.store.is_read_only() && self.resolve(name)?.as_ref() == Some(id) {
+            return Ok(());
+        }
+        self.store.require_writable(|| format!("write the name {name} into images/"))?;
         self.store.write_entry(entry::NAME, &self.name_path(name), &Named { name: name.to_owned(), id: id.clone() })
     }
 
     /// Takes a name away, and returns the image that had it.
     pub fn untag(self, name: &str) -> Result<Option<OciDigest>, StoreError> {
+        self.store.require_writable(|| format!("remove the name {name} from images/"))?;
         let path = self.name_path(name);
         let named = self.store.read_entry::<Named>(entry::NAME, &path)?.whole();
         remove_file(&path)?;
@@ -175,6 +187,7 @@ impl<'a> Images<'a> {
 
     /// Removes an image with all its names. What it consists of stays until it is pruned. Returns whether it was there.
     pub fn remove(self, id: &OciDigest) -> Result<bool, StoreError> {
+        self.store.require_writable(|| format!("remove the image {id} from images/"))?;
         for name in self.names_of(id)? {
             remove_file(&self.name_path(&name))?;
         }

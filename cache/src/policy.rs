@@ -2,14 +2,15 @@
 //!
 //! Nobody serves a store, so the builds look after it. What one measuring found stands in the file `gc`, which is locked while
 //! somebody collects. To it is added what builds say that they wrote since, or what the file system has less, whichever is more: so
-//! a build tells with a few system calls whether a cap is near. An estimate that is too high only makes somebody measure too early;
-//! one that is too low, as after writing into cache mounts while others delete, holds until the next routine.
+//! a build tells with a few system calls whether a cap is near. What its commands wrote into cache mounts it cannot say; whoever
+//! collects behind such a build measures those by themselves. An estimate that is too high only makes somebody measure too early; one
+//! that is too low holds until the next routine.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
@@ -73,6 +74,7 @@ impl Disk {
 #[derive(Clone, Debug, Default)]
 pub struct Growth {
     bytes: Arc<AtomicU64>,
+    has_mounts: Arc<AtomicBool>,
 }
 
 impl Growth {
@@ -84,6 +86,16 @@ impl Growth {
     /// All of them.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Says that a command can write into a cache mount.
+    pub fn add_mount(&self) {
+        self.has_mounts.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether one could.
+    pub fn has_mounts(&self) -> bool {
+        self.has_mounts.load(Ordering::Relaxed)
     }
 }
 
@@ -103,19 +115,21 @@ pub struct Reason {
     pub urgency: Urgency,
     /// The free space of the file system does not show it: a quota is at its end, or what found no room was deleted again.
     pub is_hidden: bool,
-    /// What the build wrote that is over.
+    /// What the build wrote that is over, beside what lies in cache mounts.
     pub grown_bytes: u64,
+    /// Its commands could write into cache mounts.
+    pub has_mounts: bool,
 }
 
 impl Reason {
     /// A build is over, or a cap may be crossed.
-    pub fn routine(grown_bytes: u64) -> Self {
-        Self { urgency: Urgency::Routine, is_hidden: false, grown_bytes }
+    pub fn routine(grown_bytes: u64, has_mounts: bool) -> Self {
+        Self { urgency: Urgency::Routine, is_hidden: false, grown_bytes, has_mounts }
     }
 
     /// A disk is full, or a quota at its end; `is_hidden` as in the field.
     pub fn full(is_hidden: bool) -> Self {
-        Self { urgency: Urgency::Full, is_hidden, grown_bytes: 0 }
+        Self { urgency: Urgency::Full, is_hidden, grown_bytes: 0, has_mounts: false }
     }
 }
 
@@ -130,6 +144,17 @@ struct Seen {
     grown_bytes: u64,
     /// More than the caps allow is in use, or may not be taken.
     is_over: bool,
+    /// What cache mounts took when they were measured last, which may be later than the rest.
+    #[serde(default)]
+    mounts: Mounts,
+}
+
+/// What measuring the cache mounts found. What they have more since is in [`Seen::grown_bytes`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Mounts {
+    bytes: u64,
+    at_secs: i64,
+    took_ms: u64,
 }
 
 impl Seen {
@@ -233,6 +258,21 @@ impl Turn {
         Ok(Self { file, path, seen: serde_json::from_slice(&text).ok() })
     }
 
+    /// Whether cache mounts are to be measured: nothing else tells what commands wrote there, but it takes no more than its share of the
+    /// time, and what is not known has to be measured with the rest.
+    pub(crate) fn wants_mounts(&self, policy: &Policy, now_secs: i64) -> bool {
+        let is_rested =
+            |mounts: Mounts| now_secs < mounts.at_secs || now_secs - mounts.at_secs >= (mounts.took_ms * MEASURED_SHARE / 1000) as i64;
+        policy.max_bytes != 0 && self.seen.is_some_and(|seen| is_rested(seen.mounts))
+    }
+
+    /// Adds what cache mounts have more than when they were measured last.
+    pub(crate) fn note_mounts(&mut self, bytes: u64, took_ms: u64, at_secs: i64) -> Result<(), StoreError> {
+        let Some(seen) = self.seen else { return Ok(()) };
+        let grown = seen.grown(bytes.saturating_sub(seen.mounts.bytes));
+        self.write(Seen { mounts: Mounts { bytes, at_secs, took_ms }, ..grown })
+    }
+
     /// Adds what a build wrote.
     pub(crate) fn add(&mut self, grown_bytes: u64) -> Result<(), StoreError> {
         match self.seen.filter(|_| grown_bytes > 0).map(|seen| seen.grown(grown_bytes)) {
@@ -251,10 +291,12 @@ impl Turn {
         policy: &Policy,
         now_secs: i64,
         took_ms: u64,
-        cache_bytes: u64,
+        (cache_bytes, mount_bytes): (u64, u64),
         free_bytes: u64,
     ) -> Result<(), StoreError> {
-        let mut seen = Seen { at_secs: now_secs, took_ms, cache_bytes, free_bytes, grown_bytes: 0, is_over: false };
+        let took_mounts_ms = self.seen.map_or(0, |seen| seen.mounts.took_ms);
+        let mounts = Mounts { bytes: mount_bytes, at_secs: now_secs, took_ms: took_mounts_ms };
+        let mut seen = Seen { at_secs: now_secs, took_ms, cache_bytes, free_bytes, grown_bytes: 0, is_over: false, mounts };
         seen.is_over = policy.is_beyond(&seen, free_bytes);
         self.write(seen)
     }
@@ -278,7 +320,7 @@ mod tests {
         Policy { max_bytes: 100, min_free_bytes: 20, reserved_bytes: 10, keep_secs: 0, max_checkout_bytes: 0, keep_builds: 1 };
 
     fn seen(cache_bytes: u64, free_bytes: u64, is_over: bool) -> Seen {
-        Seen { at_secs: 1000, took_ms: 2000, cache_bytes, free_bytes, grown_bytes: 0, is_over }
+        Seen { at_secs: 1000, took_ms: 2000, cache_bytes, free_bytes, grown_bytes: 0, is_over, mounts: Mounts::default() }
     }
 
     #[test]
@@ -308,6 +350,27 @@ mod tests {
     }
 
     #[test]
+    fn what_cache_mounts_have_more_is_growth_and_measuring_them_takes_its_rest() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let turn = Turn::take(dir.path()).expect("taken");
+        assert!(!turn.wants_mounts(&POLICY, 1000), "nothing is known yet: all of it has to be measured");
+        turn.note(&POLICY, 1000, 2000, (60, 20), 50).expect("written");
+        let mut turn = Turn::take(dir.path()).expect("free again");
+        assert!(turn.wants_mounts(&POLICY, 1000) && !turn.wants_mounts(&Policy { max_bytes: 0, ..POLICY }, 1000));
+        turn.note_mounts(55, 3000, 1001).expect("written");
+        assert!(!turn.is_due(&POLICY, 1001, 50), "60 and 35 more are below 100");
+        // Three seconds of measuring are paid by 150 of rest.
+        assert!(!turn.wants_mounts(&POLICY, 1150) && turn.wants_mounts(&POLICY, 1151) && turn.wants_mounts(&POLICY, 900));
+        // Less than before takes nothing back: an estimate that is too high does no harm.
+        turn.note_mounts(10, 0, 1001).expect("written");
+        turn.note_mounts(16, 0, 1001).expect("written");
+        drop(turn);
+        let turn = Turn::take(dir.path()).expect("free again");
+        assert!(turn.is_due(&POLICY, 1001, 50), "60 and 35 and 6 are above 100, though the disk has no less");
+        assert!(turn.wants_mounts(&POLICY, 1001));
+    }
+
+    #[test]
     fn defaults_are_shares_of_a_small_disk_and_sizes_on_a_large_one() {
         let [small, large] = [50, 2000].map(|gb| Policy::of_disk(gb * GB));
         assert_eq!([small.max_bytes, small.min_free_bytes, small.reserved_bytes, small.max_checkout_bytes].map(|n| n / GB), [40, 10, 5, 2]);
@@ -319,16 +382,17 @@ mod tests {
 
     #[test]
     fn a_note_is_read_by_the_next_and_a_torn_one_is_none() {
+        let noted = |seen| Seen { mounts: Mounts { at_secs: 1000, ..Mounts::default() }, ..seen };
         let dir = tempfile::tempdir().expect("a directory");
         let mut turn = Turn::take(dir.path()).expect("taken");
         turn.add(7).expect("nothing is known to add it to");
         assert!(turn.seen.is_none());
-        turn.note(&POLICY, 1000, 2000, 120, 50).expect("written");
+        turn.note(&POLICY, 1000, 2000, (120, 0), 50).expect("written");
         let mut turn = Turn::take(dir.path()).expect("free again");
-        assert_eq!(turn.seen, Some(seen(120, 50, true)));
+        assert_eq!(turn.seen, Some(noted(seen(120, 50, true))));
         turn.add(7).expect("written");
         drop(turn);
-        assert_eq!(Turn::take(dir.path()).expect("taken").seen, Some(seen(120, 50, true).grown(7)));
+        assert_eq!(Turn::take(dir.path()).expect("taken").seen, Some(noted(seen(120, 50, true).grown(7))));
         std::fs::write(dir.path().join("gc"), "{\"at_secs\":1").expect("written");
         assert_eq!(Turn::take(dir.path()).expect("taken").seen, None);
     }

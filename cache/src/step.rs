@@ -161,6 +161,10 @@ impl<'a> Steps<'a> {
         if let Some(record) = self.peek(key)? {
             return Ok(Lookup::Hit(record));
         }
+        if self.store.is_read_only() {
+            // Nobody writes there, so nobody has to be kept from running the step, too; what it makes cannot be kept.
+            return Ok(Lookup::Miss(KeyLock { store: Arc::clone(self.store), key: *key, _lock: None }));
+        }
         let lock = FileLock::take(&self.store.lock_path(&format!("step-{key}")), patience)?;
         if let Some(record) = self.peek(key)? {
             return Ok(Lookup::Hit(record));
@@ -170,7 +174,7 @@ impl<'a> Steps<'a> {
         if self.store.read_entry::<StepRecord>(entry::STEP, &path)?.is_worthless() {
             drop(std::fs::remove_file(&path));
         }
-        Ok(Lookup::Miss(KeyLock { store: Arc::clone(self.store), key: *key, _lock: lock }))
+        Ok(Lookup::Miss(KeyLock { store: Arc::clone(self.store), key: *key, _lock: Some(lock) }))
     }
 
     /// The record of a key, without waiting for anyone. One whose layer has no index any more is none.
@@ -243,7 +247,8 @@ impl<'a> Steps<'a> {
 pub struct KeyLock {
     store: Arc<Inner>,
     key: CacheKey,
-    _lock: FileLock,
+    /// None in a read-only store.
+    _lock: Option<FileLock>,
 }
 
 impl KeyLock {

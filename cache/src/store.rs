@@ -153,6 +153,12 @@ impl Store {
         self.inner.is_read_only()
     }
 
+    /// Refuses to go on if the store is read-only: for callers that know best what they are about to write. `wanted` as in
+    /// [`StoreError::ReadOnly`].
+    pub fn require_writable(&self, wanted: &str) -> Result<(), StoreError> {
+        self.inner.require_writable(|| wanted.to_owned())
+    }
+
     /// Makes a fresh directory in `tmp/`, which the next process can tell to be dead when this one is.
     pub fn tmp(&self) -> Result<TmpDir, StoreError> {
         TmpDir::new(&self.inner)
@@ -242,14 +248,16 @@ impl Inner {
         self.is_read_only
     }
 
+    pub(crate) fn require_writable(&self, wanted: impl FnOnce() -> String) -> Result<(), StoreError> {
+        if self.is_read_only { Err(StoreError::ReadOnly { path: self.root.clone(), wanted: wanted() }) } else { Ok(()) }
+    }
+
     /// This process's directory in `tmp/`, made at the first call: a build that only hits makes none.
     pub(crate) fn scratch(&self) -> Result<&Scratch, StoreError> {
         if let Some(scratch) = self.scratch.get() {
             return Ok(scratch);
         }
-        if self.is_read_only {
-            return Err(StoreError::ReadOnly { path: self.root.clone() });
-        }
+        self.require_writable(|| "make a file in tmp/".into())?;
         let _making = self.scratch_making.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(scratch) = self.scratch.get() {
             return Ok(scratch);
@@ -269,6 +277,7 @@ impl Inner {
 
     /// Writes a file in `tmp/` and renames it to its place.
     pub(crate) fn replace_file(&self, to: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), StoreError> {
+        self.require_writable(|| format!("write {}", to.strip_prefix(&self.root).unwrap_or(to).display()))?;
         let (mut file, from) = self.fresh_file()?;
         let written = write(&mut file).and_then(|()| rename_dir(&from, to));
         written.map_err(|error| {

@@ -79,6 +79,10 @@ pub(crate) fn verify(store: &Arc<Inner>) -> Result<Findings, StoreError> {
 
 /// Takes damaged things away, but for what running builds use. Returns what is left.
 pub(crate) fn repair(store: &Arc<Inner>, damage: &[Damage]) -> Result<Vec<Damage>, StoreError> {
+    if damage.is_empty() {
+        return Ok(Vec::new());
+    }
+    store.require_writable(|| "repair it".into())?;
     let mut left = Vec::new();
     let gate = Gate::close(store)?;
     let in_use = InUse::read(store)?;

@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use common::{map, open, record, tree};
 use shale_cache::{
-    BlobRef, BuildRecord, Caps, ChainId, ContentId, DiffId, ImageLayer, ImageRecord, Inventory, ItemFilter, ItemKind, LayerId, OciDigest,
-    PackKey, Packed, Policy, PruneOptions, Reason, Store,
+    BlobRef, BuildRecord, BuildStep, Caps, ChainId, ContentId, DiffId, ImageLayer, ImageRecord, Inventory, ItemFilter, ItemKind, LayerId,
+    OciDigest, PackKey, Packed, Policy, PruneOptions, Reason, Store,
 };
 use tempfile::{TempDir, tempdir};
 
@@ -180,7 +180,7 @@ fn policy(max_bytes: u64) -> Policy {
 }
 
 fn collected(store: &Store, policy: &Policy) -> Option<Vec<String>> {
-    let report = store.gc().collect(policy, Reason::routine(0), &mut no_worker).expect("collected");
+    let report = store.gc().collect(policy, Reason::routine(0, false), &mut no_worker).expect("collected");
     report.map(|report| {
         // But for some folders and pointers, and the note itself.
         assert!(report.left_bytes.abs_diff(inventory(store).cache_bytes()) <= 4 * 4096, "{report:?}");
@@ -237,6 +237,24 @@ fn a_policy_caps_checkouts_ages_and_records() {
     let policy = Policy { keep_secs: 60 * 24 * 3600, max_checkout_bytes: 150_000, keep_builds: 2, ..policy(0) };
     assert_eq!(collected(&store, &policy), Some(vec!["first".to_owned(), old.to_string()]));
     assert_eq!(store.builds().ids().expect("listed"), newest[..2]);
+}
+
+#[test]
+fn builds_that_commit_nothing_ask_for_no_sync_and_stay_bounded() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = open(dir.path());
+    for number in 1..=40_usize {
+        let build = store.builds().begin(BuildRecord::default()).expect("begun");
+        build.end(BuildRecord { steps: vec![BuildStep::default()], ..BuildRecord::default() }).expect("ended");
+        drop(build);
+        let removed = store.builds().keep_about(8).expect("kept");
+        let left = store.builds().ids().expect("listed").len();
+        assert!(left <= 10 && (removed == 0 || left == 8), "{number}: {removed} went, {left} are left");
+        assert!(left >= number.min(8));
+    }
+    assert!(store.take_sync_job().is_none(), "records of builds are no reason to sync");
+    store.blobs().put(b"a blob").expect("put");
+    assert!(store.take_sync_job().is_some());
 }
 
 #[test]

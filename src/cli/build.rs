@@ -17,16 +17,16 @@ use super::diagnostic::{self, Diagnostic};
 use super::environment::Environment;
 use super::flags::parse_bool;
 use super::output::{Destination, OutputKind};
-use super::progress::{Display, Screen, Summary, warning_json};
+use super::progress::{Display, FailedStep, Screen, Summary, warning_json};
 use super::request::call::Call;
 use super::request::{self, BuildRequest, NamedContext, ProgressMode};
 use super::signals::Watch;
 use super::{Failure, call, engine, human, image};
 use crate::dockerfile::lint::is_secret_name;
 use crate::execute::StepError;
-use crate::execute::room::{self, Room};
+use crate::execute::room::{self, Lack, Room};
 use crate::export::ExportError;
-use crate::image::ImageService;
+use crate::image::{ImageError, ImageService};
 use crate::oci::reference::Reference;
 use crate::pipeline::{self, BuildError, BuildReport, Services, write_file};
 use crate::plan::Near;
@@ -80,9 +80,14 @@ pub fn run(args: &BuildArgs, environment: &Environment) -> Result<(), Failure> {
     let built = pipeline::build(&request, services);
     watch.is_over();
     let summary = display.finish();
-    let collection = Collection { store_root: store.root().to_owned(), policy, reason: Reason::routine(store.growth().bytes()) };
-    if let Some(sync) = store.take_sync_job() {
-        Afterwork { sync: Some(sync), collection: Some(collection) }.detach();
+    let reason = Reason::routine(store.growth().bytes(), store.growth().has_mounts());
+    let sync = store.take_sync_job();
+    if sync.is_some() || reason.grown_bytes > 0 {
+        Afterwork { sync, collection: Some(Collection { store_root: store.root().to_owned(), policy, reason }) }.detach();
+    } else if policy.keep_builds != 0 {
+        // Nobody looks after the store behind a build that found everything, or failed early: only its record is new. The next one
+        // tries again.
+        drop(store.builds().keep_about(policy.keep_builds));
     }
     if !matches!(request.progress, ProgressMode::Quiet | ProgressMode::RawJson) {
         say(&diagnostic::warnings(&summary.warnings, request.debug));
@@ -101,7 +106,11 @@ pub fn run(args: &BuildArgs, environment: &Environment) -> Result<(), Failure> {
                 say(CANCELED);
                 return Err(Failure::Signal(signal));
             }
-            summary.failed.iter().filter(|step| step.name.contains("] RUN ")).for_each(|step| say(&diagnostic::failed_step(step)));
+            let is_run = |step: &&FailedStep| step.name.contains("] RUN ");
+            // One that failed twice, as on a full disk, is told once.
+            let is_last = |at: usize, step: &FailedStep| summary.failed[at + 1..].iter().all(|later| later.name != step.name);
+            let failed = summary.failed.iter().enumerate().filter(|(at, step)| is_last(*at, step)).map(|(_, step)| step);
+            failed.filter(is_run).for_each(|step| say(&diagnostic::failed_step(step)));
             tell(&error);
             Err(Failure::Told)
         }
@@ -310,6 +319,10 @@ pub(super) fn diagnostics(error: &BuildError) -> Vec<Diagnostic> {
         BuildError::Frontend { at: place, .. } => at(Diagnostic::build(error.to_string()), place.clone())
             .hint("remove the line if the file is a Dockerfile; else build it with the tool that runs this frontend"),
         BuildError::Step { at: place, cause, .. } => step(cause, place.clone()),
+        BuildError::Keep(ImageError::Store(cause) | ImageError::Export(ExportError::Store(cause)))
+        | BuildError::Export(ExportError::Store(cause)) => {
+            image::store_diagnostic(Diagnostic::build(cause.to_string()).caused_by(cause), cause)
+        }
         BuildError::Keep(cause) => with_hint(Diagnostic::build(cause.to_string()).caused_by(cause), cause.hint()),
         BuildError::Store(cause) => image::store_diagnostic(Diagnostic::build(cause.to_string()), cause),
         BuildError::Git(cause) => with_hint(Diagnostic::build(cause.to_string()).caused_by(cause), cause.hint()),
@@ -322,7 +335,10 @@ pub(super) fn diagnostics(error: &BuildError) -> Vec<Diagnostic> {
 fn step(cause: &StepError, place: Option<(crate::span::SourceFile, Span)>) -> Diagnostic {
     let diagnostic = at(Diagnostic::build(cause.to_string()).caused_by(cause), place);
     match cause {
-        StepError::Exit { log: Some(log), .. } => diagnostic.log(log.clone()),
+        StepError::Exit { log, lack, .. } => {
+            let diagnostic = with_hint(diagnostic, lack.map(no_space));
+            log.iter().fold(diagnostic, |diagnostic, log| diagnostic.log(log.clone()))
+        }
         StepError::Missing { why: Some(Missing::Ignored { file, pattern, line, exception }), .. } => {
             let kept = exception.as_ref().map(|(text, line)| format!("; is {text:?} in line {line} meant to keep it?")).unwrap_or_default();
             diagnostic.hint(format!("it exists, but the pattern {pattern:?} in line {line} of {file} leaves it out of the context{kept}"))
@@ -331,14 +347,26 @@ fn step(cause: &StepError, place: Option<(crate::span::SourceFile, Span)>) -> Di
             diagnostic.hint(format!("the context has {}", similar.join(", ")))
         }
         StepError::Sandbox(SandboxError::Refused(_)) => diagnostic.hint("`shale doctor` tells what this machine allows and what to change"),
-        StepError::Image(cause) => with_hint(diagnostic, cause.hint()),
         StepError::Git(cause) => with_hint(diagnostic, cause.hint()),
         StepError::Device(cause) => with_hint(diagnostic, cause.hint()),
         StepError::Foreign { .. } => diagnostic.hint(EMULATOR),
-        StepError::Store(cause) => image::store_diagnostic(diagnostic, cause),
+        StepError::Image(ImageError::Store(cause)) | StepError::Store(cause) => image::store_diagnostic(diagnostic, cause),
+        StepError::Image(cause) => with_hint(diagnostic, cause.hint()),
         cause if room::fullness(cause).is_some() => diagnostic.hint(image::DISK_FULL),
         _ => diagnostic,
     }
+}
+
+/// What can be done for a command that found no space.
+fn no_space(lack: Lack) -> String {
+    let free = human::size(lack.free_bytes);
+    if lack.is_full {
+        return format!("the disk of the store had {free} left when the command ended: {}", image::DISK_FULL);
+    }
+    format!(
+        "the command says that it found no space; the disk of the store has {free} left now. What a command writes lies there, but for \
+         /dev/shm (--shm-size) and mounts of type tmpfs (size=)"
+    )
 }
 
 fn at(diagnostic: Diagnostic, place: Option<(crate::span::SourceFile, Span)>) -> Diagnostic {

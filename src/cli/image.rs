@@ -5,11 +5,12 @@ use std::path::Path;
 use shale_cache::{ImageLayer, Store, StoreError};
 use time::OffsetDateTime;
 
+use crate::execute::StepError;
 use crate::execute::forms::Forms;
-use crate::export::{Destination, Format};
+use crate::export::{Destination, ExportError, Format};
 use crate::image::{ImageError, ImageService, Removal};
 use crate::oci::platform::Platform;
-use crate::source::archive::Input;
+use crate::source::archive::{ArchiveError, Input};
 use crate::source::registry::Client;
 
 use super::args::{HistoryArgs, ImageInspectArgs, ImagesArgs, InspectArgs, LoadArgs, RmiArgs, SaveArgs, TagArgs};
@@ -41,17 +42,21 @@ pub fn store_failure(error: &StoreError) -> Failure {
 /// What can be done when the store's disk is full.
 pub const DISK_FULL: &str = "free some space, run `shale builder prune --all --force`, or set SHALE_ROOT to a larger disk";
 
+/// What can be done with a store that cannot be written, and without it.
+const READ_ONLY: &str = "a read-only store can be looked at, saved from, and used by builds that find everything in it: for anything else make it \
+     writable, or set SHALE_ROOT to a directory that you may write";
+
 /// Adds what can be done about a store error.
 pub fn store_diagnostic(diagnostic: Diagnostic, error: &StoreError) -> Diagnostic {
     match error {
         StoreError::Full { .. } => diagnostic.hint(DISK_FULL),
+        StoreError::ReadOnly { .. } => diagnostic.hint(READ_ONLY),
+        StoreError::Denied { source, .. } if source.kind() == std::io::ErrorKind::ReadOnlyFilesystem => diagnostic.hint(READ_ONLY),
         StoreError::Io { deed: "create the store", .. } | StoreError::Denied { .. } => {
             diagnostic.hint("set SHALE_ROOT to a directory that you may write")
         }
         StoreError::ForeignOwner { .. } => diagnostic.hint("each user has a store of their own: set SHALE_ROOT to another directory"),
         StoreError::Busy { .. } => diagnostic.hint("try again when it has ended"),
-        StoreError::ReadOnly { .. } => diagnostic
-            .hint("a read-only store can be looked at and saved from, not built in: set SHALE_ROOT to a directory that you may write"),
         StoreError::NotAStore { .. } => diagnostic.hint("set SHALE_ROOT to an empty directory or to one that does not exist yet"),
         _ => diagnostic,
     }
@@ -64,10 +69,17 @@ pub(super) fn service(environment: &Environment) -> Result<ImageService, Failure
 
 /// Words an image error: Docker's client hears such errors from the daemon.
 pub(super) fn failure(error: &ImageError) -> Failure {
+    told_by_engine(error).into()
+}
+
+fn told_by_engine(error: &ImageError) -> Diagnostic {
     let diagnostic = Diagnostic::of(error).of_engine();
-    match error.hint() {
-        Some(hint) => diagnostic.hint(hint).into(),
-        None => diagnostic.into(),
+    match (error, error.hint()) {
+        (ImageError::Store(cause) | ImageError::Export(ExportError::Store(cause)) | ImageError::Archive(ArchiveError::Store(cause)), _) => {
+            store_diagnostic(diagnostic, cause)
+        }
+        (_, Some(hint)) => diagnostic.hint(hint),
+        (_, None) => diagnostic,
     }
 }
 
@@ -153,7 +165,7 @@ fn inspect_names(names: &[String], form: &Form, only: Only<'_>, environment: &En
             (Only::Nothing, Err(ImageError::NotFound { .. } | ImageError::Reference { .. })) => {
                 wrong.push(Diagnostic::no_such_object(name));
             }
-            (_, Err(error)) => wrong.push(Diagnostic::of(&error).of_engine()),
+            (_, Err(error)) => wrong.push(told_by_engine(&error)),
         }
     }
     let (text, errors) = form.render(&found);
@@ -195,11 +207,7 @@ pub fn remove(args: &RmiArgs, environment: &Environment) -> Result<(), Failure> 
             Ok(removals) => print(removals.iter().map(removal_line).collect::<String>())?,
             Err(error) => {
                 is_fatal |= !args.force || !matches!(error, ImageError::NotFound { .. });
-                let diagnostic = Diagnostic::of(&error).of_engine();
-                wrong.push(match error.hint() {
-                    Some(hint) => diagnostic.hint(hint),
-                    None => diagnostic,
-                });
+                wrong.push(told_by_engine(&error));
             }
         }
     }
@@ -258,7 +266,10 @@ pub fn write_archive(service: &ImageService, names: &[&str], destination: Destin
     let mut pack = |layer: &ImageLayer| {
         let invalid = |detail: String| ImageError::Invalid { image: names.join(" "), detail };
         let id = layer.layer.ok_or_else(|| invalid(format!("the layer {} is gone from the store", layer.diff_id.0)))?;
-        forms.own_packed(&id, packing).map_err(|error| invalid(error.to_string()))
+        forms.own_packed(&id, packing).map_err(|error| match error {
+            StepError::Store(error) => ImageError::Store(error),
+            error => invalid(error.to_string()),
+        })
     };
     match service.save(names, Format::Docker, destination, &mut pack) {
         Ok(_) => Ok(()),

@@ -276,7 +276,7 @@ fn is_changed(error: &StepError) -> bool {
 
 fn write_once(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp, selection: Selection) -> Result<Made, StepError> {
     let Selection { mut files, fetched, checkouts, landed } = selection;
-    let mut spool = Spool::new(executor.store.tmp()?);
+    let mut spool = Spool::new(executor.store);
     for file in &fetched {
         spool.take_fetched(file, &mut files)?;
     }
@@ -398,7 +398,7 @@ impl Gathering {
 
 /// A selection as a layer on nothing.
 pub(super) fn gather(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp, selection: &Selection) -> Result<Gathering, StepError> {
-    let mut spool = Spool::new(executor.store.tmp()?);
+    let mut spool = Spool::new(executor.store);
     let landed = land(&View::new(Vec::new()), op, &selection.files)?;
     let places = places(executor, step, op, (&selection.files, &selection.checkouts), &landed, &mut spool)?;
     Ok(Gathering { index: index(executor, landed, &places)?, places, _spool: spool })

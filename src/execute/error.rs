@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use shale_cache::StoreError;
 
 use super::emulator::NoEmulator;
+use super::room::Lack;
 use crate::image::ImageError;
 use crate::layer::LayerError;
 use crate::sandbox::SandboxError;
@@ -31,6 +32,8 @@ pub enum StepError {
         code: i32,
         /// Its full log, if it printed anything.
         log: Option<PathBuf>,
+        /// That it found no space on a disk, if it looks like it.
+        lack: Option<Lack>,
     },
     /// The sources of a COPY or ADD.
     #[error(transparent)]

@@ -43,7 +43,7 @@ impl Flat {
     /// Lays the parts beside or over each other. With `epoch_secs` every time is that (BuildKit: not only later ones).
     pub fn new(forms: &Forms<'_>, parts: &[Part<'_>], epoch_secs: Option<i64>) -> Result<Self, StepError> {
         let mut flat = Gathering { builder: IndexBuilder::new(), owners: HashMap::new(), epoch_secs };
-        let mut spool = Spool::new(forms.tmp()?);
+        let mut spool = Spool::new(forms.store());
         let mut places = Places::default();
         for part in parts {
             let view = forms.view(part.snapshot)?;
@@ -88,7 +88,7 @@ impl Flat {
             return Ok(write(&self.index, &mut contents));
         }
         // Only the worker can read some of it: it sends a tar, whose files come in the same order.
-        let index = self.spool.path().join("index");
+        let index = self.spool.path()?.join("index");
         std::fs::write(&index, self.index.as_bytes()).map_err(StepError::io("write", &index))?;
         let packing = Packing { encoder: Encoder::None, clamp_secs: None };
         let request = WriteLayer { index, from: self.places.source(), to: To::Packed(packing) };

@@ -124,9 +124,9 @@ impl<'a> Forms<'a> {
         Ok(index)
     }
 
-    /// A temporary directory of the store.
-    pub fn tmp(&self) -> Result<TmpDir, StepError> {
-        Ok(self.store.tmp()?)
+    /// The store that they lie in.
+    pub fn store(&self) -> &Store {
+        self.store
     }
 
     /// A directory for what all steps of the build share, made for the first who asks.
@@ -274,6 +274,7 @@ impl<'a> Forms<'a> {
         if let Some(packed) = self.store.layers().packed(id, &pack_key(packing))? {
             return Ok(packed);
         }
+        self.store.require_writable("pack a layer, which was never packed like this, into blobs/")?;
         let writer = self.store.blobs().writer()?;
         let out = writer.file().try_clone().map_err(StepError::io("write", "a blob of the store"))?;
         let numbers = self.pack_into(id, packing, out)?;
@@ -320,6 +321,7 @@ impl<'a> Forms<'a> {
         if let Some(known) = self.store.layers().diff_id(id, clamp_secs)? {
             return Ok(known);
         }
+        self.store.require_writable("note the DiffID of a layer in layers/")?;
         let null = File::options().write(true).open("/dev/null").map_err(StepError::io("open", "/dev/null"))?;
         let numbers = self.pack_into(id, Packing { encoder: Encoder::None, clamp_secs }, null)?;
         self.note_diff_id(id, clamp_secs, &numbers.diff_id)?;

@@ -202,6 +202,7 @@ impl Ready {
         let all = executor.store.root().join("mounts").join(worker.map_id().to_string());
         let place = self.place(executor, step, &all, &name[..32], *sharing)?;
         let directory = place.join("data");
+        executor.store.growth().add_mount();
         let mut is_filled = false;
         if let (Some(from), false) = (from, directory.exists()) {
             fill(executor, step, from, taken, &directory)?;

@@ -2,11 +2,12 @@
 //! when a cap of the store is crossed, or soon will be, another process evicts what was used least recently and no build uses.
 
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use shale_cache::{Growth, Policy, Reason, Store};
+use shale_cache::{Disk, Growth, Policy, Reason, Store};
 
 use crate::worker::Collection;
 
@@ -14,6 +15,9 @@ use crate::worker::Collection;
 const PAUSE: Duration = Duration::from_millis(200);
 /// After a collection this many times its length passes until the next.
 const REST: u32 = 20;
+
+/// What the C library says of `ENOSPC` and `EDQUOT`, and so most programs.
+const NO_SPACE: [&[u8]; 2] = [b"no space left on device", b"disk quota exceeded"];
 
 /// The room of one build.
 #[derive(Debug)]
@@ -33,7 +37,7 @@ struct Watch {
 impl Room {
     /// Nothing is looked at yet. Without a policy nothing ever is.
     pub fn new(store: &Store, policy: Option<Policy>) -> Self {
-        let of = |policy| Collection { store_root: store.root().to_owned(), policy, reason: Reason::routine(0) };
+        let of = |policy| Collection { store_root: store.root().to_owned(), policy, reason: Reason::routine(0, false) };
         Self { collection: policy.map(of), growth: store.growth().clone(), watch: OnceLock::new() }
     }
 
@@ -70,7 +74,7 @@ impl Watch {
         while !self.is_over_after(pause) {
             pause = PAUSE;
             if collection.policy.is_pressed(&collection.store_root, growth.bytes() - told) {
-                let (started, reason) = (Instant::now(), Reason::routine(growth.bytes() - told));
+                let (started, reason) = (Instant::now(), Reason::routine(growth.bytes() - told, growth.has_mounts()));
                 told = growth.bytes();
                 let collection = Collection { reason, ..collection.clone() };
                 drop(collection.start().and_then(|mut child| child.wait()));
@@ -82,6 +86,25 @@ impl Watch {
     fn is_over_after(&self, pause: Duration) -> bool {
         let is_over = self.is_over.lock().unwrap_or_else(PoisonError::into_inner);
         *self.ended.wait_timeout_while(is_over, pause, |is_over| !*is_over).unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+/// What a failed command has to do with a lack of space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lack {
+    /// What the store's disk had left when the command had ended.
+    pub free_bytes: u64,
+    /// That is next to nothing. If not, the command only said that it found no space: it deleted what it had written, or wrote it elsewhere.
+    pub is_full: bool,
+}
+
+impl Lack {
+    /// Looks at the disk below `dir` for a command that failed, before what it wrote is deleted. `last_words` are the end of its output.
+    pub fn of(dir: &Path, last_words: &[u8]) -> Option<Self> {
+        let disk = Disk::of(dir).ok()?;
+        let has_said = NO_SPACE.iter().any(|words| last_words.windows(words.len()).any(|part| part.eq_ignore_ascii_case(words)));
+        let is_full = disk.free_bytes < (disk.total_bytes / 1000).clamp(1 << 20, 64 << 20) || has_said && disk.lacks_inodes;
+        (is_full || has_said).then_some(Self { free_bytes: disk.free_bytes, is_full })
     }
 }
 

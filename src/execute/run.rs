@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::redact::Redactor;
+use super::room::Lack;
 use super::{BuildExecutor, StepError, device, emulator, mounts};
 use crate::oci::config::DEFAULT_PATH;
 use crate::plan::graph::RunOp;
@@ -14,6 +15,8 @@ use crate::tree::accounts::{Accounts, ProcessUser};
 use crate::tree::index::Index;
 use crate::worker::LowerLayer;
 
+/// So much of the end of a command's output is looked through for why it failed.
+const LAST_WORDS: usize = 4 << 10;
 /// What `/etc/hosts` holds in a step, as in BuildKit.
 const HOSTS: &str = "127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n";
 
@@ -34,11 +37,13 @@ pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sou
     device::add(&executor.devices, &op.devices, &mut request)?;
     let mut redactors = [(Stream::Stdout, Redactor::new(&ready.secrets)), (Stream::Stderr, Redactor::new(&ready.secrets))];
     let mut log = executor.logs.of_step(step.id.0);
-    let mut log_error = None;
+    let (mut log_error, mut last_words) = (None, Vec::new());
     let mut show = |stream, bytes: Vec<u8>| {
         if bytes.is_empty() {
             return;
         }
+        last_words.extend_from_slice(&bytes);
+        last_words.drain(..last_words.len().saturating_sub(LAST_WORDS));
         if let Err(error) = log.write(&bytes) {
             log_error.get_or_insert(error);
         }
@@ -55,6 +60,10 @@ pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sou
     for (stream, redactor) in &mut redactors {
         show(*stream, redactor.end());
     }
+    let failed = |code| {
+        let lack = Lack::of(executor.store.root(), &last_words);
+        StepError::Exit { command: op.argv.join(" "), code, log: log.path(), lack }
+    };
     // Locks of caches go before the rest is tidied up.
     drop(ready);
     let made = done.map_err(StepError::from).and_then(|done| match done.exit {
@@ -73,8 +82,8 @@ pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sou
             Ok(made)
         }
         Exit::Cancelled => Err(StepError::Cancelled),
-        Exit::Code(code) => Err(StepError::Exit { command: op.argv.join(" "), code, log: log.path() }),
-        Exit::Signal(signal) => Err(StepError::Exit { command: op.argv.join(" "), code: 128 + signal, log: log.path() }),
+        Exit::Code(code) => Err(failed(code)),
+        Exit::Signal(signal) => Err(failed(128 + signal)),
     });
     let left: Vec<PathBuf> = tmp.close().into_iter().collect();
     executor.forms.remove(&left)?;

@@ -1,11 +1,12 @@
 //! Contents that lie in tars, made readable in any order: archives that ADD unpacks, and packed layers that COPY reads from.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use shale_cache::TmpDir;
+use shale_cache::{Store, TmpDir};
 
 use super::copy::Fetched;
 use super::{BuildExecutor, StepError};
@@ -22,20 +23,26 @@ use crate::tree::{Node, NodeKind};
 /// Plain files in a temporary directory; removed with it.
 #[derive(Debug)]
 pub(super) struct Spool {
-    tmp: TmpDir,
+    store: Store,
+    /// Made for the first file: most selections need none, and a read-only store has no place for it.
+    tmp: OnceCell<TmpDir>,
     files: Vec<PathBuf>,
     /// Members of archives by match and item.
     members: HashMap<(usize, usize), SourceRef>,
 }
 
 impl Spool {
-    pub(super) fn new(tmp: TmpDir) -> Self {
-        Self { tmp, files: Vec::new(), members: HashMap::new() }
+    pub(super) fn new(store: &Store) -> Self {
+        Self { store: store.clone(), tmp: OnceCell::new(), files: Vec::new(), members: HashMap::new() }
     }
 
     /// The directory that holds them.
-    pub(super) fn path(&self) -> &std::path::Path {
-        self.tmp.path()
+    pub(super) fn path(&self) -> Result<&Path, StepError> {
+        if let Some(tmp) = self.tmp.get() {
+            return Ok(tmp.path());
+        }
+        let fresh = self.store.tmp()?;
+        Ok(self.tmp.get_or_init(|| fresh).path())
     }
 
     /// The spool files that [`SourceRef::Spool`] names by number.
@@ -49,7 +56,7 @@ impl Spool {
     }
 
     fn create(&mut self) -> Result<(usize, BufWriter<File>), StepError> {
-        let path = self.tmp.path().join(format!("spool-{}", self.files.len()));
+        let path = self.path()?.join(format!("spool-{}", self.files.len()));
         let file = File::create(&path).map_err(StepError::io("make", &path))?;
         self.files.push(path);
         Ok((self.files.len() - 1, BufWriter::with_capacity(256 << 10, file)))

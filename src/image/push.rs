@@ -241,8 +241,11 @@ impl ImageService {
         Ok(Pushed { digest, size_bytes: bytes.len() as u64, media_type: media_type.to_owned() })
     }
 
-    /// Notes under which digests registries know an image.
+    /// Notes under which digests registries know an image. A read-only store learns nothing.
     pub fn note_pushed(&self, id: &OciDigest, repo_digests: &[String]) -> Result<(), ImageError> {
+        if self.store().is_read_only() {
+            return Ok(());
+        }
         let Some(mut record) = self.store().images().get(id)? else { return Ok(()) };
         for known_as in repo_digests {
             if !record.repo_digests.contains(known_as) {
@@ -253,6 +256,9 @@ impl ImageService {
     }
 
     fn learn(&self, old: &ImageRecord, export: &ExportImage, manifest: &BuiltManifest, known_as: &[String]) -> Result<(), ImageError> {
+        if self.store().is_read_only() {
+            return Ok(());
+        }
         self.store().blobs().put(&manifest.bytes)?;
         let size_bytes = manifest.bytes.len() as u64;
         let layers = old.layers.iter().zip(&export.layers).map(|(layer, packed)| {

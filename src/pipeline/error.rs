@@ -130,6 +130,8 @@ impl BuildError {
     /// Whether a full disk is at the bottom of it.
     pub fn fullness(&self) -> Option<Fullness> {
         match self {
+            // What a command wrote counts as what shale writes: a step may always be run again.
+            Self::Step { cause: StepError::Exit { lack: Some(lack), .. }, .. } => lack.is_full.then_some(Fullness::Disk),
             Self::Step { cause, .. } => fullness(cause),
             Self::Image { cause, .. } => fullness(cause),
             error => fullness(error),

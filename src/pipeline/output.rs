@@ -127,7 +127,14 @@ pub(super) fn write(
         kept.get_or_insert(made);
     }
     let pushes = outputs.prepare_pushes(&names, &mut kept)?;
-    if images.iter().any(|output| output.keep) {
+    // Beside an archive the store's image is an extra, which a store that cannot be written has to do without.
+    let is_extra = images.iter().all(|output| is_archive(output) || output.push.is_some());
+    if is_extra && services.store.is_read_only() && images.iter().any(|output| output.keep) {
+        outputs.task("exporting to image", |task| {
+            outputs.note(task, "not kept: the store is read-only");
+            Ok(())
+        })?;
+    } else if images.iter().any(|output| output.keep) {
         let id = outputs.task("exporting to image", |task| outputs.keep(kept, first, &names, task))?;
         if report.written.is_empty() && pushes.is_empty() {
             report.written.push(Written { digest: id.clone(), descriptor: None });
@@ -255,7 +262,10 @@ impl Outputs<'_> {
         for image in &self.images {
             let platform = &image.planned.platform;
             let (made, layers) = image.packed(&output.layers, lazy)?;
-            self.services.store.blobs().put(&made.config)?;
+            // An archive takes it from here.
+            if !self.services.store.is_read_only() {
+                self.services.store.blobs().put(&made.config)?;
+            }
             let one = ExportImage {
                 names: names.to_vec(),
                 config: made.config.clone(),

@@ -110,6 +110,15 @@ pub struct Graph {
     pub vertices: Vec<Vertex>,
 }
 
+/// The flag that has a step ignore the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PassedBy {
+    /// `--no-cache`
+    NoCache,
+    /// `--no-cache-filter` with the step's stage.
+    NoCacheFilter,
+}
+
 /// One filesystem step.
 #[derive(Clone, Debug)]
 pub struct Vertex {
@@ -125,8 +134,8 @@ pub struct Vertex {
     pub stage: String,
     /// Ordinal of the filesystem step within its stage.
     pub ordinal: usize,
-    /// Whether the user asked that the cache be ignored for it.
-    pub no_cache: bool,
+    /// By which flag the user asked that the cache be ignored for it.
+    pub no_cache: Option<PassedBy>,
     /// The platform it is built for.
     pub platform: Platform,
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::graph::NetworkMode;
+use super::graph::{NetworkMode, PassedBy};
 use crate::oci::platform::Platform;
 
 /// The options of [`super::image_refs`] and [`super::lower`].
@@ -95,12 +95,12 @@ impl Default for AllowedDevices {
 }
 
 impl NoCache {
-    /// Whether the stage with this `AS` name (empty if it has none) ignores the cache.
-    pub fn covers(&self, stage: &str) -> bool {
+    /// By which flag the stage with this `AS` name (empty if it has none) ignores the cache, if it does.
+    pub fn covers(&self, stage: &str) -> Option<PassedBy> {
         match self {
-            Self::Off => false,
-            Self::All => true,
-            Self::Stages(names) => names.iter().any(|n| n.eq_ignore_ascii_case(stage)),
+            Self::Off => None,
+            Self::All => Some(PassedBy::NoCache),
+            Self::Stages(names) => names.iter().any(|n| n.eq_ignore_ascii_case(stage)).then_some(PassedBy::NoCacheFilter),
         }
     }
 }

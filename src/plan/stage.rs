@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::error::{PlanError, PlanErrorKind};
-use super::graph::{CopyOp, CopySource, Graph, Op, Plan, PlannedHistory, PlannedImage, Taken, Vertex, VertexId, Warning, WorkdirOp};
+use super::graph::{
+    CopyOp, CopySource, Graph, Op, PassedBy, Plan, PlannedHistory, PlannedImage, Taken, Vertex, VertexId, Warning, WorkdirOp,
+};
 use super::names::{self, StepNames};
 use super::options::PlanOptions;
 use super::outline::{self, Asked, Outline, OutlineArg};
@@ -163,7 +165,7 @@ pub(crate) struct StageLowering<'l, 'a, 't> {
     index: usize,
     names: StepNames,
     ordinal: usize,
-    no_cache: bool,
+    no_cache: Option<PassedBy>,
     own_cmd: bool,
 }
 
@@ -457,7 +459,7 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
             source: Some((self.plan.source.clone(), step.span)),
             stage: self.site(),
             ordinal: self.ordinal,
-            no_cache: cached_unless_asked && self.no_cache,
+            no_cache: self.no_cache.filter(|_| cached_unless_asked),
             platform: self.state.platform.clone(),
         };
         self.ordinal += 1;
@@ -478,7 +480,7 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
     fn ground(&mut self, op: Op, parent: Option<VertexId>, name: String, platform: Platform) -> VertexId {
         let span = self.table.entries[self.index].stage.span;
         let source = Some((self.plan.source.clone(), span));
-        self.plan.push(Vertex { op, parent, name, source, stage: self.site(), ordinal: 0, no_cache: false, platform })
+        self.plan.push(Vertex { op, parent, name, source, stage: self.site(), ordinal: 0, no_cache: None, platform })
     }
 
     fn scratch_vertex(&mut self) -> VertexId {

@@ -17,6 +17,8 @@ use words::{contrast, contrast_words, short};
 pub enum MissReason {
     /// The step was asked to ignore the cache.
     NoCache,
+    /// Its stage was named, with this name, as one that ignores the cache.
+    NoCacheFilter(String),
     /// No run of this step is on record.
     NeverBuilt,
     /// These parts differ from the last run's, the most useful first; never empty.
@@ -273,7 +275,7 @@ impl MissReason {
     pub fn changes(&self) -> &[Change] {
         match self {
             Self::Changed(changes) | Self::Elsewhere(changes) => changes,
-            Self::NoCache | Self::NeverBuilt | Self::Evicted | Self::Forgotten => &[],
+            Self::NoCache | Self::NoCacheFilter(_) | Self::NeverBuilt | Self::Evicted | Self::Forgotten => &[],
         }
     }
 
@@ -295,6 +297,7 @@ impl fmt::Display for MissReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoCache => f.write_str("--no-cache"),
+            Self::NoCacheFilter(stage) => write!(f, "--no-cache-filter={stage}"),
             Self::NeverBuilt => f.write_str("never built here"),
             Self::Evicted => f.write_str("evicted: its record or its layer was removed from the store"),
             Self::Forgotten => f.write_str("the record of its last run was evicted"),

@@ -15,7 +15,7 @@ use super::key::{self, Inputs};
 use super::schedule::{Outcome, Solver};
 use super::snapshot::LayerRef;
 use super::{Base, Executor, Held, Made, Step};
-use crate::plan::graph::{BaseId, Op, Vertex};
+use crate::plan::graph::{BaseId, Op, PassedBy, Vertex};
 
 /// What a step selected: its inputs, and what is to be written.
 pub(super) type Selected<E> = Result<(Inputs, <E as Executor>::Selection), <E as Executor>::Error>;
@@ -84,7 +84,7 @@ fn look_then_run<E: Executor>(
         Found::Record(record) => return Ok(hit(&record, StepStatus::Hit, "nothing changed")),
         Found::Nothing(lock) => lock,
     };
-    let below = if step.vertex.no_cache { None } else { solver.executor.below(step, &selection)? };
+    let below = if step.vertex.no_cache.is_some() { None } else { solver.executor.below(step, &selection)? };
     let second = match (&step.vertex.op, below) {
         (Op::Copy(copy), Some(below)) => Some(key::second_look(copy, &inputs, below)),
         _ => None,
@@ -94,12 +94,16 @@ fn look_then_run<E: Executor>(
     {
         let base = base_below(solver, step);
         let record = StepRecord { key: first.key(), parts: first, site, base, ..record };
-        commit(lock, &record)?;
+        // The first look of the next build finds it, unless the store cannot be written.
+        if !solver.store.is_read_only() {
+            commit(lock, &record)?;
+        }
         return Ok(hit(&record, StepStatus::Hit, "second look: its files, and what lies where they go, are the same"));
     }
     let last = last_run(solver, &site, &first)?;
     let reason = tell_why(solver, step, last.as_ref(), &first, reporter);
     (account.status, account.reason, account.changes) = (StepStatus::Executed, reason.to_string(), reason.changes().to_vec());
+    solver.store.require_writable("keep what the step makes, which it does not have yet, in steps/ and layers/")?;
     solver.ledger.begins(account);
     let made = solver.executor.execute(step, selection)?;
     let record = record(solver, step, &made, site, first, started)?;
@@ -149,7 +153,7 @@ enum Found {
 /// The first look. A step that passes the cache by takes no record, but its result still becomes one.
 fn look<E: Executor>(solver: &Solver<'_, E>, step: &Step<'_>, parts: &KeyParts, reporter: &dyn Reporter) -> Result<Found, E::Error> {
     let key = parts.key();
-    if step.vertex.no_cache {
+    if step.vertex.no_cache.is_some() {
         return Ok(Found::Nothing(None));
     }
     let task = step.task;
@@ -203,7 +207,8 @@ fn tell_why<E: Executor>(
     reporter: &dyn Reporter,
 ) -> MissReason {
     let reason = match last {
-        _ if step.vertex.no_cache => MissReason::NoCache,
+        _ if step.vertex.no_cache == Some(PassedBy::NoCache) => MissReason::NoCache,
+        _ if step.vertex.no_cache == Some(PassedBy::NoCacheFilter) => MissReason::NoCacheFilter(step.vertex.stage.clone()),
         None => MissReason::NeverBuilt,
         Some(last) if last.key == parts.key() => MissReason::Evicted,
         Some(LastRun { record: None, .. }) => MissReason::Forgotten,
