@@ -162,12 +162,67 @@ fn other_builders_get_the_same_and_nothing_of_the_user_s_changes() {
         }
         assert!(builds[0].contains("--no-cache") && !builds[1].contains("--no-cache"), "{calls}");
         assert!(
-            calls.contains(" pull docker-archive:") && calls.lines().any(|line| line.contains(" tag ") && line.ends_with(" busybox")),
+            calls.contains(" pull docker-archive:")
+                && calls.lines().any(|line| line.contains(" tag ") && line.ends_with(" docker.io/library/busybox:latest")),
             "{calls}"
         );
         assert_eq!(listing(lab, "ctx"), before);
         assert_eq!(left_over(lab), [""; 0], "{:?}", lab.who());
     });
+}
+
+/// A docker of before buildx, which writes down what it builds upon.
+const OLD_DOCKER: &str = r#"#!/bin/sh
+case "$*" in
+  --version) echo "Docker version 20.10.24, build abc" ;;
+  "build --help") echo "      --build-arg list" ;;
+  "build "*)
+    while [ "$1" != -f ]; do shift; done
+    while read -r line; do case "$line" in FROM*) echo "BuildKit $DOCKER_BUILDKIT: $line" >>"$CALLS" ;; esac; done <"$2"
+    printf '#5 [2/2] RUN x\n#5 sha256:12\n#5 CACHED\n' ;;
+  "image inspect"*) echo sha256:1234 ;;
+  rmi*) echo "$@" >>"$CALLS" ;;
+esac
+"#;
+
+/// A podman whose containers do not start.
+const PODMAN: &str = r#"#!/bin/sh
+case "$*" in
+  --version) echo "podman version 4.3.1" ;;
+  *" build "*)
+    [ "$BUILDAH_ISOLATION" = chroot ] || { echo "error running container: from /crun creating container for [x y]: no control groups" >&2; exit 1; }
+    printf 'STEP 1/2: FROM busybox\nSTEP 2/2: RUN x\n--> Using cache 123\nCOMMIT x\n' ;;
+esac
+"#;
+
+#[test]
+fn a_docker_without_buildx_and_a_podman_without_containers_take_part() {
+    let lab = Lab::new(Who::Caller);
+    lab.load_busybox();
+    fake(&lab, "docker", OLD_DOCKER);
+    fake(&lab, "podman", PODMAN);
+    lab.context("ctx", &[("Dockerfile", "FROM busybox AS tools\nRUN true\n")]);
+    for tool in ["sh", "newuidmap", "newgidmap", "umount"] {
+        let found = std::env::var("PATH").expect("a PATH").split(':').map(|dir| PathBuf::from(dir).join(tool)).find(|file| file.exists());
+        found.map(|found| std::os::unix::fs::symlink(found, lab.work("bin").join(tool)).expect("a link"));
+    }
+    let mut command = bench(&lab, &["--rounds=1", "--against=docker,podman", "--format=json", "ctx"]);
+    command.env("CALLS", lab.work("calls"));
+    let said = Said::of(with_path(&lab, command, &lab.work("bin")).output().expect("shale starts"));
+    assert!(said.ok(), "{}", said.stderr);
+    let report: Value = serde_json::from_str(&said.stdout).expect("JSON");
+    for tool in [1, 2] {
+        assert_eq!(figures(&report, tool)[..2], [("cold", 1, 0), ("unchanged", 1, 0)], "{report}");
+        assert_eq!(report["tools"][tool]["not_compared"], Value::Null, "{report}");
+    }
+    let why = "podman runs its commands without containers (BUILDAH_ISOLATION=chroot): no control groups\n";
+    assert_eq!(said.stderr.matches(why).count(), 1, "{}", said.stderr);
+    let calls = fs::read_to_string(lab.work("calls")).expect("calls");
+    let upon: Vec<&str> = calls.lines().filter_map(|line| line.strip_prefix("BuildKit 1: FROM shale-bench-")).collect();
+    assert!(upon.len() == 5 && upon[..4].iter().all(|name| name.ends_with("-0:0 AS tools")), "{calls}");
+    assert!(upon[4].ends_with("-base:1 AS tools"), "{calls}");
+    let removed = calls.lines().find(|line| line.starts_with("rmi ")).expect("what it made goes");
+    assert!(removed.contains("-0:0 ") && removed.contains("-base:1 ") && removed.contains(" sha256:1234"), "{removed}");
 }
 
 /// The command with another PATH for shale, and the machine's own for what makes it another user's.

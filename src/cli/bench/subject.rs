@@ -178,6 +178,17 @@ impl Subject {
         }
     }
 
+    /// The Dockerfile with other names for its images, for builders that cannot be told of them by a flag: pairs of what is written and
+    /// what is to stand there. Where it lies, or why that cannot be.
+    pub(super) fn renamed(&self, names: &[(String, String)]) -> Result<PathBuf, String> {
+        let text = fs::read_to_string(&self.dockerfile).map_err(|error| error.to_string())?;
+        let dockerfile = parse(&SourceFile::new("Dockerfile", text.as_str())).0.ok_or("the Dockerfile cannot be read")?;
+        let renamed = renamed(text, &dockerfile, names)?;
+        let path = self.place.join("Dockerfile.renamed");
+        fs::write(&path, renamed).map_err(|error| error.to_string())?;
+        Ok(path)
+    }
+
     /// The name of a changed base.
     pub(super) fn variant_name(&self, round: u32) -> String {
         format!("shale-bench-{:x}-base:{round}", self.nonce)
@@ -205,6 +216,30 @@ impl Subject {
         self.store.clone().args(["build", "-q", "-t", &name]).arg(&dir).run()?;
         self.store.clone().args(["save", "-o"]).arg(self.variant_archive()).arg(&name).run()?;
         Ok(())
+    }
+}
+
+/// Puts other names in the place of images: after FROM, and in `--from=` and `from=`.
+fn renamed(mut text: String, dockerfile: &Dockerfile, names: &[(String, String)]) -> Result<String, String> {
+    let mut is_found = vec![false; names.len()];
+    for stage in dockerfile.stages.iter().rev() {
+        if let Some(at) = names.iter().position(|(written, _)| *written == stage.base.node) {
+            is_found[at] = true;
+            text.replace_range(stage.base.span.start as usize..stage.base.span.end as usize, &names[at].1);
+        }
+    }
+    for ((written, name), is_found) in names.iter().zip(&mut is_found) {
+        for end in [' ', '\t', '\n', ','] {
+            let place = format!("from={written}{end}");
+            *is_found |= text.contains(&place);
+            text = text.replace(&place, &format!("from={name}{end}"));
+        }
+    }
+    match names.iter().zip(is_found).find(|(_, is_found)| !is_found) {
+        None => Ok(text),
+        Some(((written, _), _)) => {
+            Err(format!("its build has no --build-context, and the Dockerfile does not name {written} by that word"))
+        }
     }
 }
 
@@ -327,4 +362,24 @@ fn touch(args: &BenchArgs, context: &Path) -> Result<Option<PathBuf>, Failure> {
     };
     find().map_err(|error| Diagnostic::of(&error))?;
     Ok(newest.map(|(_, path)| PathBuf::from(OsStr::from_bytes(&path))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn other(text: &str, names: &[(&str, &str)]) -> Result<String, String> {
+        let dockerfile = parse(&SourceFile::new("Dockerfile", text)).0.expect("a Dockerfile");
+        let names: Vec<(String, String)> = names.iter().map(|(written, name)| ((*written).to_owned(), (*name).to_owned())).collect();
+        renamed(text.to_owned(), &dockerfile, &names)
+    }
+
+    #[test]
+    fn images_get_other_names_wherever_they_stand() {
+        let text = "FROM a AS a1\nFROM --platform=linux/amd64 b:1\nCOPY --from=c /c /c\nRUN --mount=from=c,target=/x --mount=from=a1 true # a b:1\nFROM a\n";
+        let expected = "FROM x AS a1\nFROM --platform=linux/amd64 y\nCOPY --from=z /c /c\nRUN --mount=from=z,target=/x --mount=from=a1 true # a b:1\nFROM x\n";
+        assert_eq!(other(text, &[("a", "x"), ("b:1", "y"), ("c", "z")]).as_deref(), Ok(expected));
+        let why = other("ARG V=1\nFROM a:$V\n", &[("a:1", "x")]).expect_err("a variable");
+        assert_eq!(why, "its build has no --build-context, and the Dockerfile does not name a:1 by that word");
+    }
 }

@@ -11,10 +11,11 @@ use serde_json::Value;
 
 use super::Failure;
 use super::scenario::Scenario;
-use super::subject::Subject;
+use super::subject::{Image, Subject};
 use crate::cli::console::warn;
 use crate::cli::diagnostic::Diagnostic;
 use crate::cli::environment::Environment;
+use crate::oci::reference::Reference;
 
 /// This program, whatever its file is called and wherever it lies.
 const OURSELVES: &str = "/proc/self/exe";
@@ -59,6 +60,34 @@ pub(super) struct Command {
     args: Vec<OsString>,
     /// The store, where the program is shale.
     store: Option<PathBuf>,
+    /// A variable that decides how another builder goes about it, with its value.
+    variable: Option<(&'static str, &'static str)>,
+}
+
+/// Which builder `docker build` is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DockerBuilder {
+    /// The plugin, which can give images other names.
+    Buildx,
+    /// BuildKit in the daemon, asked by a client before 23.0.
+    BuildKit,
+    /// The one that later clients fall back on without the plugin.
+    Legacy,
+}
+
+impl DockerBuilder {
+    fn of(version: &str, help: &str) -> Self {
+        let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+        match major {
+            _ if help.contains("--build-context") => Self::Buildx,
+            Some(..23) => Self::BuildKit,
+            _ => Self::Legacy,
+        }
+    }
+
+    fn variable(self) -> (&'static str, &'static str) {
+        ("DOCKER_BUILDKIT", if self == Self::Legacy { "0" } else { "1" })
+    }
 }
 
 /// A program that ended with an error.
@@ -76,6 +105,12 @@ impl Failed {
 }
 
 impl Failed {
+    /// What podman and buildah say of a container that does not start; `None` if a command failed by itself.
+    fn container_error(&self) -> Option<&str> {
+        let line = self.output.lines().find(|line| line.starts_with("error running container: "))?;
+        line.rsplit_once("]: ").map(|(_, why)| why)
+    }
+
     /// Its last lines.
     pub(super) fn tail(&self) -> String {
         let lines: Vec<&str> = self.output.trim_end().lines().rev().take(TAIL).collect();
@@ -91,7 +126,7 @@ impl From<Failed> for Failure {
 
 impl Command {
     fn new(program: impl Into<PathBuf>) -> Self {
-        Self { program: program.into(), args: Vec::new(), store: None }
+        Self { program: program.into(), args: Vec::new(), store: None, variable: None }
     }
 
     pub(super) fn arg(&mut self, arg: impl AsRef<OsStr>) -> &mut Self {
@@ -110,6 +145,7 @@ impl Command {
         if let Some(store) = &self.store {
             command.arg0(Kind::Shale.name()).env("SHALE_ROOT", store);
         }
+        command.envs(self.variable);
         command
     }
 
@@ -174,12 +210,23 @@ pub(super) struct Tool {
     place: PathBuf,
     /// Names in a store that is not private.
     lent: Vec<String>,
+    /// Of docker.
+    builder: DockerBuilder,
+    /// Of podman and buildah: commands only get a root directory, for their containers do not start here.
+    in_chroot: bool,
 }
 
 impl Tool {
     /// This program.
     pub(super) fn own(place: &Path) -> Self {
-        Self { kind: Kind::Shale, program: OURSELVES.into(), place: place.join("shale"), lent: Vec::new() }
+        Self {
+            kind: Kind::Shale,
+            program: OURSELVES.into(),
+            place: place.join("shale"),
+            lent: Vec::new(),
+            builder: DockerBuilder::Buildx,
+            in_chroot: false,
+        }
     }
 
     /// A program of PATH with its version, or why it cannot take part.
@@ -197,7 +244,12 @@ impl Tool {
         }
         let is_number = |word: &&str| word.starts_with(|c: char| c.is_ascii_digit());
         let version = said.split([' ', ',', '\n']).find(is_number).unwrap_or_default().to_owned();
-        Ok((Self { kind, program, place: place.join(kind.name()), lent: Vec::new() }, version))
+        let mut builder = DockerBuilder::Buildx;
+        if kind == Kind::Docker {
+            let help = Command::new(&program).args(["build", "--help"]).run().map_err(|failed| failed.last_line().to_owned())?;
+            builder = DockerBuilder::of(&version, &help);
+        }
+        Ok((Self { kind, program, place: place.join(kind.name()), lent: Vec::new(), builder, in_chroot: false }, version))
     }
 
     /// Shale with a store.
@@ -209,28 +261,51 @@ impl Tool {
     fn command(&self) -> Command {
         match self.kind {
             Kind::Shale => self.command_in(&self.place),
-            Kind::Docker => Command::new(&self.program),
+            Kind::Docker => Command { variable: Some(self.builder.variable()), ..Command::new(&self.program) },
             Kind::Buildah | Kind::Podman => {
-                let mut command = Command::new(&self.program);
+                let variable = self.in_chroot.then_some(("BUILDAH_ISOLATION", "chroot"));
+                let mut command = Command { variable, ..Command::new(&self.program) };
                 command.arg("--root").arg(self.place.join("root")).arg("--runroot").arg(self.place.join("run"));
                 command
             }
         }
     }
 
-    /// Builds the subject as it is.
+    /// Builds the subject as it is. Where the first container of podman or buildah does not start, as in many containers and on machines
+    /// with both versions of control groups, they go on without.
     pub(super) fn build(&mut self, subject: &Subject, scenario: Scenario, round: u32) -> Result<Run, Failed> {
+        let built = self.build_once(subject, scenario, round);
+        let Err(failed) = &built else { return built };
+        let may_change = matches!(self.kind, Kind::Buildah | Kind::Podman) && scenario == Scenario::Cold && round == 1 && !self.in_chroot;
+        let Some(why) = failed.container_error().filter(|_| may_change) else { return built };
+        warn(&format!("{} runs its commands without containers (BUILDAH_ISOLATION=chroot): {why}", self.kind.name()));
+        self.in_chroot = true;
+        // Two results of one step confuse their caches.
+        drop(self.command().args(["rmi", "--all", "--force"]).run());
+        self.build_once(subject, scenario, round)
+    }
+
+    fn build_once(&mut self, subject: &Subject, scenario: Scenario, round: u32) -> Result<Run, Failed> {
         self.ready(subject, scenario, round)?;
         let (log, metadata) = (self.place.with_extension("log"), self.place.with_extension("json"));
-        let mut command = self.command();
+        let (mut command, mut dockerfile) = (self.command(), subject.dockerfile.clone());
         match self.kind {
             Kind::Shale => drop(command.args(["build", "--progress", "plain", "--metadata-file"]).arg(&metadata)),
             Kind::Docker => {
-                command.args(["build", "--progress", "plain"]);
-                for (number, image) in subject.images.iter().enumerate() {
+                command.arg("build");
+                if self.builder != DockerBuilder::Legacy {
+                    command.args(["--progress", "plain"]);
+                }
+                let name = |(number, image): (usize, &Image)| {
                     let is_changed = scenario == Scenario::ChangedBase && subject.is_base(number);
-                    let name = if is_changed { subject.variant_name(round) } else { image.own_name.clone() };
-                    command.args(["--build-context", &format!("{}=docker-image://{name}", image.written)]);
+                    (image.written.clone(), if is_changed { subject.variant_name(round) } else { image.own_name.clone() })
+                };
+                let names: Vec<(String, String)> = subject.images.iter().enumerate().map(name).collect();
+                if self.builder == DockerBuilder::Buildx {
+                    let given = |(written, name): &(String, String)| format!("{written}=docker-image://{name}");
+                    command.args(names.iter().flat_map(|names| ["--build-context".to_owned(), given(names)]));
+                } else {
+                    dockerfile = subject.renamed(&names).map_err(|why| command.failed(why))?;
                 }
             }
             Kind::Buildah => drop(command.args(["bud", "--layers"])),
@@ -240,10 +315,17 @@ impl Tool {
         if scenario == Scenario::Cold && self.kind != Kind::Shale {
             command.arg("--no-cache");
         }
-        command.args(["-t", &format!("shale-bench-{:x}", subject.nonce)]).args(&subject.arguments);
-        let (seconds, said) = command.arg("-f").arg(&subject.dockerfile).arg(&subject.context).timed(&log)?;
+        let name = format!("shale-bench-{:x}", subject.nonce);
+        command.args(["-t", &name]).args(&subject.arguments);
+        let (seconds, said) = command.arg("-f").arg(&dockerfile).arg(&subject.context).timed(&log)?;
+        if self.kind == Kind::Docker {
+            // The next build takes the name away, and the image would stay.
+            let id = self.command().args(["image", "inspect", "--format", "{{.Id}}", &name]).run();
+            self.lent.extend(id.map(|id| id.trim().to_owned()));
+        }
         Ok(match self.kind {
             Kind::Shale => own_run(seconds, &metadata),
+            Kind::Docker if self.builder == DockerBuilder::Legacy => counted(seconds, &buildah_steps(&said)),
             Kind::Docker => counted(seconds, &buildkit_steps(&said)),
             Kind::Buildah | Kind::Podman => counted(seconds, &buildah_steps(&said)),
         })
@@ -267,7 +349,8 @@ impl Tool {
                 let name = subject.variant_name(round);
                 self.load(&subject.variant_archive(), &name)?;
                 match subject.base() {
-                    Some(base) if self.kind != Kind::Docker => self.command().args(["tag", &name, base]).run().map(drop),
+                    // By the full name: what podman calls `busybox` is another image than the one that it builds upon by that name.
+                    Some(base) if self.kind != Kind::Docker => self.command().args(["tag", &name, &full(base)]).run().map(drop),
                     _ => Ok(()),
                 }
             }
@@ -319,6 +402,10 @@ fn counted(seconds: f64, steps: &[bool]) -> Run {
     Run { seconds, hits, misses: steps.len() - hits, bytes: None }
 }
 
+fn full(name: &str) -> String {
+    Reference::parse(name).map_or_else(|_| name.to_owned(), |parsed| parsed.with_default_tag().to_string())
+}
+
 /// Whether an instruction makes a layer: what shale counts as a step.
 fn is_step(instruction: &str) -> bool {
     matches!(instruction.split_whitespace().next().unwrap_or_default(), "RUN" | "COPY" | "ADD" | "WORKDIR")
@@ -340,15 +427,16 @@ fn buildkit_steps(said: &str) -> Vec<bool> {
     numbers.iter().map(|number| said.lines().any(|line| line == format!("#{number} CACHED"))).collect()
 }
 
-/// For each step of buildah's output, whether it was found.
+/// For each step of buildah's output, or of Docker's first builder, whether it was found.
 fn buildah_steps(said: &str) -> Vec<bool> {
     let mut steps: Vec<(bool, bool)> = Vec::new();
     for line in said.lines() {
         // Of several stages the line begins with `[1/2] `.
         let line = line.split_once("] ").filter(|(head, _)| head.starts_with('[')).map_or(line, |(_, rest)| rest);
-        if let Some((_, instruction)) = line.strip_prefix("STEP ").and_then(|rest| rest.split_once(": ")) {
+        let heading = line.strip_prefix("STEP ").or_else(|| line.strip_prefix("Step "));
+        if let Some((_, instruction)) = heading.and_then(|rest| rest.split_once(": ")) {
             steps.push((is_step(instruction), false));
-        } else if let Some((_, is_hit)) = steps.last_mut().filter(|_| line.starts_with("--> Using cache")) {
+        } else if let Some((_, is_hit)) = steps.last_mut().filter(|_| line.trim_start_matches([' ', '-']).starts_with("> Using cache")) {
             *is_hit = true;
         }
     }
@@ -367,6 +455,24 @@ mod tests {
         let buildah = "STEP 1/4: FROM busybox\nSTEP 2/4: WORKDIR /app\n--> Using cache 12ab\n--> 12ab\nSTEP 3/4: ENV A=1\n--> Using cache 3\n\
             [2/2] STEP 4/4: RUN make\n--> 56cd\nCOMMIT x\n";
         assert_eq!(buildah_steps(buildah), [true, false]);
+        let legacy = "Step 1/3 : FROM busybox\n ---> 12ab\nStep 2/3 : COPY a /\n ---> Using cache\n ---> 34cd\nStep 3/3 : RUN make\n ---> Running in 5\n";
+        assert_eq!(buildah_steps(legacy), [true, false]);
+    }
+
+    #[test]
+    fn a_container_that_does_not_start_is_told_from_a_command_that_fails() {
+        let error = |output: &str| Failed { what: "podman build".into(), output: output.into() }.container_error().map(str::to_owned);
+        let crun = "STEP 3/8: RUN a\nerror running container: from /usr/bin/crun creating container for [/bin/sh -c a]: cgroups in hybrid mode not \
+            supported\n: exit status 1\nError: building at STEP \"RUN a\"\n";
+        assert_eq!(error(crun).as_deref(), Some("cgroups in hybrid mode not supported"));
+        assert_eq!(error("STEP 2/2: RUN false\nError: building at STEP \"RUN false\": while running runtime: exit status 1\n"), None);
+    }
+
+    #[test]
+    fn docker_s_builder_is_told_by_its_help_and_version() {
+        assert_eq!(DockerBuilder::of("28.2.2", "      --build-context stringArray"), DockerBuilder::Buildx);
+        assert_eq!(DockerBuilder::of("20.10.24+dfsg1", "      --build-arg list"), DockerBuilder::BuildKit);
+        assert_eq!(DockerBuilder::of("28.2.2", "      --build-arg list"), DockerBuilder::Legacy);
     }
 
     #[test]
