@@ -204,7 +204,9 @@ fn a_docker_without_buildx_and_a_podman_without_containers_take_part() {
     lab.context("ctx", &[("Dockerfile", "FROM busybox AS tools\nRUN true\n")]);
     for tool in ["sh", "newuidmap", "newgidmap", "umount"] {
         let found = std::env::var("PATH").expect("a PATH").split(':').map(|dir| PathBuf::from(dir).join(tool)).find(|file| file.exists());
-        found.map(|found| std::os::unix::fs::symlink(found, lab.work("bin").join(tool)).expect("a link"));
+        if let Some(found) = found {
+            std::os::unix::fs::symlink(found, lab.work("bin").join(tool)).expect("a link");
+        }
     }
     let mut command = bench(&lab, &["--rounds=1", "--against=docker,podman", "--format=json", "ctx"]);
     command.env("CALLS", lab.work("calls"));
