@@ -119,6 +119,12 @@ impl Inner {
         self.replace_file(path, |file| file.write_all(&bytes))
     }
 
+    /// Writes an entry into a directory that nobody sees yet.
+    pub(crate) fn write_unseen_entry<T: Serialize>(&self, kind: Kind, path: &Path, value: &T) -> Result<(), StoreError> {
+        let bytes = self.entry_bytes(kind, path, value)?;
+        std::fs::write(path, bytes).map_err(|error| StoreError::io("write", path, error))
+    }
+
     /// The bytes of an entry that is written now.
     pub(crate) fn entry_bytes<T: Serialize>(&self, kind: Kind, path: &Path, value: &T) -> Result<Vec<u8>, StoreError> {
         let body = serde_json::to_vec(value).map_err(|source| StoreError::Encode { path: path.to_owned(), source })?;

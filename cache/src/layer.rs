@@ -112,7 +112,39 @@ impl<'a> Layers<'a> {
         make_dir(dir)?;
         let path = dir.join("index");
         std::fs::write(&path, index).map_err(|error| StoreError::io("write", &path, error))?;
-        self.store.write_entry(entry::MADE, &dir.join("made"), &Made { size_bytes: index.len() as u64 })
+        self.store.write_unseen_entry(entry::MADE, &dir.join("made"), &Made { size_bytes: index.len() as u64 })
+    }
+
+    /// Keeps an index together with the unpacked form: the same as [`put_index`](Self::put_index) and then
+    /// [`commit_fs`](Self::commit_fs), but a layer that is new appears by a single rename.
+    pub fn put_with_fs(self, index: &[u8], map: &MapId, from: &Path) -> Result<LayerId, StoreError> {
+        let layer = LayerId::of_index(index);
+        if self.has_index(&layer)? {
+            self.commit_fs(&layer, map, from)?;
+            return Ok(layer);
+        }
+        let dir = self.store.scratch()?.fresh();
+        let fs = dir.join("fs").join(escape(&map.0));
+        let installed = self
+            .write_index(&dir, index)
+            .and_then(|()| make_dir(&dir.join("fs")))
+            .and_then(|()| make_dir(&fs))
+            .and_then(|()| self.fill_fs(&fs, from))
+            .and_then(|()| rename_if_free(&dir, &self.dir(&layer)));
+        match installed {
+            Ok(true) => {}
+            Ok(false) => {
+                // Somebody else was faster, or a power loss left a bad one.
+                self.put_index(index)?;
+                self.commit_fs(&layer, map, &fs.join("root"))?;
+                self.store.discard(&dir);
+            }
+            Err(error) => {
+                self.store.discard(&dir);
+                return Err(error);
+            }
+        }
+        Ok(layer)
     }
 
     /// Where the index is, if it is there.
@@ -173,10 +205,15 @@ impl<'a> Layers<'a> {
         // Form and stamp appear together, by one rename.
         let dir = self.store.scratch()?.fresh();
         make_dir(&dir)?;
-        rename_dir(from, &dir.join("root")).map_err(|error| StoreError::io("move", from, error))?;
-        self.store.write_entry(entry::MADE, &dir.join("made"), &Made { size_bytes: 0 })?;
+        self.fill_fs(&dir, from)?;
         self.install(&dir, &self.fs_dir(layer, map), || self.has_fs(layer, map))?;
         Ok(self.fs_path(layer, map))
+    }
+
+    /// Puts an unpacked form and its stamp into an empty directory.
+    fn fill_fs(self, dir: &Path, from: &Path) -> Result<(), StoreError> {
+        rename_dir(from, &dir.join("root")).map_err(|error| StoreError::io("move", from, error))?;
+        self.store.write_unseen_entry(entry::MADE, &dir.join("made"), &Made { size_bytes: 0 })
     }
 
     /// The packed form that was made in this way, if its blob is still there.

@@ -19,7 +19,7 @@
 //!   by-diff/<alg>-<hex>        DiffId → LayerId
 //!   by-content/<hex>           ContentId → LayerId
 //!   steps/<aa>/<CacheKey>      step records                                               step
-//!   steps/last/<hash of StepSite>                  the newest record's key, by words, place, and words anywhere
+//!   steps/last/runs-<0 to f>   the newest key of a step, by words, place, and words anywhere      runs
 //!   lists/<ListId>             long parts of keys                                         list
 //!   images/records/<alg>-<hex> what an image consists of                                  image
 //!   images/names/<escaped>     reference → image id
@@ -62,6 +62,7 @@ mod hiding;
 mod image;
 mod layer;
 mod list;
+mod runs;
 mod step;
 
 mod gc;

@@ -17,6 +17,7 @@ use crate::key::{KeyParts, push_bytes};
 use crate::last_use;
 use crate::layer::Layers;
 use crate::lock::{FileLock, Patience};
+use crate::runs;
 use crate::store::Inner;
 
 /// The version of [`StepRecord`]; a record of another one is a miss.
@@ -61,7 +62,7 @@ impl Nearness {
 }
 
 impl StepSite {
-    fn file_name(&self, nearness: Nearness) -> String {
+    fn name(&self, nearness: Nearness) -> String {
         let mut bytes = Vec::new();
         if nearness != Nearness::Anywhere {
             for field in [&self.context, &self.dockerfile, &self.stage, &self.platform] {
@@ -204,7 +205,11 @@ impl<'a> Steps<'a> {
             return Err(StoreError::KeyMismatch { expected: record.key, actual });
         }
         Layers::new(self.store).require_index(&record.layer)?;
-        self.store.write_entry(entry::STEP, &self.path(&record.key), record)?;
+        // One that says the same needs no replacing: a step that passes the cache by mostly makes what it had made.
+        let is_known = |known: &StepRecord| (known.layer, known.content) == (record.layer, record.content) && known.base == record.base;
+        if !self.peek(&record.key)?.is_some_and(|known| is_known(&known)) {
+            self.store.write_entry(entry::STEP, &self.path(&record.key), record)?;
+        }
         self.set_last(&record.site, &record.key)
     }
 
@@ -215,7 +220,7 @@ impl<'a> Steps<'a> {
 
     /// The newest run of the same step, also one whose record was removed since.
     pub fn last_run(self, site: &StepSite, nearness: Nearness) -> Result<Option<LastRun>, StoreError> {
-        match self.store.read_entry::<CacheKey>(entry::LAST, &self.last_path(site, nearness))?.whole() {
+        match runs::find(self.store, &site.name(nearness))? {
             Some(key) => Ok(Some(LastRun { nearness, key, record: self.any(&key)? })),
             None => Ok(None),
         }
@@ -229,16 +234,12 @@ impl<'a> Steps<'a> {
     /// Makes a record the last of a site. A commit does so by itself.
     pub fn set_last(self, site: &StepSite, key: &CacheKey) -> Result<(), StoreError> {
         let known = if site.words.is_empty() { &[Nearness::Place][..] } else { &Nearness::NOTED };
-        known.iter().try_for_each(|nearness| self.store.write_entry(entry::LAST, &self.last_path(site, *nearness), key))
+        known.iter().try_for_each(|nearness| runs::note(self.store, &site.name(*nearness), key))
     }
 
     fn path(self, key: &CacheKey) -> PathBuf {
         let hex = key.to_hex();
         self.store.root().join("steps").join(&hex[..2]).join(hex)
-    }
-
-    fn last_path(self, site: &StepSite, nearness: Nearness) -> PathBuf {
-        self.store.root().join("steps/last").join(site.file_name(nearness))
     }
 }
 

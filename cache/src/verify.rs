@@ -24,6 +24,7 @@ use crate::error::StoreError;
 use crate::image::{Images, Named};
 use crate::layer::{KnownLayer, MapId, PackedEntry};
 use crate::lease::{Gate, InUse};
+use crate::runs;
 use crate::step::StepRecord;
 use crate::store::Inner;
 use crate::tmp::names_in;
@@ -211,11 +212,14 @@ impl Check<'_> {
             for name in self.names(&folder.to_string_lossy())? {
                 let path = folder.join(&name);
                 if dir == "last" {
-                    // Of a step its key, of a build its id.
-                    if name.starts_with("build-") {
-                        self.entry::<String>(entry::LAST, &path)?;
+                    if runs::is_of_runs(&name) {
+                        self.found.checked += 1;
+                        if !runs::is_whole(&self.store.root().join(&path))? {
+                            self.bad(path, "torn");
+                        }
                     } else {
-                        self.entry::<crate::CacheKey>(entry::LAST, &path)?;
+                        // Of a build its id.
+                        self.entry::<String>(entry::LAST, &path)?;
                     }
                     continue;
                 }

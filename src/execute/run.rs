@@ -69,17 +69,22 @@ pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sou
     let made = done.map_err(StepError::from).and_then(|done| match done.exit {
         Exit::Code(0) => {
             let index = Index::from_bytes(done.index)?;
-            let made = executor.made(&index, index.content_id(Some(done.window)))?;
-            executor.store.layers().commit_fs(&made.layer, &worker.map_id(), &done.upper)?;
-            // Content that is known becomes the layer that has it: nobody exports this one.
-            let is_new = || executor.store.layers().by_content(&made.content).map(|known| known.is_none());
-            if let Some(diff_id) = &done.diff_id
-                && is_new()?
+            let (layers, map) = (executor.store.layers(), worker.map_id());
+            let content = index.content_id(Some(done.window));
+            // Content that is known becomes the layer that has it.
+            let known = layers.by_content(&content)?;
+            if let Some(known) = &known
+                && layers.has_fs(&known.layer, &map)?
             {
-                executor.forms.note_diff_id(&made.layer, None, diff_id)?;
+                return Ok(Made { layer: known.layer, content, inputs: None });
             }
-            executor.forms.remember(made.layer, index);
-            Ok(made)
+            let layer = layers.put_with_fs(index.as_bytes(), &map, &done.upper)?;
+            // Nobody exports one whose content is known.
+            if let (Some(diff_id), None) = (&done.diff_id, &known) {
+                executor.forms.note_diff_id(&layer, None, diff_id)?;
+            }
+            executor.forms.remember(layer, index);
+            Ok(Made { layer, content, inputs: None })
         }
         Exit::Cancelled => Err(StepError::Cancelled),
         Exit::Code(code) => Err(failed(code)),
