@@ -1,12 +1,12 @@
-//! Packing while later steps run: a layer that will be exported is packed as soon as it is there.
+//! What no step needs to wait for: a layer that will be exported is packed as soon as it is there, and what a step worked in is deleted.
 //!
-//! One layer at a time and with low priority, so that it takes what steps leave of the machine. Whoever exports finds the packed
-//! form, or waits for the rest of it, or packs what nobody came to: the bytes are the same.
+//! One thing at a time, and packing with low priority, so that it takes what steps leave of the machine. Whoever exports finds the
+//! packed form, or waits for the rest of it, or packs what nobody came to: the bytes are the same.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 
-use shale_cache::LayerId;
+use shale_cache::{LayerId, TmpDir};
 
 use super::forms::Forms;
 use crate::worker::Packing;
@@ -25,13 +25,19 @@ pub enum Wanted {
     DiffId,
 }
 
-/// Where layers go in.
 #[derive(Debug)]
-pub struct Ahead(Mutex<Sender<LayerId>>);
+enum Job {
+    Pack(LayerId),
+    Delete(TmpDir),
+}
 
-/// Where they come out.
+/// Where work goes in.
 #[derive(Debug)]
-pub struct Queue(Receiver<LayerId>);
+pub struct Ahead(Mutex<Sender<Job>>);
+
+/// Where it comes out.
+#[derive(Debug)]
+pub struct Queue(Receiver<Job>);
 
 /// A queue for one build. It ends when the first half is dropped.
 pub fn queue() -> (Ahead, Queue) {
@@ -42,18 +48,36 @@ pub fn queue() -> (Ahead, Queue) {
 impl Ahead {
     /// Takes a layer of a step that just ran.
     pub(super) fn push(&self, layer: LayerId) {
-        // Nobody listens where nobody could start the thread for it.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).send(layer).ok();
+        self.send(Job::Pack(layer));
+    }
+
+    /// Takes a directory that is not needed any more.
+    pub(super) fn delete(&self, dir: TmpDir) {
+        self.send(Job::Delete(dir));
+    }
+
+    fn send(&self, job: Job) {
+        // Nobody listens where nobody could start the thread for it: then a directory is deleted by being dropped.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).send(job).ok();
     }
 }
 
 impl Queue {
-    /// Packs what comes until nothing more can come. What fails here fails again, and is told, when it is exported.
+    /// Does what comes until nothing more can come. What fails to be packed fails again, and is told, when it is exported; what
+    /// cannot be deleted lies in `trash/` for the next build.
     pub fn work(self, forms: &Forms<'_>, wanted: Wanted) {
         let mut threads = None;
-        while let Ok(layer) = self.0.recv() {
+        while let Ok(job) = self.0.recv() {
+            let layer = match job {
+                Job::Pack(layer) => layer,
+                Job::Delete(dir) => {
+                    let left: Vec<_> = dir.close().into_iter().collect();
+                    drop(forms.remove(&left));
+                    continue;
+                }
+            };
             if forms.is_given_up() {
-                return;
+                continue;
             }
             if !forms.content_bytes(&layer).is_ok_and(|bytes| bytes >= WORTH_BYTES) {
                 continue;
@@ -65,7 +89,7 @@ impl Queue {
                 };
                 rayon::ThreadPoolBuilder::new().thread_name(|_| "pack".into()).start_handler(nice).build()
             });
-            let Ok(threads) = threads else { return };
+            let Ok(threads) = threads else { continue };
             threads.install(|| match wanted {
                 Wanted::Packed(packing) => drop(forms.own_packed(&layer, packing)),
                 Wanted::DiffId => drop(forms.own_diff_id(&layer, None)),

@@ -90,8 +90,7 @@ pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sou
         Exit::Code(code) => Err(failed(code)),
         Exit::Signal(signal) => Err(failed(128 + signal)),
     });
-    let left: Vec<PathBuf> = tmp.close().into_iter().collect();
-    executor.forms.remove(&left)?;
+    executor.ahead.delete(tmp);
     match log_error {
         Some(error) if made.is_ok() => Err(StepError::io("write the log", log.place())(error)),
         _ => made,
