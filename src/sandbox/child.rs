@@ -1,6 +1,6 @@
 //! The process that becomes the command.
 //!
-//! It starts as a copy of the handler in fresh namespaces and ends in `exec`, so nothing here needs to clean up. The order of the
+//! It starts in fresh namespaces with the memory of the handler, which waits, and ends in `exec`, so nothing here needs to clean up. The order of the
 //! steps is a matter of security; each says what it relies on.
 
 use std::ffi::CString;
@@ -58,14 +58,10 @@ pub(super) fn namespaces(network: NetworkMode) -> libc::c_int {
 }
 
 /// Becomes the command, or says why not and ends.
-pub(super) fn become_command(request: &RunRequest, prepared: Prepared, status: OwnedFd) -> ! {
-    let mut status = File::from(status);
-    let failure = match set_up_and_exec(request, prepared, &mut status) {
-        Ok(never) => match never {},
-        Err(failure) => failure,
-    };
+pub(super) fn become_command(request: &RunRequest, prepared: &Prepared, status: &File) -> ! {
+    let Err(failure) = set_up_and_exec(request, prepared, status);
     // If the handler does not read it any more it is dead, and so are we.
-    drop(say(&mut status, &Word::Failed(failure)));
+    drop(say(status, &Word::Failed(failure)));
     sys::exit_now(exec_code())
 }
 
@@ -73,19 +69,19 @@ const fn exec_code() -> i32 {
     127
 }
 
-fn say(status: &mut File, word: &Word) -> std::io::Result<()> {
+fn say(mut status: &File, word: &Word) -> std::io::Result<()> {
     let mut line = serde_json::to_vec(word)?;
     line.push(b'\n');
     status.write_all(&line)
 }
 
-fn set_up_and_exec(request: &RunRequest, prepared: Prepared, status: &mut File) -> Result<std::convert::Infallible, Failure> {
-    standard_streams(&prepared)?;
+fn set_up_and_exec(request: &RunRequest, prepared: &Prepared, status: &File) -> Result<std::convert::Infallible, Failure> {
+    standard_streams(prepared)?;
     setsid().deed("start a session")?;
     if request.network == NetworkMode::None {
         sys::raise_loopback().deed("bring up the loopback interface")?;
     }
-    enter_root(request, &prepared, status)?;
+    enter_root(request, prepared, status)?;
     rustix::system::sethostname(request.hostname.as_bytes()).deed_on("set the host name", &request.hostname)?;
     for limit in &request.ulimits {
         set_limit(&limit.name, limit.soft, limit.hard)?;
@@ -99,7 +95,6 @@ fn set_up_and_exec(request: &RunRequest, prepared: Prepared, status: &mut File) 
     become_user(request)?;
     enter_directory(&request.cwd)?;
     umask(Mode::from_raw_mode(0o022));
-    sys::reset_signals();
     // The handler going away must not leave a step behind. Set last: a change of user clears it.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).deed("tie the step to its handler")?;
     sys::close_on_exec_from(3).deed("close descriptors")?;
@@ -121,7 +116,7 @@ fn standard_streams(prepared: &Prepared) -> Result<(), Failure> {
 }
 
 /// Builds the root, makes it `/` and lets go of everything outside.
-fn enter_root(request: &RunRequest, prepared: &Prepared, status: &mut File) -> Result<(), Failure> {
+fn enter_root(request: &RunRequest, prepared: &Prepared, status: &File) -> Result<(), Failure> {
     overlay::mount_at(&prepared.lowers, &prepared.upper, &prepared.work, &prepared.root)?;
     let root = Root::open(&prepared.root)?;
     let (root, made) = root.furnish(request.shm_size_bytes, request.insecure, &prepared.files, &prepared.mounts)?;
@@ -147,8 +142,9 @@ fn become_user(request: &RunRequest) -> Result<(), Failure> {
         let Some(capability) = CapabilitySet::from_bits(1 << number) else { continue };
         if wanted & (1 << number) == 0 {
             match rustix::thread::remove_capability_from_bounding_set(capability) {
-                // A capability that this kernel does not have.
-                Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+                Ok(()) => {}
+                // This kernel has no more than those before it.
+                Err(rustix::io::Errno::INVAL) => break,
                 Err(error) => return Err(Failure::call("drop a capability", None, error)),
             }
         }

@@ -55,8 +55,10 @@ pub(crate) fn run(
     ended: &mut dyn FnMut(Exit),
 ) -> Result<Left, Failure> {
     let (prepared, before) = prepare(request, stdout, stderr)?;
+    let (init, init_fd, status) = start(request, &prepared)?;
     let (upper, work) = (prepared.upper.clone(), prepared.work.clone());
-    let (init, init_fd, status) = start(request, prepared)?;
+    // Only the command is to have the other ends of its output.
+    drop(prepared);
     let (exit, words) = attend(init, &init_fd, status, asker)?;
     let mut made = Vec::new();
     for word in words {
@@ -110,13 +112,14 @@ fn touched(path: &Path) -> Result<Mtime, Failure> {
     Ok(Mtime { secs: meta.mtime(), nanos: meta.mtime_nsec() as u32 })
 }
 
-/// Starts the process that becomes the command.
-fn start(request: &RunRequest, prepared: Prepared) -> Result<(Pid, OwnedFd, File), Failure> {
+/// Starts the process that becomes the command; returns when it has, or has said why not.
+fn start(request: &RunRequest, prepared: &Prepared) -> Result<(Pid, OwnedFd, File), Failure> {
     let (status_read, status_write) = pipe_with(PipeFlags::CLOEXEC).deed("make a pipe")?;
-    match sys::clone_into(child::namespaces(request.network)).deed("start a process in new namespaces")? {
-        Some((pid, pidfd)) => Ok((pid, pidfd, File::from(status_read))),
-        None => child::become_command(request, prepared, status_write),
-    }
+    let status_write = File::from(status_write);
+    let flags = child::namespaces(request.network);
+    let (pid, pidfd) = sys::spawn_into(flags, &mut || child::become_command(request, prepared, &status_write))
+        .deed("start a process in new namespaces")?;
+    Ok((pid, pidfd, File::from(status_read)))
 }
 
 /// Waits for the end of the step, and ends it if asked to.

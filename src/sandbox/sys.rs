@@ -44,21 +44,35 @@ pub(crate) fn fork() -> io::Result<Option<Pid>> {
     Ok(Pid::from_raw(pid))
 }
 
-/// Forks into new namespaces (`CLONE_NEW*` in `flags`). Returns the child's id and its pidfd, `None` in the child.
+/// Starts a process in new namespaces (`CLONE_NEW*` in `flags`) that runs `body`, which should end by [`exec`], and waits until it
+/// has. Returns the child's id and its pidfd.
 ///
-/// As with [`fork`], only for single-threaded processes; the child must end by [`exec`] or [`exit_now`].
-pub(crate) fn clone_into(flags: libc::c_int) -> io::Result<Option<(Pid, OwnedFd)>> {
+/// The child has descriptors, working directory and signals of its own, but shares the memory until then: a copy of it would take
+/// a good part of the time that a step costs. As with [`fork`], only for single-threaded processes.
+pub(crate) fn spawn_into(flags: libc::c_int, mut body: &mut dyn FnMut()) -> io::Result<(Pid, OwnedFd)> {
+    const STACK_BYTES: usize = 1 << 20;
+    extern "C" fn enter(body: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: the pointer is the one that is handed to `clone` below, to a variable of a caller that waits.
+        let body = unsafe { &mut *body.cast::<&mut dyn FnMut()>() };
+        body();
+        exit_now(127)
+    }
+    let mut stack = memmap2::MmapOptions::new().len(STACK_BYTES).stack().map_anon()?;
     let mut pidfd: libc::c_int = -1;
-    let flags = libc::c_long::from(flags | libc::CLONE_PIDFD | libc::SIGCHLD);
-    // SAFETY: like a fork (no CLONE_VM, no new stack), so the child runs on its own copy of the memory. The kernel writes the
-    // pidfd to `pidfd`, which outlives the call. Both architectures take the parent_tid pointer as the third argument.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) };
+    let flags = flags | libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+    // SAFETY: the child runs on a stack of its own, from its aligned end downwards, and no other thread runs while it uses our
+    // memory: this one is halted until it has ended or become another program. `enter` never returns, and a panic in it aborts the child
+    // only. The kernel writes the pidfd to `pidfd`, which outlives the call.
+    let pid = unsafe {
+        let top = stack.as_mut_ptr().add(STACK_BYTES).cast();
+        libc::clone(enter, top, flags, (&raw mut body).cast(), &raw mut pidfd)
+    };
     if pid < 0 {
         return Err(io::Error::last_os_error());
     }
-    let Some(pid) = Pid::from_raw(pid as libc::c_int) else { return Ok(None) };
+    let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::Other)?;
     // SAFETY: the call succeeded, so `pidfd` is a fresh descriptor that nothing else owns.
-    Ok(Some((pid, unsafe { OwnedFd::from_raw_fd(pidfd) })))
+    Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))
 }
 
 /// Ends the process at once: no destructors, no exit handlers, which belong to the process that this one was forked from.
@@ -165,7 +179,13 @@ pub(crate) fn ignore_children() {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
-/// Every signal has its default action again, and none is blocked: dispositions of ours must not be inherited by a step.
+/// Children are there to be waited for again.
+pub(crate) fn heed_children() {
+    // SAFETY: SIG_DFL installs no handler.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
+/// Every signal has its default action again, and none is blocked: what was inherited must not be handed on to a step.
 pub(crate) fn reset_signals() {
     // Not through libc, which keeps two signals to itself that may be ignored by inheritance all the same.
     let default = [0u64; 4];

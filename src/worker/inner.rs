@@ -26,6 +26,7 @@ const SMALL_BYTES: u64 = 256 << 10;
 pub(super) fn main() -> ! {
     let Ok(control) = take_control() else { sys::exit_now(1) };
     let user_namespace = std::env::args().nth(2).is_some_and(|a| a == "mapped");
+    sys::reset_signals();
     // Handlers and orphans of handlers are reaped by the kernel.
     sys::ignore_children();
     sys::leave_session_keyring();
@@ -44,7 +45,7 @@ pub(super) fn main() -> ! {
         // Without a process for it the request's socket is closed, and the main process knows.
         if let Ok(None) = sys::fork() {
             drop(control);
-            sys::reset_signals();
+            sys::heed_children();
             serve(UnixStream::from(socket));
             sys::exit_now(0)
         }
