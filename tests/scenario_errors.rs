@@ -304,3 +304,23 @@ fn a_full_disk_is_said_and_survived() {
         tidy("after all");
     });
 }
+
+#[test]
+fn what_nobody_gave_is_asked_for_when_a_step_fails_without_it() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        let dockerfile =
+            "FROM busybox AS one\nRUN --mount=type=secret,id=token --mount=type=ssh cat /run/secrets/token\nFROM busybox\nRUN false\n";
+        lab.context("ctx", &[("Dockerfile", dockerfile)]);
+        let said = lab.run(&["build", "--target", "one", "ctx"]);
+        let hint = "\nhint: the step mounts what nobody gave: is --ssh default --secret id=token,src=FILE missing?\n";
+        assert!(said.code == 1 && said.stderr.contains(hint), "{:?}: {}", lab.who(), said.stderr);
+        let said = lab.run(&["build", "--no-cache-filter", "One,onne", "ctx"]);
+        assert!(said.code == 1 && !said.stderr.contains("hint:"), "{:?}: {}", lab.who(), said.stderr);
+        let warned = "\n[Warning] --no-cache-filter names stages that are not in the file: onne (did you mean one?)\n";
+        assert!(said.stderr.contains(warned), "{:?}: {}", lab.who(), said.stderr);
+        let said = lab.run(&["build", "-f", "ctx/none", "ctx"]);
+        let hint = "\nhint: the path after -f begins at the working directory, not at the context\n";
+        assert!(said.code == 1 && said.stderr.contains(hint), "{:?}: {}", lab.who(), said.stderr);
+    });
+}

@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use support::{Lab, Said, Who, as_everybody};
+use support::{Lab, Said, Who, as_everybody_at_once};
 
 /// A build in which every part of a key occurs. `BASE` is there to be moved.
 const DOCKERFILE: &str = "FROM base AS src\nRUN mkdir /made && echo 1 >/made/f\n\
@@ -78,7 +78,15 @@ const ROWS: &[(&str, Change, &[&str], &str, &str)] = &[
     ),
     ("a step that was not there", |lab| edit(lab, "WORKDIR /w", "WORKDIR /w\nRUN echo x"), &[], "RUN echo x", "never built here"),
     ("the base", move_base, &[], SRC, "base image moved: base:latest was sha256:"),
+    (
+        "steps that changed places",
+        |lab| edit(lab, "WORKDIR /w\nCOPY --chown=1:1 dir/ /dst/\n", "COPY --chown=1:1 dir/ /dst/\nWORKDIR /w\n"),
+        &[],
+        STEP,
+        "the steps before it are not those of the last time: one was added, moved, removed or changed",
+    ),
     ("no cache", |_| (), &["--no-cache"], STEP, "--no-cache"),
+    ("no cache for a stage", |_| (), &["--no-cache-filter", "src"], SRC, "--no-cache-filter=src"),
     ("evicted", evict, &[], STEP, "evicted: its record or its layer was removed from the store"),
 ];
 
@@ -144,7 +152,7 @@ fn reason(said: &Said, step: &str) -> Option<String> {
 
 #[test]
 fn one_thing_changes_and_the_reason_is_that_thing() {
-    as_everybody(|lab| {
+    as_everybody_at_once(|lab| {
         lab.load_busybox();
         let mut wrong = Vec::new();
         for (what, change, args, step, expected) in ROWS {

@@ -2,7 +2,7 @@
 
 mod support;
 
-use support::as_everybody;
+use support::as_everybody_at_once;
 
 /// Every tenth step sees what the one before it left, removes that, and adds its own; the others are cheaper ones that write two files.
 fn step(n: u32) -> String {
@@ -19,7 +19,7 @@ fn step(n: u32) -> String {
 
 #[test]
 fn the_oldest_layers_of_a_high_stack_are_merged_and_nobody_notices() {
-    as_everybody(|lab| {
+    as_everybody_at_once(|lab| {
         lab.load_busybox();
         let steps: String = (1..=130).map(step).collect();
         let dockerfile = format!(

@@ -335,8 +335,9 @@ pub(super) fn diagnostics(error: &BuildError) -> Vec<Diagnostic> {
 fn step(cause: &StepError, place: Option<(crate::span::SourceFile, Span)>) -> Diagnostic {
     let diagnostic = at(Diagnostic::build(cause.to_string()).caused_by(cause), place);
     match cause {
-        StepError::Exit { log, lack, .. } => {
-            let diagnostic = with_hint(diagnostic, lack.map(no_space));
+        StepError::Exit { log, lack, absent, .. } => {
+            let not_given = || format!("the step mounts what nobody gave: is {} missing?", absent.join(" "));
+            let diagnostic = with_hint(diagnostic, lack.map(no_space).or_else(|| (!absent.is_empty()).then(not_given)));
             log.iter().fold(diagnostic, |diagnostic, log| diagnostic.log(log.clone()))
         }
         StepError::Missing { why: Some(Missing::Ignored { file, pattern, line, exception }), .. } => {

@@ -34,6 +34,8 @@ pub enum StepError {
         log: Option<PathBuf>,
         /// That it found no space on a disk, if it looks like it.
         lack: Option<Lack>,
+        /// Flags that would have given what it mounts and can do without.
+        absent: Vec<String>,
     },
     /// The sources of a COPY or ADD.
     #[error(transparent)]

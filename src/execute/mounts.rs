@@ -106,6 +106,8 @@ pub(super) struct Ready {
     pub(super) env: Vec<(String, String)>,
     /// Values that must not be shown.
     pub(super) secrets: Vec<Vec<u8>>,
+    /// The flags that would have given what the step can do without.
+    pub(super) absent: Vec<String>,
     agents: Vec<Forwarded>,
     /// Locks of caches.
     locks: Vec<File>,
@@ -156,6 +158,7 @@ impl Ready {
             }
             RunMount::Secret { id, target, env, required, owner } => {
                 let Some(value) = executor.lent.secret(id)? else {
+                    self.absent.push(format!("--secret id={id},src=FILE"));
                     return if *required { Err(StepError::NoSecret { id: id.clone() }) } else { Ok(()) };
                 };
                 if let Some(name) = env {
@@ -170,6 +173,7 @@ impl Ready {
             }
             RunMount::Ssh { id, target, required, owner } => {
                 let Some(agent) = executor.lent.agents.get(id) else {
+                    self.absent.push(format!("--ssh {id}"));
                     return if *required { Err(StepError::NoAgent { id: id.clone() }) } else { Ok(()) };
                 };
                 let name = format!("agent-{}", self.agents.len());

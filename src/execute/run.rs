@@ -60,9 +60,10 @@ pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sou
     for (stream, redactor) in &mut redactors {
         show(*stream, redactor.end());
     }
+    let absent = std::mem::take(&mut ready.absent);
     let failed = |code| {
         let lack = Lack::of(executor.store.root(), &last_words);
-        StepError::Exit { command: op.argv.join(" "), code, log: log.path(), lack }
+        StepError::Exit { command: op.argv.join(" "), code, log: log.path(), lack, absent }
     };
     // Locks of caches go before the rest is tidied up.
     drop(ready);

@@ -1,6 +1,7 @@
 //! The warnings that need values: names and sentences as BuildKit has them. Those that the text alone gives are `dockerfile::lint`'s.
 
 use super::graph::Warning;
+use super::options::NoCache;
 use super::scope::{GlobalScope, StageScope};
 use crate::dockerfile;
 use crate::dockerfile::lint::CheckOptions;
@@ -72,6 +73,16 @@ pub(crate) fn unconsumed_build_args(left: &[(String, Option<String>)]) -> Option
     let better = if near.is_empty() { String::new() } else { format!(" (did you mean {}?)", near.join(", ")) };
     let text = format!("[Warning] One or more build-args [{}] were not consumed{better}", names.join(" "));
     (!left.is_empty()).then_some(Warning { rule: "UnconsumedBuildArg", text, span: None })
+}
+
+/// `--no-cache-filter` with names that no stage has.
+pub(crate) fn unknown_stages(no_cache: &NoCache, stages: &[String]) -> Option<Warning> {
+    let NoCache::Stages(names) = no_cache else { return None };
+    let unknown: Vec<&str> = names.iter().map(String::as_str).filter(|name| !stages.contains(&name.to_lowercase())).collect();
+    let near: Vec<String> = unknown.iter().filter_map(|name| suggest(name, stages)).collect();
+    let better = if near.is_empty() { String::new() } else { format!(" (did you mean {}?)", near.join(", ")) };
+    let text = format!("[Warning] --no-cache-filter names stages that are not in the file: {}{better}", unknown.join(", "));
+    (!unknown.is_empty()).then_some(Warning { rule: "NoCacheFilter", text, span: None })
 }
 
 /// A name that is less than three edits away; nothing if the name itself is there.

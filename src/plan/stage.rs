@@ -89,6 +89,7 @@ impl<'a> Lowering<'a> {
             self.stages.entry(*index).or_insert(facts);
         }
         self.outline = outline::of_target(table, &self.asked);
+        self.warnings.extend(lint::unknown_stages(&self.options.no_cache, &table.stage_names()));
         let triggers: Vec<Instruction> = reach.triggers.values().flatten().cloned().collect();
         self.warnings.extend(lint::unconsumed_build_args(&unconsumed(table.dockerfile, &triggers, &self.options.build_args)));
     }

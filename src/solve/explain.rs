@@ -94,8 +94,12 @@ fn rank(part: &str) -> u8 {
 fn below(before: Option<&StepBase>, now: Option<&StepBase>, changed_by: Option<&str>) -> (u8, Change) {
     let moved = before.map(|base| (&base.name, base.chain)) != now.map(|base| (&base.name, base.chain));
     if !moved {
-        let step = changed_by.map_or_else(String::new, |name| format!(" (step {})", short(name)));
-        return (rank("step"), change("step", format!("an earlier step made other files{step}"), None, None));
+        // Without one that ran now, it stands upon results of other steps, or upon older ones of the same.
+        let text = changed_by.map_or_else(
+            || "the steps before it are not those of the last time: one was added, moved, removed or changed".to_owned(),
+            |name| format!("an earlier step made other files (step {})", short(name)),
+        );
+        return (rank("step"), change("step", text, None, None));
     }
     let (then, is) = (before.map_or("scratch", |base| &base.name), now.map_or("scratch", |base| &base.name));
     let text = match (before, now) {

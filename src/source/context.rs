@@ -135,9 +135,11 @@ impl ContextError {
     /// What the user can do, if anything.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Dockerfile { name, source } if source.kind() == io::ErrorKind::NotFound => {
-                Some(format!("is the context the right directory? A Dockerfile elsewhere than {name} is named with -f"))
-            }
+            Self::Dockerfile { name, source } if source.kind() == io::ErrorKind::NotFound => Some(if name == "Dockerfile" {
+                "is the context the right directory? A Dockerfile elsewhere is named with -f".into()
+            } else {
+                "the path after -f begins at the working directory, not at the context".into()
+            }),
             Self::NotUtf8 { .. } => Some("save it as UTF-8, say with iconv -f latin1 -t utf-8".into()),
             _ => None,
         }

@@ -48,6 +48,17 @@ pub fn as_everybody(scenario: impl Fn(&Lab)) {
     }
 }
 
+/// The same side by side, for a scenario that is alone in its program and waits for nobody.
+pub fn as_everybody_at_once(scenario: impl Fn(&Lab) + Sync) {
+    std::thread::scope(|scope| {
+        let other = has_other().then(|| scope.spawn(|| scenario(&Lab::new(Who::Played))));
+        scenario(&Lab::new(Who::Caller));
+        if let Some(Err(panic)) = other.map(std::thread::ScopedJoinHandle::join) {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
 /// Whether root can play an ordinary user here; says why not. Who is one already has no other.
 pub fn has_other() -> bool {
     if !is_root() {

@@ -123,10 +123,13 @@ fn lines_of(task: &Task, now: Duration, columns: usize, is_last: bool) -> Vec<Li
         _ => String::new(),
     };
     let mut lines = vec![Line { text: row(&format!(" => {mark}{}", visible(task.name.as_bytes())), &right, columns), colour }];
+    let below = |text: String| Line { text: row(&text, "", columns), colour: None };
     if !task.is_running() {
+        // What stays on the terminal says of each step that ran why it did.
+        let reason = task.notes.iter().find(|note| is_last && note.starts_with("cache miss: "));
+        lines.extend(reason.map(|note| below(format!(" => => {}", visible(note.as_bytes())))));
         return lines;
     }
-    let below = |text: String| Line { text: row(&text, "", columns), colour: None };
     lines.extend(task.notes.iter().rev().take(2).rev().map(|note| below(format!(" => => {}", visible(note.as_bytes())))));
     lines.extend(task.moving.iter().map(|moving| below(format!(" => => {}", moving.text(now)))));
     if !is_last {
@@ -250,6 +253,21 @@ mod tests {
          => [3/3] COPY a b                 1.2s
          => => copying 5B / 10B 1.2s
         ");
+    }
+
+    #[test]
+    fn the_last_picture_says_why_a_step_ran() {
+        let mut board = board();
+        let mut at = |ms: u64, event: Event| drop(board.apply(event, Duration::from_millis(ms)));
+        at(20, Event::Note { task: TaskId(2), text: "waiting for another build, which runs the same step".into() });
+        at(21, Event::Note { task: TaskId(2), text: "cache miss: 1 file changed: a".into() });
+        at(22, Event::Done { task: TaskId(2), elapsed: Duration::from_millis(900) });
+        at(23, Event::Cached { task: TaskId(3) });
+        let reason = " => [2/3] RUN make                 0.9s\n => => cache miss: 1 file changed: a\n => CACHED [3/3]";
+        let last = text(&picture(&board, Duration::from_secs(1), 40, None));
+        assert!(last.contains(reason), "{last}");
+        let before = text(&picture(&board, Duration::from_secs(1), 40, Some(30)));
+        assert!(!before.contains("cache miss"), "{before}");
     }
 
     #[test]
