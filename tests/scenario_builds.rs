@@ -59,6 +59,11 @@ fn every_build_is_on_record_with_its_reasons() {
         assert_eq!(column(&lab.run(&["builds", "--filter", "status=failed"]), 0), [""; 0]);
         let line = lab.run(&["buildx", "history", "ls", "--format", "{{.Ref}} {{.Name}} {{.Status}}"]).stdout;
         assert_eq!(line.lines().next(), Some(&*format!("{id} ctx Completed")));
+        lab.context("bad", &[("Dockerfile", "FROM busybox\nRUN echo said; exit 5\n")]);
+        assert_eq!(lab.run(&["build", "-q", "bad"]).code, 1);
+        let logs = lab.run(&["builds", "logs"]).stdout;
+        let failed = "#1 [2/2] RUN echo said; exit 5\n#1 said\n#1 ERROR: process \"/bin/sh -c echo said; exit 5\" did not complete successfully: exit code: 5\n";
+        assert!(logs.starts_with(failed), "{logs}");
         assert!(lab.run(&["builds", "rm", id]).ok());
         let said = lab.run(&["explain", id]);
         assert_eq!((said.code, said.stderr.lines().next()), (1, Some(&*format!("ERROR: no record found for ref {id:?}"))));

@@ -100,6 +100,26 @@ fn a_build_that_writes_makes_room_while_it_runs_and_keeps_what_it_uses() {
 }
 
 #[test]
+fn what_commands_write_into_cache_mounts_counts_though_the_disk_has_no_less() {
+    as_everybody(|lab| {
+        lab.own_binary();
+        lab.load_busybox();
+        configure(lab, "[gc]\nmax-size = \"20MB\"\nmin-free = 0\n");
+        // Somebody else deletes more than the command writes.
+        lab.write("other", vec![b'x'; 40 * MB as usize]);
+        let dockerfile =
+            |mib: u32| format!("FROM busybox\nRUN --mount=type=cache,target=/c dd if=/dev/zero of=/c/{mib} bs=1M count={mib} 2>&1\n");
+        lab.context("ctx", &[("Dockerfile", &dockerfile(1))]);
+        build(lab, "ctx");
+        assert!(cache_bytes(lab) > MB, "{:?}: the mount stays", lab.who());
+        fs::remove_file(lab.work("other")).expect("removed");
+        lab.context("ctx", &[("Dockerfile", &dockerfile(30))]);
+        build(lab, "ctx");
+        assert!(cache_bytes(lab) < 20 * MB, "{:?}: {}", lab.who(), cache_bytes(lab));
+    });
+}
+
+#[test]
 fn the_caps_are_told() {
     let lab = Lab::new(support::Who::Caller);
     configure(&lab, "[gc]\nmax-size = \"7GB\"\nmin-free = 0\nkeep-duration = 0\nreserved = 0\nmax-checkouts = 0\n");
