@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 
-use support::{Lab, Said, Who, as_everybody};
+use support::{Lab, Said, Who, as_everybody, as_everybody_at_once};
 
 const DOCKERFILE: &str =
     "FROM busybox AS one\nCOPY a /a\nRUN cat /a /a >/one\nFROM busybox\nCOPY --from=one /one /d/one\nCOPY b /b\nRUN cat /b /d/one >/all\n";
@@ -49,7 +49,7 @@ fn wherever_the_disk_is_full_there_is_one_error_and_a_sound_store() {
         support::skip("full disks", "only root can mount a small one");
         return;
     }
-    as_everybody(|lab| {
+    as_everybody_at_once(|lab| {
         prepared(lab);
         lab.write("config.toml", "[gc]\nenabled = false\n");
         let good = on_small_store(

@@ -48,7 +48,7 @@ pub fn as_everybody(scenario: impl Fn(&Lab)) {
     }
 }
 
-/// The same side by side, for a scenario that is alone in its program and waits for nobody.
+/// The same side by side, for a long scenario that waits for nobody: both are still running when the other tests are over.
 pub fn as_everybody_at_once(scenario: impl Fn(&Lab) + Sync) {
     std::thread::scope(|scope| {
         let other = has_other().then(|| scope.spawn(|| scenario(&Lab::new(Who::Played))));
