@@ -15,7 +15,7 @@ use crate::digest::{LayerId, ListId, OciDigest};
 use crate::entry::{self, is_absent};
 use crate::error::StoreError;
 use crate::image::Images;
-use crate::inventory::{Inventory, Item, ItemKind, lists_of, step_records};
+use crate::inventory::{Inventory, Item, ItemKind, each_record, lists_of};
 use crate::last_use;
 use crate::layer::KnownLayer;
 use crate::lease::{Gate, InUse};
@@ -25,7 +25,7 @@ use crate::store::Inner;
 use crate::tmp::names_in;
 use crate::usage::{MeasureMapped, Meter};
 
-/// So many items go between two openings of the gate: some milliseconds of renaming.
+/// So many items go between two openings of the gate at least: some milliseconds of renaming.
 const BATCH: usize = 64;
 /// What the records of builds may take together. A log is never clipped, so the oldest builds go; the newest stays however much its
 /// commands said.
@@ -54,8 +54,8 @@ impl ItemFilter {
     /// Whether an item passes, at a time in seconds since 1970.
     pub fn takes(&self, item: &Item, now_secs: i64) -> bool {
         self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&item.kind))
-            && self.id.as_ref().is_none_or(|id| item.id.contains(id.as_str()))
-            && self.unused_for_secs.is_none_or(|secs| item.last_used_secs <= now_secs.saturating_sub(secs))
+            && self.id.as_ref().is_none_or(|id| item.id().contains(id.as_str()))
+            && self.unused_for_secs.is_none_or(|secs| item.last_used_secs() <= now_secs.saturating_sub(secs))
             && self.is_shared.is_none_or(|is| item.is_shared == is)
             && self.is_in_use.is_none_or(|is| item.is_in_use == is)
             && self.description.as_ref().is_none_or(|text| item.description.contains(text.as_str()))
@@ -133,6 +133,35 @@ pub struct PruneReport {
     pub left_bytes: u64,
     /// What of it cache mounts take.
     pub left_mount_bytes: u64,
+}
+
+/// What is done with the items of a listing. They stay where they are until the end: a large store has them in memory once.
+struct Eviction {
+    items: Vec<Item>,
+    /// Which of them went, in that order.
+    removed: Vec<usize>,
+    bytes: u64,
+    in_use: usize,
+    undeletable: Vec<PathBuf>,
+}
+
+impl Eviction {
+    fn of(items: Vec<Item>) -> Self {
+        Self { items, removed: Vec::new(), bytes: 0, in_use: 0, undeletable: Vec::new() }
+    }
+
+    fn report(self) -> PruneReport {
+        let Self { items, removed, bytes, in_use, undeletable } = self;
+        let mut items: Vec<Option<Item>> = items.into_iter().map(Some).collect();
+        let removed = removed.into_iter().filter_map(|at| items[at].take()).collect();
+        PruneReport { bytes, removed, in_use, undeletable, left_bytes: 0, left_mount_bytes: 0 }
+    }
+}
+
+/// How many items go between two openings of the gate, before each of which so many things that are needed or in use are read again:
+/// as many, so that a large pruning of a store with many images costs what both take, not their product.
+fn batch(read_again: usize) -> usize {
+    BATCH.max(read_again)
 }
 
 /// The garbage collection of a store.
@@ -219,41 +248,42 @@ impl<'a> Gc<'a> {
 
     /// Lists the store and takes what some rules allow, one after the other.
     fn take(self, rules: &[PruneOptions], deadline: Option<Instant>, mapped: &mut MeasureMapped<'_>) -> Result<PruneReport, StoreError> {
-        let inventory = Inventory::of(self.store, mapped)?;
+        let Inventory { items, overhead_bytes, .. } = Inventory::of(self.store, mapped)?;
         let (now_secs, free_bytes) = (last_use::now_secs(), self.free_bytes()?);
-        let mut report = PruneReport::default();
+        let mut eviction = Eviction::of(items);
         let cost = |item: &Item| if item.is_shared { 0 } else { item.size_bytes };
-        let mut used_bytes = inventory.overhead_bytes + inventory.items.iter().map(cost).sum::<u64>();
+        let mut used_bytes = overhead_bytes + eviction.items.iter().map(cost).sum::<u64>();
         let begin_bytes = used_bytes;
-        let (mut left, used): (Vec<Item>, Vec<Item>) = inventory.items.into_iter().partition(|item| !item.is_in_use);
-        report.in_use = used.len();
+        let mut left: Vec<usize> = (0..eviction.items.len()).filter(|at| !eviction.items[*at].is_in_use).collect();
+        let used: Vec<usize> = (0..eviction.items.len()).filter(|at| eviction.items[*at].is_in_use).collect();
+        eviction.in_use = used.len();
         for rule in rules {
-            let takes = |item: &&Item| rule.filter.takes(item, now_secs);
-            let apart: u64 = left.iter().chain(&used).filter(takes).map(cost).sum();
+            let items = &eviction.items;
+            let apart = left.iter().chain(&used).map(|at| &items[*at]).filter(|item| rule.filter.takes(item, now_secs)).map(cost).sum();
             let mut counted = if rule.caps.is_apart { apart } else { used_bytes };
             let mut caps = rule.caps;
             if caps.max_used_share != 0 {
                 caps.max_used_bytes = begin_bytes / 100 * caps.max_used_share;
             }
-            let keep_bytes = caps.keep_bytes(counted, free_bytes.saturating_add(report.bytes));
-            let (mut chosen, mut stays) = (Vec::new(), Vec::new());
-            for item in left {
-                if counted > keep_bytes && rule.may_take(&item, now_secs) {
-                    let bytes = cost(&item);
+            let keep_bytes = caps.keep_bytes(counted, free_bytes.saturating_add(eviction.bytes));
+            let mut chosen = Vec::new();
+            left.retain(|at| {
+                let item = &items[*at];
+                let goes = counted > keep_bytes && rule.may_take(item, now_secs);
+                if goes {
+                    let bytes = cost(item);
                     (counted, used_bytes) = (counted.saturating_sub(bytes), used_bytes.saturating_sub(bytes));
-                    chosen.push(item);
-                } else {
-                    stays.push(item);
+                    chosen.push(*at);
                 }
-            }
-            left = stays;
-            if !self.evict(chosen, deadline, &mut report)? {
+                !goes
+            });
+            if !self.evict(&chosen, deadline, &mut eviction)? {
                 break;
             }
         }
-        report.left_bytes = used_bytes;
-        report.left_mount_bytes = left.iter().chain(&used).filter(|item| item.kind == ItemKind::Mount).map(|item| item.size_bytes).sum();
-        Ok(report)
+        let mounts = left.iter().chain(&used).map(|at| &eviction.items[*at]).filter(|item| item.kind == ItemKind::Mount);
+        let left_mount_bytes = mounts.map(|item| item.size_bytes).sum();
+        Ok(PruneReport { left_bytes: used_bytes, left_mount_bytes, ..eviction.report() })
     }
 
     /// Removes images, and of what they needed everything that neither other images nor the build cache have.
@@ -272,32 +302,33 @@ impl<'a> Gc<'a> {
             Some(layer) => item.uses == 0 && before.layers.contains(&layer),
             None => item.kind == ItemKind::Blob && item.blobs.iter().any(|blob| before.blobs.contains(blob)),
         };
-        let mut report = PruneReport::default();
-        let items = Inventory::of(self.store, mapped)?.items;
-        let chosen = items.into_iter().filter(|item| !item.is_shared && was_needed(item)).collect();
-        self.evict(chosen, None, &mut report)?;
-        self.finish(report)
+        let mut eviction = Eviction::of(Inventory::of(self.store, mapped)?.items);
+        let chosen = eviction.items.iter().enumerate().filter(|(_, item)| !item.is_shared && was_needed(item));
+        let chosen: Vec<usize> = chosen.map(|(at, _)| at).collect();
+        self.evict(&chosen, None, &mut eviction)?;
+        self.finish(eviction.report())
     }
 
     /// Moves items out of the way, but for those that are needed after all. Returns whether there was time for all.
-    fn evict(self, items: Vec<Item>, deadline: Option<Instant>, report: &mut PruneReport) -> Result<bool, StoreError> {
-        let mut items = items.into_iter().peekable();
-        while items.peek().is_some() {
+    fn evict(self, chosen: &[usize], deadline: Option<Instant>, eviction: &mut Eviction) -> Result<bool, StoreError> {
+        let mut chosen = chosen.iter().peekable();
+        while chosen.peek().is_some() {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(false);
             }
             let gate = Gate::close(self.store)?;
             let in_use = InUse::read(self.store)?;
             let needed = Needed::of(self.store)?;
-            for item in items.by_ref().take(BATCH) {
+            for at in chosen.by_ref().take(batch(needed.len() + in_use.len())) {
+                let item = &eviction.items[*at];
                 if item.names().iter().any(|name| in_use.has(name)) {
-                    report.in_use += 1;
-                } else if is_free(&item, &needed) {
-                    for path in &item.paths {
-                        self.drop_path(path, &mut report.undeletable);
+                    eviction.in_use += 1;
+                } else if is_free(item, &needed) {
+                    for path in item.paths.iter() {
+                        self.drop_path(path, &mut eviction.undeletable);
                     }
-                    report.bytes += item.size_bytes;
-                    report.removed.push(item);
+                    eviction.bytes += item.size_bytes;
+                    eviction.removed.push(*at);
                 }
             }
             drop(gate);
@@ -330,16 +361,17 @@ impl<'a> Gc<'a> {
         let (root, mut bytes) = (self.store.root(), 0);
         let layers: BTreeSet<LayerId> = names_in(&root.join("layers"))?.iter().filter_map(|name| name.parse().ok()).collect();
         let mut lists: BTreeSet<ListId> = BTreeSet::new();
-        let mut keys = BTreeSet::new();
-        for (path, record) in step_records(self.store)? {
+        let mut has_records = false;
+        each_record(self.store, &mut |path, record| {
             match record.filter(|record| layers.contains(&record.layer)) {
                 Some(record) => {
                     lists.extend(lists_of(&record));
-                    keys.insert(record.key);
+                    has_records = true;
                 }
                 None => bytes += remove_small(&root.join(path)),
             }
-        }
+            Ok(())
+        })?;
         let is_fresh = |path: &Path| {
             std::fs::symlink_metadata(path).is_ok_and(|meta| last_use::mtime_secs(&meta) + last_use::GRAIN_SECS > last_use::now_secs())
         };
@@ -358,10 +390,10 @@ impl<'a> Gc<'a> {
             let path = root.join("by-content").join(name);
             let known = self.store.read_entry::<KnownLayer>(entry::KNOWN, &path)?.whole();
             // A layer that only an image has is no longer a step's.
-            let is_needed = known.is_some_and(|known| layers.contains(&known.layer)) && !(everything && keys.is_empty());
+            let is_needed = known.is_some_and(|known| layers.contains(&known.layer)) && (has_records || !everything);
             bytes += if is_needed { 0 } else { remove_small(&path) };
         }
-        if everything && keys.is_empty() {
+        if everything && !has_records {
             // Why a step misses can be told from them for as long as there is a cache.
             for name in names_in(&root.join("steps/last"))? {
                 bytes += remove_small(&root.join("steps/last").join(name));
@@ -380,20 +412,25 @@ impl<'a> Gc<'a> {
     fn prune_marks(self) -> Result<(), StoreError> {
         let root = self.store.root();
         let mut used = BTreeSet::from([self.store.durability.epoch().to_owned()]);
-        let mut entries: Vec<PathBuf> = step_paths(root)?;
-        for dir in ["blobs/made", "by-diff", "by-content"] {
-            entries.extend(names_in(&root.join(dir))?.into_iter().map(|name| root.join(dir).join(name)));
+        let mut look = |dir: &Path, file: &str| -> Result<(), StoreError> {
+            for name in names_in(dir)? {
+                let path = dir.join(name);
+                used.extend(entry::epoch_at(&if file.is_empty() { path } else { path.join(file) }));
+            }
+            Ok(())
+        };
+        for dir in names_in(&root.join("steps"))? {
+            look(&root.join("steps").join(dir), "")?;
         }
+        for dir in ["blobs/made", "by-diff", "by-content"] {
+            look(&root.join(dir), "")?;
+        }
+        look(&root.join("layers"), "made")?;
         for layer in names_in(&root.join("layers"))? {
             let dir = root.join("layers").join(layer);
-            entries.push(dir.join("made"));
-            for notes in [dir.join("packed"), dir.join("diff")] {
-                entries.extend(names_in(&notes)?.into_iter().map(|name| notes.join(name)));
-            }
-            entries.extend(names_in(&dir.join("fs"))?.into_iter().map(|name| dir.join("fs").join(name).join("made")));
-        }
-        for path in entries {
-            used.extend(entry::epoch_at(&path));
+            look(&dir.join("packed"), "")?;
+            look(&dir.join("diff"), "")?;
+            look(&dir.join("fs"), "made")?;
         }
         for epoch in names_in(&root.join("durable"))? {
             if !used.contains(epoch.strip_suffix(".new").unwrap_or(&epoch)) {
@@ -418,15 +455,6 @@ fn is_free(item: &Item, needed: &Needed) -> bool {
     let is_needed = |layer| if item.is_shared { has_unpacked && needed.unpacked.contains(&layer) } else { needed.layers.contains(&layer) };
     let is_layer_free = item.layer.is_none_or(|layer| !is_needed(layer));
     is_layer_free && !item.blobs.iter().any(|blob| needed.blobs.contains(blob))
-}
-
-fn step_paths(root: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    let mut paths = Vec::new();
-    for dir in names_in(&root.join("steps"))? {
-        let dir = root.join("steps").join(dir);
-        paths.extend(names_in(&dir)?.into_iter().map(|name| dir.join(name)));
-    }
-    Ok(paths)
 }
 
 /// Deletes a file and returns what it took.

@@ -13,10 +13,14 @@
 //! locks and unfinished things are overhead: they go with what they belong to. Every allocated block of the store is counted
 //! exactly once, in an item, an image or the overhead.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::ancestry::{Chain, use_parents};
 use crate::digest::{ChainId, LayerId, ListId, OciDigest};
 use crate::entry;
 use crate::error::StoreError;
@@ -29,7 +33,7 @@ use crate::needed::Needed;
 use crate::step::StepRecord;
 use crate::store::Inner;
 use crate::tmp::names_in;
-use crate::usage::{MeasureMapped, Meter, own_bytes};
+use crate::usage::{MeasureMapped, Meter, allocated, own_bytes};
 
 /// What an item is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,6 +54,8 @@ pub enum ItemKind {
 
 /// The part of a key that names the chain below the step.
 const PARENT: &str = "parent";
+/// So many trees are given to a worker together.
+const ASKED_AT_ONCE: usize = 1024;
 /// The folders whose children are items of their own.
 const FOLDERS: &[(&str, ItemKind)] = &[("contexts", ItemKind::Context), (CHECKOUTS, ItemKind::Checkout), ("builds", ItemKind::Build)];
 /// Git checkouts lie among the stat caches.
@@ -57,19 +63,13 @@ const CHECKOUTS: &str = "contexts/git";
 /// The folders that are looked into by their own rules.
 const OWN_RULES: &[&str] = &["blobs", "layers", "steps", "mounts", "images", "contexts", "builds"];
 
-/// Something that can be deleted.
+/// Something that can be deleted. A store has hundreds of thousands of them, so they are small.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
-    /// Unique in the store.
-    pub id: String,
     /// What it is.
     pub kind: ItemKind,
     /// Allocated bytes.
     pub size_bytes: u64,
-    /// When it was made: seconds since 1970.
-    pub created_secs: i64,
-    /// When it was last used, never later than the listing: seconds since 1970.
-    pub last_used_secs: i64,
     /// Whether it is the rest of a layer that an image keeps.
     pub is_shared: bool,
     /// Whether a running build relies on it.
@@ -77,17 +77,50 @@ pub struct Item {
     /// How many step records lead to it.
     pub uses: usize,
     /// What made it, for people.
-    pub description: String,
-    /// The two times to the nanosecond, for their order.
+    pub description: Arc<str>,
+    /// The name of what is no layer.
+    pub(crate) name: Box<str>,
     pub(crate) created_nanos: i64,
     pub(crate) last_used_nanos: i64,
     pub(crate) layer: Option<LayerId>,
     pub(crate) blobs: Vec<OciDigest>,
-    /// Below the root, in the order in which they are to go.
-    pub(crate) paths: Vec<PathBuf>,
+    pub(crate) paths: Paths,
 }
 
 impl Item {
+    /// One of which nothing is known yet.
+    pub(crate) fn new(kind: ItemKind, name: &str, description: Arc<str>, created_nanos: i64) -> Self {
+        Self {
+            kind,
+            size_bytes: 0,
+            is_shared: false,
+            is_in_use: false,
+            uses: 0,
+            description,
+            name: name.into(),
+            created_nanos,
+            last_used_nanos: 0,
+            layer: None,
+            blobs: Vec::new(),
+            paths: Paths::default(),
+        }
+    }
+
+    /// Its name, unique in the store.
+    pub fn id(&self) -> String {
+        self.layer.map_or_else(|| self.name.to_string(), |layer| layer.to_string())
+    }
+
+    /// When it was made: seconds since 1970.
+    pub fn created_secs(&self) -> i64 {
+        last_use::secs(self.created_nanos)
+    }
+
+    /// When it was last used, never later than the listing: seconds since 1970.
+    pub fn last_used_secs(&self) -> i64 {
+        last_use::secs(self.last_used_nanos)
+    }
+
     /// What leases call it and its blobs.
     pub(crate) fn names(&self) -> Vec<String> {
         let own = match self.layer {
@@ -95,6 +128,27 @@ impl Item {
             None => self.paths.iter().map(|path| path.display().to_string()).collect(),
         };
         own.into_iter().chain(self.blobs.iter().map(blob_name)).collect()
+    }
+}
+
+/// Paths below the root, in the order in which they are to go; a zero byte ends each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Paths(Vec<u8>);
+
+impl Paths {
+    fn push(&mut self, path: &Path) {
+        let bytes = path.as_os_str().as_bytes();
+        self.0.reserve_exact(bytes.len() + 1);
+        self.0.extend_from_slice(bytes);
+        self.0.push(0);
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Path> {
+        self.0.split_inclusive(|byte| *byte == 0).map(|path| Path::new(OsStr::from_bytes(&path[..path.len() - 1])))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 
@@ -141,90 +195,64 @@ impl Inventory {
 
     pub(crate) fn of(store: &Arc<Inner>, mapped: &mut MeasureMapped<'_>) -> Result<Self, StoreError> {
         let in_use = InUse::read(store)?;
-        let mut taking = Taking::new(store)?;
-        taking.read_records()?;
-        taking.read_layers()?;
+        let mut taking = Taking::new(store, mapped)?;
+        let layers = taking.list_layers()?;
+        taking.read_records(layers)?;
+        for item in 0..layers {
+            taking.read_layer(item)?;
+        }
         taking.read_blobs()?;
         taking.read_folders()?;
-        let overhead = taking.overhead_paths()?;
-        let mut meter = Meter::default();
-        let paths: Vec<PathBuf> = taking.trees.iter().map(|(path, _)| path.clone()).chain(overhead).collect();
-        let (sizes, unmeasured) = meter.trees(&paths, mapped)?;
-        let (of_items, of_overhead) = sizes.split_at(taking.trees.len());
-        for ((_, whose), size) in taking.trees.iter().zip(of_items) {
-            match whose {
-                Whose::Item(item) => taking.items[*item].size_bytes += size,
-                Whose::Images(layer) => *taking.kept.entry(Kept::Layer(*layer)).or_default() += size,
-            }
-        }
-        taking.overhead_bytes += of_overhead.iter().sum::<u64>();
+        taking.read_rest()?;
+        taking.ask_for_unreadable();
         let images = taking.images()?;
+        let Taking { mut items, mut chains, kept, overhead_bytes, unmeasured, .. } = taking;
         let running: BTreeSet<String> = names_in(&store.locks())?.into_iter().collect();
-        let mut items = taking.items;
         for item in &mut items {
-            item.is_in_use = item.kind == ItemKind::Build && running.contains(&format!("build-{}", item.id))
-                || item.names().iter().any(|name| in_use.has(name));
+            item.is_in_use = item.kind == ItemKind::Build && running.contains(&format!("build-{}", item.name))
+                || !in_use.is_empty() && item.names().iter().any(|name| in_use.has(name));
         }
-        use_parents(&mut items, &taking.chains);
+        use_parents(&mut items, &mut chains);
+        drop(chains);
         items.retain(|item| !item.paths.is_empty());
-        items.sort_by(|a, b| rank(a).cmp(&rank(b)));
-        let images_bytes = taking.kept.values().sum();
-        Ok(Self { items, images, images_bytes, overhead_bytes: taking.overhead_bytes, unmeasured })
+        items.sort_unstable_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| a.id().cmp(&b.id())));
+        Ok(Self { items, images, images_bytes: kept.values().sum(), overhead_bytes, unmeasured })
     }
 }
 
 /// Least recently used first, to the nanosecond. Steps count as used when those above them are, and then the youngest goes first: a
 /// step before those that it stands on.
-fn rank(item: &Item) -> (i64, std::cmp::Reverse<i64>, ItemKind, &str) {
-    (item.last_used_nanos, std::cmp::Reverse(item.created_nanos), item.kind, &item.id)
-}
-
-/// Where a step stands: the chain that it makes, the one below it, and its item.
-struct Chain {
-    own: ChainId,
-    parent: ChainId,
-    item: usize,
-}
-
-/// Who uses a step uses those below it, too, though within the hour it was not noted there.
-fn use_parents(items: &mut [Item], chains: &[Chain]) {
-    let by_own: BTreeMap<&[u8; 32], &Chain> = chains.iter().map(|chain| (chain.own.as_bytes(), chain)).collect();
-    for chain in chains {
-        let Item { last_used_secs, last_used_nanos, .. } = items[chain.item];
-        let mut at = chain;
-        while let Some(below) = by_own.get(at.parent.as_bytes()) {
-            let below_it = &mut items[below.item];
-            if below_it.last_used_nanos >= last_used_nanos {
-                break;
-            }
-            (below_it.last_used_secs, below_it.last_used_nanos) = (last_used_secs, last_used_nanos);
-            at = below;
-        }
-    }
+fn rank(item: &Item) -> (i64, Reverse<i64>, ItemKind) {
+    (item.last_used_nanos, Reverse(item.created_nanos), item.kind)
 }
 
 /// Counts the store, part by part.
-struct Taking<'a> {
+struct Taking<'a, 'b, 'm> {
     store: &'a Arc<Inner>,
     now_nanos: i64,
     needed: Needed,
+    /// The layers come first, by their ids.
     items: Vec<Item>,
-    by_layer: BTreeMap<LayerId, usize>,
+    descriptions: BTreeSet<Arc<str>>,
     /// Which layer's item takes a blob with it.
     blob_owner: BTreeMap<OciDigest, usize>,
     /// What a part takes that images keep.
     kept: BTreeMap<Kept, u64>,
-    /// Trees still to be measured, and whose they are.
-    trees: Vec<(PathBuf, Whose)>,
+    meter: Meter,
+    mapped: &'b mut MeasureMapped<'m>,
+    /// Trees that only a worker can measure, and whose they are.
+    unreadable: Vec<(PathBuf, Whose)>,
+    unmeasured: usize,
     overhead_bytes: u64,
     chains: Vec<Chain>,
-    records: BTreeMap<LayerId, Vec<(PathBuf, StepRecord)>>,
 }
 
 /// Who takes what a tree takes.
+#[derive(Clone, Copy)]
 enum Whose {
     Item(usize),
     Images(LayerId),
+    Nobody,
 }
 
 /// A part that images need.
@@ -234,105 +262,137 @@ enum Kept {
     Layer(LayerId),
 }
 
-impl<'a> Taking<'a> {
-    fn new(store: &'a Arc<Inner>) -> Result<Self, StoreError> {
+impl<'a, 'b, 'm> Taking<'a, 'b, 'm> {
+    fn new(store: &'a Arc<Inner>, mapped: &'b mut MeasureMapped<'m>) -> Result<Self, StoreError> {
         Ok(Self {
             store,
             now_nanos: last_use::now_nanos(),
             needed: Needed::of(store)?,
             items: Vec::new(),
-            by_layer: BTreeMap::new(),
+            descriptions: BTreeSet::new(),
             blob_owner: BTreeMap::new(),
             kept: BTreeMap::new(),
-            trees: Vec::new(),
+            meter: Meter::default(),
+            mapped,
+            unreadable: Vec::new(),
+            unmeasured: 0,
             overhead_bytes: 0,
             chains: Vec::new(),
-            records: BTreeMap::new(),
         })
     }
 
-    fn item(&mut self, id: String, kind: ItemKind) -> usize {
-        self.items.push(Item {
-            id,
-            kind,
-            size_bytes: 0,
-            created_secs: last_use::secs(self.now_nanos),
-            last_used_secs: 0,
-            created_nanos: self.now_nanos,
-            last_used_nanos: 0,
-            is_shared: false,
-            is_in_use: false,
-            uses: 0,
-            description: String::new(),
-            layer: None,
-            blobs: Vec::new(),
-            paths: Vec::new(),
-        });
+    fn item(&mut self, name: &str, kind: ItemKind) -> usize {
+        let description = self.described("");
+        self.items.push(Item::new(kind, name, description, self.now_nanos));
         self.items.len() - 1
     }
 
-    /// Adds a path to an item: it takes the file's times.
-    fn date(&mut self, item: usize, path: &Path) {
-        if let Ok(meta) = std::fs::symlink_metadata(path) {
-            let (at, item) = (last_use::of(&meta, self.now_nanos), &mut self.items[item]);
-            item.last_used_nanos = item.last_used_nanos.max(at);
-            item.last_used_secs = last_use::secs(item.last_used_nanos);
-            item.created_nanos = item.created_nanos.min(at);
-            item.created_secs = last_use::secs(item.created_nanos);
+    /// A description, one for all items that have it.
+    fn described(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.descriptions.get(text) {
+            return Arc::clone(known);
         }
+        let fresh: Arc<str> = text.into();
+        self.descriptions.insert(Arc::clone(&fresh));
+        fresh
     }
 
-    fn add_tree(&mut self, item: usize, relative: PathBuf) {
-        self.trees.push((self.store.root().join(&relative), Whose::Item(item)));
+    /// Adds a path to an item: it takes the file's times. Returns the bytes of the file itself.
+    fn date(&mut self, item: usize, path: &Path) -> u64 {
+        let Ok(meta) = std::fs::symlink_metadata(path) else { return 0 };
+        let (at, item) = (last_use::of(&meta, self.now_nanos), &mut self.items[item]);
+        item.last_used_nanos = item.last_used_nanos.max(at);
+        item.created_nanos = item.created_nanos.min(at);
+        allocated(&meta)
+    }
+
+    fn add_tree(&mut self, item: usize, relative: &Path) -> Result<(), StoreError> {
         self.items[item].paths.push(relative);
+        self.measure(self.store.root().join(relative), Whose::Item(item))
     }
 
-    fn read_records(&mut self) -> Result<(), StoreError> {
-        for (path, record) in step_records(self.store)? {
-            match record {
-                Some(record) => self.records.entry(record.layer).or_default().push((path, record)),
-                // Nothing will ever hit it.
-                None => self.overhead_bytes += own_bytes(&self.store.root().join(path))?,
+    fn measure(&mut self, tree: PathBuf, whose: Whose) -> Result<(), StoreError> {
+        match self.meter.tree(&tree)? {
+            Some(bytes) => self.count(whose, bytes),
+            None => {
+                self.unreadable.push((tree, whose));
+                if self.unreadable.len() >= ASKED_AT_ONCE {
+                    self.ask_for_unreadable();
+                }
             }
         }
         Ok(())
     }
 
-    fn read_layers(&mut self) -> Result<(), StoreError> {
+    fn count(&mut self, whose: Whose, bytes: u64) {
+        match whose {
+            Whose::Item(item) => self.items[item].size_bytes += bytes,
+            Whose::Images(layer) => *self.kept.entry(Kept::Layer(layer)).or_default() += bytes,
+            Whose::Nobody => self.overhead_bytes += bytes,
+        }
+    }
+
+    /// What nobody can measure counts as nothing.
+    fn ask_for_unreadable(&mut self) {
+        if self.unreadable.is_empty() {
+            return;
+        }
+        let (paths, whose): (Vec<PathBuf>, Vec<Whose>) = std::mem::take(&mut self.unreadable).into_iter().unzip();
+        let mut answers = (self.mapped)(&paths).into_iter();
+        for whose in whose {
+            match answers.next().flatten() {
+                Some(bytes) => self.count(whose, bytes),
+                None => self.unmeasured += 1,
+            }
+        }
+    }
+
+    /// Makes an item for each layer, and returns how many there are.
+    fn list_layers(&mut self) -> Result<usize, StoreError> {
+        let (mut layers, mut foreign) = (Vec::new(), Vec::new());
         for name in names_in(&self.store.root().join("layers"))? {
-            let Ok(layer) = name.parse::<LayerId>() else {
-                let item = self.item(name.clone(), ItemKind::Layer);
-                self.add_tree(item, Path::new("layers").join(name));
-                continue;
-            };
-            self.read_layer(layer)?;
-        }
-        // Records of layers that are gone: nothing hits them.
-        for records in std::mem::take(&mut self.records).into_values() {
-            for (path, _) in records {
-                self.overhead_bytes += own_bytes(&self.store.root().join(path))?;
+            match name.parse::<LayerId>() {
+                Ok(layer) => layers.push(layer),
+                Err(_) => foreign.push(name),
             }
         }
-        Ok(())
+        layers.sort_unstable();
+        for layer in &layers {
+            let item = self.item("", ItemKind::Layer);
+            self.items[item].layer = Some(*layer);
+        }
+        for name in foreign {
+            let item = self.item(&name, ItemKind::Layer);
+            self.add_tree(item, &Path::new("layers").join(name))?;
+        }
+        Ok(layers.len())
     }
 
-    fn read_layer(&mut self, layer: LayerId) -> Result<(), StoreError> {
-        let item = self.item(layer.to_string(), ItemKind::Layer);
-        self.by_layer.insert(layer, item);
-        self.items[item].layer = Some(layer);
+    /// Gives each step record to the item of its layer. Nothing will ever hit one that is torn or whose layer is gone.
+    fn read_records(&mut self, layers: usize) -> Result<(), StoreError> {
+        each_record(self.store, &mut |path, record| {
+            let item = record.as_ref().map(|record| self.items[..layers].binary_search_by_key(&Some(record.layer), |item| item.layer));
+            match (record, item) {
+                (Some(record), Some(Ok(item))) => self.take_record(item, path, &record),
+                _ => self.overhead_bytes += own_bytes(&self.store.root().join(path))?,
+            }
+            Ok(())
+        })
+    }
+
+    fn read_layer(&mut self, item: usize) -> Result<(), StoreError> {
+        let Some(layer) = self.items[item].layer else { return Ok(()) };
         let relative = Path::new("layers").join(layer.to_string());
         let dir = self.store.root().join(&relative);
         for dated in ["index", "made"] {
             self.date(item, &dir.join(dated));
         }
-        self.take_records(item, layer)?;
         if !self.needed.layers.contains(&layer) {
             for name in names_in(&dir.join("packed"))? {
                 let entry = self.store.read_entry::<PackedEntry>(entry::PACKED, &dir.join("packed").join(name))?.whole();
                 self.own_blob(item, entry);
             }
-            self.add_tree(item, relative);
-            return Ok(());
+            return self.add_tree(item, &relative);
         }
         self.items[item].is_shared = true;
         let mut kept_bytes = 0;
@@ -349,16 +409,16 @@ impl<'a> Taking<'a> {
                 kept_bytes += own_bytes(&path)?;
             } else {
                 self.own_blob(item, entry);
-                self.add_tree(item, relative.join("packed").join(name));
+                self.add_tree(item, &relative.join("packed").join(name))?;
             }
         }
         self.kept.insert(Kept::Layer(layer), kept_bytes);
         for name in names_in(&dir.join("fs"))? {
             self.date(item, &dir.join("fs").join(&name).join("made"));
             if self.needed.unpacked.contains(&layer) {
-                self.trees.push((dir.join("fs").join(&name), Whose::Images(layer)));
+                self.measure(dir.join("fs").join(&name), Whose::Images(layer))?;
             } else {
-                self.add_tree(item, relative.join("fs").join(name));
+                self.add_tree(item, &relative.join("fs").join(name))?;
             }
         }
         Ok(())
@@ -371,28 +431,22 @@ impl<'a> Taking<'a> {
         }
     }
 
-    fn take_records(&mut self, item: usize, layer: LayerId) -> Result<(), StoreError> {
-        let Some(records) = self.records.remove(&layer) else { return Ok(()) };
-        for (path, record) in records {
-            let absolute = self.store.root().join(&path);
-            self.date(item, &absolute);
-            if let Some(KeyValue::Text(parent)) = record.parts.get(PARENT)
-                && let Ok(parent) = parent.parse::<ChainId>()
-            {
-                self.chains.push(Chain { own: parent.child(record.content), parent, item });
-            }
-            let own = &mut self.items[item];
-            own.size_bytes += own_bytes(&absolute)?;
-            own.paths.push(path);
-            own.uses += 1;
-            let created_nanos = record.created_secs.saturating_mul(last_use::NANOS).saturating_add(record.created_nanos.into());
-            own.created_nanos = own.created_nanos.min(created_nanos);
-            own.created_secs = last_use::secs(own.created_nanos);
-            if own.description.is_empty() {
-                own.description = describe(&record);
-            }
+    fn take_record(&mut self, item: usize, path: &Path, record: &StepRecord) {
+        let bytes = self.date(item, &self.store.root().join(path));
+        if let Some(KeyValue::Text(parent)) = record.parts.get(PARENT)
+            && let Ok(parent) = parent.parse::<ChainId>()
+        {
+            self.chains.push(Chain { own: parent.child(record.content), parent, item: item as u32 });
         }
-        Ok(())
+        if self.items[item].description.is_empty() {
+            self.items[item].description = self.described(&describe(record));
+        }
+        let own = &mut self.items[item];
+        own.size_bytes += bytes;
+        own.paths.push(path);
+        own.uses += 1;
+        let created_nanos = record.created_secs.saturating_mul(last_use::NANOS).saturating_add(record.created_nanos.into());
+        own.created_nanos = own.created_nanos.min(created_nanos);
     }
 
     fn read_blobs(&mut self) -> Result<(), StoreError> {
@@ -426,14 +480,14 @@ impl<'a> Taking<'a> {
         }
         let owner = digest.as_ref().and_then(|digest| self.blob_owner.get(digest).copied());
         let item = owner.unwrap_or_else(|| {
-            let id = relative.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            self.item(id, ItemKind::Blob)
+            let name = relative.file_name().unwrap_or_default().to_string_lossy();
+            self.item(&name, ItemKind::Blob)
         });
         self.date(item, &path);
         let own = &mut self.items[item];
         own.size_bytes += bytes;
         // Without its note a blob is not there.
-        own.paths.extend(made.into_iter().chain([relative]));
+        made.into_iter().chain([relative]).for_each(|path| own.paths.push(&path));
         own.blobs.extend(digest);
         Ok(())
     }
@@ -446,9 +500,9 @@ impl<'a> Taking<'a> {
                 if relative == Path::new(CHECKOUTS) {
                     continue;
                 }
-                let item = self.item(name, *kind);
+                let item = self.item(&name, *kind);
                 self.date(item, &self.store.root().join(&relative));
-                self.add_tree(item, relative);
+                self.add_tree(item, &relative)?;
             }
         }
         let mounts = self.store.root().join("mounts");
@@ -457,17 +511,17 @@ impl<'a> Taking<'a> {
             self.overhead_bytes += own_bytes(&mounts.join(&map))?;
             for name in names_in(&mounts.join(&map))? {
                 let relative = Path::new("mounts").join(&map).join(&name);
-                let item = self.item(name, ItemKind::Mount);
-                "cached mount of RUN".clone_into(&mut self.items[item].description);
+                let item = self.item(&name, ItemKind::Mount);
+                self.items[item].description = self.described("cached mount of RUN");
                 self.date(item, &self.store.root().join(&relative));
-                self.add_tree(item, relative);
+                self.add_tree(item, &relative)?;
             }
         }
         Ok(())
     }
 
-    /// The rest of the store, as trees, after the folders themselves were added up.
-    fn overhead_paths(&mut self) -> Result<Vec<PathBuf>, StoreError> {
+    /// The rest of the store, and the folders themselves.
+    fn read_rest(&mut self) -> Result<(), StoreError> {
         let root = self.store.root();
         let steps = root.join("steps");
         self.overhead_bytes += own_bytes(root)? + own_bytes(&root.join("layers"))? + own_bytes(&steps)?;
@@ -475,7 +529,7 @@ impl<'a> Taking<'a> {
             self.overhead_bytes += own_bytes(&steps.join(name))?;
         }
         let rest = names_in(root)?.into_iter().filter(|name| !OWN_RULES.contains(&name.as_str()) || name == "images");
-        Ok(rest.map(|name| root.join(name)).chain([steps.join("last")]).collect())
+        rest.map(|name| root.join(name)).chain([steps.join("last")]).try_for_each(|path| self.measure(path, Whose::Nobody))
     }
 
     fn images(&self) -> Result<Vec<ImageUsage>, StoreError> {
@@ -500,18 +554,20 @@ impl<'a> Taking<'a> {
     }
 }
 
-/// All files of step records below the root, with the record where the file is a whole one.
-pub(crate) fn step_records(store: &Inner) -> Result<Vec<(PathBuf, Option<StepRecord>)>, StoreError> {
-    let mut found = Vec::new();
+/// Gives all files of step records by their paths below the root, with the record where the file is a whole one.
+pub(crate) fn each_record(
+    store: &Inner,
+    visit: &mut dyn FnMut(&Path, Option<StepRecord>) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
     for dir in names_in(&store.root().join("steps"))?.into_iter().filter(|name| name != "last") {
         let relative = Path::new("steps").join(dir);
         for name in names_in(&store.root().join(&relative))? {
             let path = relative.join(name);
             let record = store.read_entry::<StepRecord>(entry::STEP, &store.root().join(&path))?.whole();
-            found.push((path, record));
+            visit(&path, record)?;
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 /// The lists that a record names.

@@ -186,6 +186,16 @@ impl InUse {
     pub(crate) fn has(&self, name: &str) -> bool {
         self.all || self.names.contains(name)
     }
+
+    /// How many things that are.
+    pub(crate) fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether nobody relies on anything.
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.all && self.names.is_empty()
+    }
 }
 
 /// The gate held alone: no build can begin to rely on anything.

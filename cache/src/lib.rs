@@ -56,6 +56,7 @@ mod lock;
 mod store;
 mod tmp;
 
+mod ancestry;
 mod blob;
 mod build;
 mod hiding;

@@ -36,6 +36,11 @@ impl Needed {
         Ok(needed)
     }
 
+    /// How many parts that are.
+    pub(crate) fn len(&self) -> usize {
+        self.blobs.len() + self.layers.len()
+    }
+
     /// What one image needs.
     pub(crate) fn of_image(store: &Arc<Inner>, record: &ImageRecord) -> Result<Self, StoreError> {
         let mut needed = Self::default();

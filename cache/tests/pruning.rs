@@ -52,7 +52,7 @@ fn inventory(store: &Store) -> Inventory {
 
 fn prune(store: &Store, options: PruneOptions) -> Vec<String> {
     let report = store.gc().prune(&[options], None, &mut no_worker).expect("pruned");
-    report.removed.iter().map(|item| item.id.clone()).collect()
+    report.removed.iter().map(|item| item.id()).collect()
 }
 
 /// Says that a layer and its record were last used at a time.
@@ -121,7 +121,7 @@ fn every_block_is_counted_once_as_du_does() {
     assert_eq!(found.images.len(), 1);
     assert!(found.images[0].size_bytes == found.images_bytes && found.images_bytes > 9000, "{found:?}");
     let shared: Vec<_> = found.items.iter().filter(|item| item.is_shared).collect();
-    assert!(matches!(shared[..], [item] if item.id == layer.to_string() && item.size_bytes > 5000), "{shared:?}");
+    assert!(matches!(shared[..], [item] if item.id() == layer.to_string() && item.size_bytes > 5000), "{shared:?}");
 
     let root = store.root().to_owned();
     drop(store);
@@ -157,7 +157,7 @@ fn the_least_recently_used_goes_first_and_steps_before_those_below_them() {
     assert_eq!(prune(&store, PruneOptions { caps, ..PruneOptions::default() }), [layers[1].to_string()]);
     caps.max_used_bytes = inventory(&store).cache_bytes() - each - 1;
     assert_eq!(prune(&store, PruneOptions { caps, ..PruneOptions::default() }).len(), 2);
-    assert_eq!(inventory(&store).items.iter().map(|item| item.id.clone()).collect::<Vec<_>>(), [layers[2].to_string()]);
+    assert_eq!(inventory(&store).items.iter().map(|item| item.id()).collect::<Vec<_>>(), [layers[2].to_string()]);
     caps.reserved_bytes = total;
     caps.max_used_bytes = 1;
     assert_eq!(prune(&store, PruneOptions { caps, ..PruneOptions::default() }), [""; 0], "what is reserved stays");
@@ -171,7 +171,7 @@ fn of_things_made_within_a_second_the_first_goes_first() {
     for (number, name) in (1..).zip(names) {
         used_at(&store, LayerId::of_index(&index_of(name, 1)), now - HOUR + Duration::from_nanos(number));
     }
-    let order: Vec<String> = inventory(&store).items.into_iter().map(|item| item.id).collect();
+    let order: Vec<String> = inventory(&store).items.into_iter().map(|item| item.id()).collect();
     assert_eq!(order, names.map(|name| LayerId::of_index(&index_of(name, 1)).to_string()));
 }
 
@@ -184,7 +184,7 @@ fn collected(store: &Store, policy: &Policy) -> Option<Vec<String>> {
     report.map(|report| {
         // But for some folders and pointers, and the note itself.
         assert!(report.left_bytes.abs_diff(inventory(store).cache_bytes()) <= 4 * 4096, "{report:?}");
-        report.removed.into_iter().map(|item| item.id).collect()
+        report.removed.into_iter().map(|item| item.id()).collect()
     })
 }
 
@@ -301,9 +301,9 @@ fn a_step_counts_as_used_when_one_above_it_is() {
         used_at(&store, *layer, now - HOUR * hours);
     }
     used_at(&store, other, now - HOUR * 5);
-    let order: Vec<String> = inventory(&store).items.into_iter().map(|item| item.id).collect();
+    let order: Vec<String> = inventory(&store).items.into_iter().map(|item| item.id()).collect();
     assert_eq!(order[0], other.to_string());
-    let used: Vec<i64> = inventory(&store).items[1..].iter().map(|item| item.last_used_secs).collect();
+    let used: Vec<i64> = inventory(&store).items[1..].iter().map(|item| item.last_used_secs()).collect();
     assert!(used.windows(2).all(|pair| pair[0] == pair[1]), "{used:?}");
 }
 
@@ -330,7 +330,7 @@ fn a_clock_that_was_wrong_does_no_harm() {
     used_at(&store, layers[1], SystemTime::UNIX_EPOCH);
     let day = PruneOptions { filter: ItemFilter { unused_for_secs: Some(24 * 3600), ..ItemFilter::default() }, ..PruneOptions::default() };
     for item in inventory(&store).items {
-        assert!(item.last_used_secs <= SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("later").as_secs() as i64);
+        assert!(item.last_used_secs() <= SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("later").as_secs() as i64);
     }
     // A use brings both to the present.
     {

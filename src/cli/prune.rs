@@ -70,7 +70,7 @@ fn remove_mapped(mapped: &mut Mapped, report: &PruneReport) {
 }
 
 fn deleted_entries(report: &PruneReport) -> String {
-    let ids: String = report.removed.iter().map(|item| format!("{}\n", item.id)).collect();
+    let ids: String = report.removed.iter().map(|item| format!("{}\n", item.id())).collect();
     if ids.is_empty() { ids } else { format!("Deleted build cache objects:\n{ids}\n") }
 }
 

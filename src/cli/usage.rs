@@ -121,18 +121,19 @@ fn image_row(inventory: &Inventory, image: &ImageSummary, short: bool, now_secs:
 }
 
 fn entry_row(item: &Item, short: bool, now_secs: i64) -> Struct {
-    let id = if short { human::short_id(&item.id) } else { &item.id };
+    let id = item.id();
+    let id = if short { human::short_id(&id) } else { &id };
     Struct::new(
         "*formatter.buildCacheContext",
         [
             ("CacheType", Value::text(kind_name(item.kind))),
-            ("CreatedAt", Value::Text(human::moment(item.created_secs).unwrap_or_default())),
-            ("CreatedSince", Value::Text(human::ago(item.created_secs, now_secs))),
-            ("Description", Value::text(&item.description)),
+            ("CreatedAt", Value::Text(human::moment(item.created_secs()).unwrap_or_default())),
+            ("CreatedSince", Value::Text(human::ago(item.created_secs(), now_secs))),
+            ("Description", Value::text(&*item.description)),
             ("ID", Value::Text(format!("{id}{}", if item.is_in_use { "*" } else { "" }))),
             ("InUse", Value::Text(item.is_in_use.to_string())),
-            ("LastUsedAt", Value::Text(human::moment(item.last_used_secs).unwrap_or_default())),
-            ("LastUsedSince", Value::Text(human::ago(item.last_used_secs, now_secs))),
+            ("LastUsedAt", Value::Text(human::moment(item.last_used_secs()).unwrap_or_default())),
+            ("LastUsedSince", Value::Text(human::ago(item.last_used_secs(), now_secs))),
             ("Parent", Value::text("")),
             ("Shared", Value::Text(item.is_shared.to_string())),
             ("Size", Value::Text(human::short_bytes(item.size_bytes))),
@@ -196,13 +197,13 @@ const DU_HEAD: &str = "ID\tRECLAIMABLE\tSIZE\tLAST ACCESSED";
 
 fn du_line(item: &Item, now_secs: i64) -> String {
     let size = format!("{}{}", human::size(item.size_bytes), if item.is_shared { "*" } else { "" });
-    format!("{}\t{}\t{size}\t{}", item.id, !item.is_in_use, human::ago(item.last_used_secs, now_secs))
+    format!("{}\t{}\t{size}\t{}", item.id(), !item.is_in_use, human::ago(item.last_used_secs(), now_secs))
 }
 
 fn du_block(item: &Item, now_secs: i64) -> String {
     let mut lines = vec![
-        format!("ID:\t{}", item.id),
-        format!("Created at:\t{}", human::moment(item.created_secs).unwrap_or_default()),
+        format!("ID:\t{}", item.id()),
+        format!("Created at:\t{}", human::moment(item.created_secs()).unwrap_or_default()),
         "Mutable:\tfalse".to_owned(),
         format!("Reclaimable:\t{}", !item.is_in_use),
         format!("Shared:\t{}", item.is_shared),
@@ -210,7 +211,7 @@ fn du_block(item: &Item, now_secs: i64) -> String {
     ];
     lines.extend((!item.description.is_empty()).then(|| format!("Description:\t{}", item.description)));
     lines.push(format!("Usage count:\t{}", item.uses));
-    lines.push(format!("Last used:\t{}", human::ago(item.last_used_secs, now_secs)));
+    lines.push(format!("Last used:\t{}", human::ago(item.last_used_secs(), now_secs)));
     lines.push(format!("Type:\t{}", kind_name(item.kind)));
     table(&lines) + "\n"
 }
