@@ -7,7 +7,7 @@
 //!
 //! So `RUN chmod 755 /bin/busybox`, which changes nothing, is the empty layer on every base.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::entry::{Entry, Kind, file_name, join};
 use super::graft::same_dir;
@@ -104,11 +104,11 @@ impl Work<'_> {
         let entry = &self.upper[at].entry;
         let cut = cut || entry.opaque;
         let place = self.kept.len();
-        let mut names: Vec<&[u8]> = Vec::new();
+        let mut names: HashSet<&[u8]> = HashSet::new();
         let (mut next, mut holds) = (at + 1, false);
         while next < self.upper.len() && is_below(&self.upper[next].entry.path, &entry.path) {
             if !self.upper[next].is_socket {
-                names.push(file_name(&self.upper[next].entry.path));
+                names.insert(file_name(&self.upper[next].entry.path));
             }
             let (after, kept) = self.visit(next, level, cut);
             (next, holds) = (after, holds || kept);
@@ -127,11 +127,11 @@ impl Work<'_> {
     }
 
     /// Whiteouts for what the layers below hold in a directory and the upper one has not.
-    fn hide_children(&mut self, dir: &[u8], level: &Level, present: &[&[u8]]) -> bool {
+    fn hide_children(&mut self, dir: &[u8], level: &Level, present: &HashSet<&[u8]>) -> bool {
         let mut any = false;
         for child in self.parent.children_of(dir, level) {
             let name = file_name(&child.entry.path);
-            if !present.contains(&name) {
+            if !present.contains(name) {
                 let path = join(dir, name);
                 self.kept.push((Entry::whiteout(path.clone()), None));
                 self.fixes.push(Fix::Whiteout(path));

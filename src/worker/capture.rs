@@ -1,6 +1,6 @@
 //! What a RUN left: the upper directory becomes a layer, and equal to its index on disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -64,8 +64,8 @@ pub(super) fn difference(root: &Path, index: &Path) -> Result<Option<String>, Fa
     if found.len() == index.len() {
         return Ok(None);
     }
-    let has = |entry: &Entry| found.iter().any(|upper| upper.entry.path == entry.path);
-    let lost = index.iter().find(|entry| !has(entry));
+    let here: HashSet<&[u8]> = found.iter().map(|upper| upper.entry.path.as_slice()).collect();
+    let lost = index.iter().find(|entry| !here.contains(entry.path.as_slice()));
     Ok(lost.and_then(|entry| shown(&entry.path, "is gone")))
 }
 
