@@ -1,14 +1,20 @@
 #!/usr/bin/env python3
 """How cost grows: files, layers, steps, sizes, each by factors, with time, CPU and memory.
 
-  growth.py --shale BINARY --base busybox.tar [--only files,layers,steps,size]
-            [--scale 1.0] [--dir DIR] [--json FILE]
+  growth.py --shale BINARY --base busybox.tar [--only files,runs,layers,steps,size,store]
+            [--scale 1.0] [--dir DIR] [--json FILE] [--fill BENCH]
+
+--fill is the binary of `cargo bench --bench store --no-run`, which makes the large stores of "store".
 
 Every row is one build into a store of its own, cold and then again with
 nothing changed. Time is wall seconds, CPU is of the command and of all that it
 started, memory is the largest VmHWM of any of its processes whose program is
 shale: what a RUN's own command takes is not the builder's. The last column is
 the cost by unit, to be read down: it must not rise.
+
+Give --dir on a fresh file system (an ext4 image on a loop device will do): ext4 passes over inodes that were deleted in the last five
+minutes one by one, so whatever was deleted before makes everything slow that comes after. For the same reason no store is
+deleted before the end, but for the large ones of "size".
 """
 import argparse, json, os, resource, shutil, subprocess, tempfile, threading, time
 
@@ -68,19 +74,16 @@ class Bench:
     def __init__(self, a):
         self.a, self.rows = a, []
         self.dir = tempfile.mkdtemp(prefix="shale-growth-", dir=a.dir)
-        self.env = dict(os.environ, SHALE_ROOT=os.path.join(self.dir, "store"))
-        self.reset()
+        self.env, self.stores = dict(os.environ), 0
 
     def reset(self):
-        store = self.env["SHALE_ROOT"]
-        subprocess.run(["chmod", "-R", "u+rwx", store], stderr=subprocess.DEVNULL)
-        shutil.rmtree(store, ignore_errors=True)
+        """A store that was never used."""
+        self.stores += 1
+        self.env["SHALE_ROOT"] = os.path.join(self.dir, f"store-{self.stores}")
         subprocess.run([self.a.shale, "load", "-q", "-i", self.a.base], env=self.env, check=True, stdout=subprocess.DEVNULL)
 
     def context(self, dockerfile):
-        ctx = os.path.join(self.dir, "ctx")
-        shutil.rmtree(ctx, ignore_errors=True)
-        os.mkdir(ctx)
+        ctx = tempfile.mkdtemp(prefix="ctx-", dir=self.dir)
         with open(os.path.join(ctx, "Dockerfile"), "w") as f:
             f.write(dockerfile)
         return ctx
@@ -90,10 +93,12 @@ class Bench:
 
     def row(self, what, count, unit, ctx, *more):
         for how in ("cold", "again"):
-            r = dict(self.build(ctx, *more), what=what, count=count, how=how)
-            self.rows.append(r)
-            per = r["cpu"] / count * 1e6
-            print(f'| {what} | {count:,} | {how} | {r["wall"]:.2f} | {r["cpu"]:.2f} | {r["mb"]:.0f} | {per:,.1f} µs/{unit} |', flush=True)
+            self.note(self.build(ctx, *more), what, count, unit, how)
+
+    def note(self, r, what, count, unit, how):
+        self.rows.append(dict(r, what=what, count=count, how=how))
+        per = r["cpu"] / count * 1e6
+        print(f'| {what} | {count:,} | {how} | {r["wall"]:.2f} | {r["cpu"]:.2f} | {r["mb"]:.0f} | {per:,.1f} µs/{unit} |', flush=True)
 
     def sized(self, counts):
         return [max(1, int(n * self.a.scale)) for n in counts]
@@ -114,6 +119,28 @@ class Bench:
             with open(f"{ctx}/Dockerfile", "a") as f:
                 f.write("RUN touch /done\nCOPY --from=busybox /bin/busybox /b\n")
             self.row("files, a RUN on top", count, "file", ctx)
+
+    def runs(self):
+        """What a RUN changes, in one directory: all of its files by mode, then the directory itself replaced."""
+        for count in self.sized([1_000, 10_000, 100_000]):
+            self.reset()
+            make = f"mkdir /w && cd /w && seq 1 {count} | xargs touch"
+            self.row("RUN that makes files", count, "file", self.context(f"FROM busybox\nRUN {make}\n"))
+            again = f"FROM busybox\nRUN {make}\n"
+            self.row("RUN that changes their modes", count, "file", self.context(f"{again}RUN chmod -R 700 /w\n"))
+            self.row("RUN that replaces their directory", count, "file", self.context(f"{again}RUN rm -rf /w && {make}\n"))
+
+    def store(self):
+        """The cache of many builds: what it takes to look at it, and to empty it."""
+        if not self.a.fill:
+            raise SystemExit("store needs --fill")
+        for count in self.sized([1_000, 30_000, 300_000]):
+            self.stores += 1
+            self.env["SHALE_ROOT"] = os.path.join(self.dir, f"store-{self.stores}")
+            subprocess.run([self.a.fill, "fill", self.env["SHALE_ROOT"], str(count)], check=True)
+            for what, command in [("system df", ["system", "df"]), ("prune of a thousandth", ["builder", "prune", "-f", "--filter", "id=00f"]),
+                                  ("prune of all", ["builder", "prune", "-af"])]:
+                self.note(run([self.a.shale, *command], self.env), what, count, "entry", "")
 
     def layers(self):
         for count in self.sized([1, 10, 100, 300]):
@@ -153,6 +180,10 @@ class Bench:
             self.row("MB, a RUN on top", count, "MB", self.grown(ctx, "RUN touch /done\n"))
             for path in (out, f"{ctx}/big"):
                 os.remove(path)
+            self.prune()
+
+    def prune(self):
+        subprocess.run([self.a.shale, "builder", "prune", "-af"], env=self.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def grown(self, ctx, line):
         with open(f"{ctx}/Dockerfile", "a") as f:
@@ -164,7 +195,8 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--shale", default="shale")
     p.add_argument("--base", required=True, help="archive of an image named busybox")
-    p.add_argument("--only", default="files,layers,steps,size")
+    p.add_argument("--only", default="files,runs,layers,steps,size")
+    p.add_argument("--fill", help="the binary of benches/store.rs")
     p.add_argument("--scale", type=float, default=1.0, help="multiplies every count")
     p.add_argument("--dir", help="where contexts and stores are made")
     p.add_argument("--json", help="rows as JSON, too")
@@ -175,7 +207,9 @@ def main():
         for name in a.only.split(","):
             getattr(bench, name)()
     finally:
-        subprocess.run([a.shale, "builder", "prune", "--all", "--force"], env=bench.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for number in range(bench.stores):
+            bench.env["SHALE_ROOT"] = os.path.join(bench.dir, f"store-{number + 1}")
+            bench.prune()
         shutil.rmtree(bench.dir, ignore_errors=True)
     if a.json:
         with open(a.json, "w") as f:

@@ -166,7 +166,7 @@ fn removed_and_replaced_directories() {
 /// The request with a layer more below.
 fn upon(mut request: RunRequest, layer: &Layer) -> RunRequest {
     let upper = &layer.ran.done.upper;
-    request.lowers.push(LowerLayer { fs: upper.clone(), index: upper.with_file_name("index") });
+    request.lowers.push(LowerLayer { fs: upper.clone(), index: upper.with_file_name("index"), part: None });
     request
 }
 
@@ -206,7 +206,7 @@ fn file_capabilities_survive() {
         From::Gathered { roots: Vec::new(), spools: Vec::new(), sources: vec![(b"busybox-caps".to_vec(), SourceRef::Inline(content))] };
     bench.worker.write(WriteLayer { index: at("caps-index"), from, to: To::Directory(at("caps")) }, None, None).unwrap();
     let mut request = bench.sh_request("mv /busybox-caps /home/");
-    request.lowers.push(LowerLayer { fs: at("caps"), index: at("caps-index") });
+    request.lowers.push(LowerLayer { fs: at("caps"), index: at("caps-index"), part: None });
     (request.uid, request.gid, request.groups) = (0, 0, Vec::new());
     let layer = run(&bench, request);
     assert_eq!(layer.get("home/busybox-caps").xattrs.get(b"security.capability".as_slice()), Some(&capability));
@@ -241,7 +241,7 @@ fn mount_points_hidden_by_the_image_leave_no_trace() {
     let from = From::Gathered { roots: Vec::new(), spools: Vec::new(), sources: Vec::new() };
     bench.worker.write(WriteLayer { index: at("opaque-index"), from, to: To::Directory(at("opaque")) }, None, None).unwrap();
     let mut request = bench.sh_request("cat /etc/resolv.conf /run/net/resolv.conf /etc/hosts; ls /etc");
-    request.lowers.push(LowerLayer { fs: at("opaque"), index: at("opaque-index") });
+    request.lowers.push(LowerLayer { fs: at("opaque"), index: at("opaque-index"), part: None });
     let layer = run(&bench, request);
     assert_eq!(layer.ran.stdout, "nameserver 192.0.2.1\nnameserver 192.0.2.1\n127.0.0.1\tlocalhost\nhosts\nresolv.conf\n");
     assert_eq!(layer.paths(), Vec::<String>::new());

@@ -1,6 +1,6 @@
 //! Locks that a dying process releases, and whose files do not pile up.
 //!
-//! A lock is a `flock` on a file of its own. The holder removes the file before it lets go, so whoever gets the lock has to
+//! A lock is a `flock` on a file of its own. The holder removes the file before it lets go, or when its store is closed ([`Leftover`]), so whoever gets the lock has to
 //! check that the file it locked is still the one at the path; if not, it starts over. `flock` belongs to the open file
 //! description: two threads exclude each other as two processes do, and every descriptor is close-on-exec, so a child
 //! process keeps no lock.
@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
@@ -45,11 +46,27 @@ impl std::fmt::Debug for Patience<'_> {
     }
 }
 
+/// Files of locks that were let go. They are removed together, at the end: ext4 gives the number of a removed file to no other for
+/// some minutes, and looks at each of those that it passes over. A build that made and removed a file for each of a thousand steps spent
+/// a third of its time on that.
+#[derive(Debug, Default)]
+pub(crate) struct Leftover(Mutex<Vec<PathBuf>>);
+
+impl Drop for Leftover {
+    fn drop(&mut self) {
+        for path in std::mem::take(self.0.get_mut().unwrap_or_else(PoisonError::into_inner)) {
+            // Who holds it now removes it.
+            drop(FileLock::try_take_existing(&path));
+        }
+    }
+}
+
 /// A held lock. Dropping it removes the file and lets go.
 #[derive(Debug)]
 pub(crate) struct FileLock {
     file: File,
     path: PathBuf,
+    leftover: Option<Arc<Leftover>>,
 }
 
 impl FileLock {
@@ -93,7 +110,13 @@ impl FileLock {
             Err(error) => return Err(StoreError::io("open", path, error)),
         };
         let taken = try_flock(&file, FlockOperation::NonBlockingLockExclusive, path)? && is_still_at(&file, path)?;
-        Ok(taken.then(|| Self { file, path: path.to_owned() }))
+        Ok(taken.then(|| Self { file, path: path.to_owned(), leftover: None }))
+    }
+
+    /// Leaves the file where it is when the lock is let go, to be removed with others.
+    pub(crate) fn left_to(mut self, leftover: &Arc<Leftover>) -> Self {
+        self.leftover = Some(Arc::clone(leftover));
+        self
     }
 
     /// The locked file: what its holder writes behind its id is for others to read.
@@ -107,13 +130,16 @@ impl FileLock {
         let is_new = file.metadata().is_ok_and(|meta| meta.len() == 0);
         let emptied = if is_new { Ok(()) } else { file.set_len(0).and_then(|()| file.rewind()) };
         drop(emptied.and_then(|()| writeln!(file, "{}", std::process::id())));
-        Self { file, path: path.to_owned() }
+        Self { file, path: path.to_owned(), leftover: None }
     }
 }
 
 impl Drop for FileLock {
     fn drop(&mut self) {
-        drop(std::fs::remove_file(&self.path));
+        match self.leftover.take() {
+            Some(leftover) => leftover.0.lock().unwrap_or_else(PoisonError::into_inner).push(std::mem::take(&mut self.path)),
+            None => drop(std::fs::remove_file(&self.path)),
+        }
         // Not left to close(): a child between fork and exec may still share the description.
         let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
     }
@@ -211,6 +237,22 @@ mod tests {
         assert!(!path.exists());
         assert!(FileLock::try_take_existing(&path).expect("no error").is_none());
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn files_of_locks_that_were_let_go_are_removed_together() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (one, two) = (dir.path().join("one"), dir.path().join("two"));
+        let leftover = Arc::new(Leftover::default());
+        for path in [&one, &two, &one] {
+            drop(FileLock::take_quietly(path).expect("a lock").left_to(&leftover));
+            assert!(path.exists());
+        }
+        let held = FileLock::take_quietly(&two).expect("it is free");
+        drop(leftover);
+        assert!(!one.exists() && two.exists(), "one that is held stays");
+        drop(held);
+        assert!(!two.exists());
     }
 
     /// The file under a waiter's descriptor is unlinked with every release; two holders at once would show here.

@@ -175,7 +175,8 @@ impl<'a> Steps<'a> {
         if self.store.read_entry::<StepRecord>(entry::STEP, &path)?.is_worthless() {
             drop(std::fs::remove_file(&path));
         }
-        Ok(Lookup::Miss(KeyLock { store: Arc::clone(self.store), key: *key, _lock: Some(lock) }))
+        let lock = Some(lock.left_to(&self.store.leftover));
+        Ok(Lookup::Miss(KeyLock { store: Arc::clone(self.store), key: *key, _lock: lock }))
     }
 
     /// The record of a key, without waiting for anyone. One whose layer has no index any more is none.

@@ -21,6 +21,7 @@ use crate::inventory::Inventory;
 use crate::layer::Layers;
 use crate::lease::{Lease, Leased};
 use crate::list::Lists;
+use crate::lock::Leftover;
 use crate::policy::Growth;
 use crate::step::Steps;
 use crate::tmp::{Scratch, TmpDir, make_dir, make_dirs, names_in, rename_dir};
@@ -81,6 +82,7 @@ impl Store {
             leased: Mutex::default(),
             is_read_only,
             growth: Growth::default(),
+            leftover: Arc::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -213,6 +215,8 @@ pub(crate) struct Inner {
     pub(crate) leased: Mutex<Leased>,
     is_read_only: bool,
     pub(crate) growth: Growth,
+    /// Of the locks of steps.
+    pub(crate) leftover: Arc<Leftover>,
 }
 
 impl Inner {

@@ -112,7 +112,9 @@ fn processes_commit_the_same_things() {
         assert!(child.wait().expect("waited").success());
     }
     assert_eq!(files(&dir.path().join("builds")).len(), 30, "each step was made once");
+    drop(store);
     assert_eq!(files(&dir.path().join("locks")), [""; 0]);
+    let store = open(dir.path());
     for number in 0..30 {
         let index = format!("index {number}");
         let layer = LayerId::of_index(index.as_bytes());

@@ -461,6 +461,7 @@ pub(super) fn write_layer(executor: &BuildExecutor<'_>, step: &Step<'_>, landed:
     };
     writer.commit_as(&numbers.blob, numbers.size_bytes)?;
     executor.forms.note_packed(&made.layer, packing, &numbers)?;
+    executor.forms.remember(made.layer, index);
     Ok(made)
 }
 

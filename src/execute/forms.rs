@@ -39,6 +39,8 @@ pub struct Forms<'a> {
     worker: Mutex<Option<Arc<Worker>>>,
     indexes: Mutex<HashMap<LayerId, Arc<Index>>>,
     stubs: Mutex<Option<TmpDir>>,
+    /// The small indexes of the layers that are unpacked, for the processes of the steps.
+    bundle: Mutex<Option<File>>,
     unpacked: unpacked::Known,
     /// One lock per DiffID or layer that is being looked into, so that two stages do not do the same work.
     making: Mutex<HashMap<String, Arc<Mutex<()>>>>,
@@ -61,6 +63,7 @@ impl<'a> Forms<'a> {
             worker: Mutex::default(),
             indexes: Mutex::default(),
             stubs: Mutex::default(),
+            bundle: Mutex::default(),
             unpacked: unpacked::Known::default(),
             making: Mutex::default(),
         }

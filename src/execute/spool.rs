@@ -20,7 +20,7 @@ use crate::tree::index::Index;
 use crate::tree::select::{self, Match, Selected};
 use crate::tree::{Node, NodeKind};
 
-/// Plain files in a temporary directory; removed with it.
+/// Plain files in a temporary directory, which is made for the first; removed with it.
 #[derive(Debug)]
 pub(super) struct Spool {
     store: Store,
@@ -126,18 +126,24 @@ impl Spool {
         let (spool, mut out) = self.create()?;
         // A foreign tar may hold the content under any of a file's names.
         let mut targets: HashMap<Vec<u8>, Vec<Vec<u8>>> = HashMap::new();
+        let mut linked: HashMap<usize, Vec<Vec<u8>>> = HashMap::new();
         for (target, entry) in wanted {
-            let names = index.find(&entry.path).map(|at| index.names_of(at)).unwrap_or_default();
-            for name in names {
-                targets.entry(index.path(name).to_vec()).or_default().push(target.clone());
+            let Some(at) = index.find(&entry.path) else { continue };
+            match index.link_group(at) {
+                Some(first) => linked.entry(first).or_default().push(target),
+                None => targets.entry(entry.path).or_default().push(target),
             }
         }
+        let names = if linked.is_empty() { Vec::new() } else { index.link_names() };
+        let mut group_of: HashMap<&[u8], usize> = HashMap::new();
+        group_of.extend(names.into_iter().filter(|(_, first)| linked.contains_key(first)).map(|(name, first)| (index.path(name), first)));
         let mut sources = Vec::new();
         let mut offset = 0;
         let mut members = Members::new(Decoder::new(blob).map_err(StepError::io("read", "a layer"))?);
         while let Some(member) = members.advance()? {
             let is_file = matches!(member.kind, tar::EntryType::Regular | tar::EntryType::Continuous);
-            let Some(found) = targets.get(&member.path).filter(|_| is_file) else { continue };
+            let of_group = || linked.get(group_of.get(member.path.as_slice())?);
+            let Some(found) = targets.get(&member.path).or_else(of_group).filter(|_| is_file) else { continue };
             copy_hashed(&mut members.content(), &mut out).map_err(StepError::io("write", "a spool file"))?;
             sources.extend(found.iter().map(|t| (t.clone(), SourceRef::Spool { spool, offset, size_bytes: member.size_bytes })));
             offset += member.size_bytes;

@@ -13,7 +13,13 @@ pub struct LowerLayer {
     pub fs: PathBuf,
     /// Its index.
     pub index: PathBuf,
+    /// Where the same bytes lie in [`INDEXES`] of the step's [`RunRequest::stubs`], if they are few: offset and length.
+    #[serde(default)]
+    pub part: Option<(u64, u64)>,
 }
+
+/// The file that holds all small indexes of a build, one behind the other: a step opens it and not a hundred files.
+pub const INDEXES: &str = "indexes";
 
 /// A resource limit by its name in the Dockerfile (`nofile`).
 #[derive(Clone, Debug, Serialize, Deserialize)]

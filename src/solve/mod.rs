@@ -128,7 +128,7 @@ pub struct Tally {
     pub misses: usize,
 }
 
-/// The snapshots of a solved graph, by vertex; `None` where nothing asked for it.
+/// The snapshots of a solved graph, by vertex; `None` where nobody asked for it.
 #[derive(Debug)]
 pub struct Solved {
     /// By vertex number.
@@ -138,9 +138,9 @@ pub struct Solved {
 }
 
 impl Solved {
-    /// The snapshot of a vertex that was among the roots or before one.
+    /// The snapshot of a vertex that was among the roots.
     pub fn snapshot(&self, id: VertexId) -> &Snapshot {
-        self.snapshots[id.0].as_ref().expect("roots and their inputs are solved")
+        self.snapshots[id.0].as_ref().expect("roots are solved")
     }
 }
 

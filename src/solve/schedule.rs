@@ -45,7 +45,7 @@ impl<E: Executor> Solver<'_, E> {
     /// Solves what `roots` need. After the first failure running steps are cancelled and none is begun.
     pub fn solve(&self, roots: &[VertexId], reporter: &dyn Reporter) -> Result<Solved, SolveError<E::Error>> {
         let needed = reachable(self.graph, roots);
-        let mut state = State::new(self.graph, &needed, |vertex| self.executor.reads_early(vertex));
+        let mut state = State::new(self.graph, &needed, roots, |vertex| self.executor.reads_early(vertex));
         let (sender, results) = mpsc::channel::<Done<E>>();
         let mut failure = None;
         thread::scope(|scope| {
@@ -163,6 +163,8 @@ struct State<E: Executor> {
     snapshots: Vec<Option<Snapshot>>,
     /// How many inputs of each vertex are not solved yet.
     waiting: Vec<usize>,
+    /// How many still need a vertex's snapshot. Each names all its layers, so those that nobody needs go: of a thousand steps one stays.
+    users: Vec<usize>,
     /// Who waits for each vertex.
     dependents: Vec<Vec<VertexId>>,
     ready: VecDeque<VertexId>,
@@ -179,11 +181,12 @@ struct State<E: Executor> {
 }
 
 impl<E: Executor> State<E> {
-    fn new(graph: &Graph, needed: &[bool], reads_early: impl Fn(&Vertex) -> bool) -> Self {
+    fn new(graph: &Graph, needed: &[bool], roots: &[VertexId], reads_early: impl Fn(&Vertex) -> bool) -> Self {
         let count = graph.vertices.len();
         let mut state = Self {
             snapshots: vec![None; count],
             waiting: vec![0; count],
+            users: vec![0; count],
             dependents: vec![Vec::new(); count],
             ready: VecDeque::new(),
             readers: VecDeque::new(),
@@ -193,10 +196,12 @@ impl<E: Executor> State<E> {
             ran: vec![false; count],
             changed_by: vec![None; count],
         };
+        roots.iter().for_each(|root| state.users[root.0] += 1);
         for (number, vertex) in graph.vertices.iter().enumerate().filter(|(number, _)| needed[*number]) {
             let inputs = vertex.inputs();
             state.waiting[number] = inputs.len();
             for input in &inputs {
+                state.users[input.0] += 1;
                 state.dependents[input.0].push(VertexId(number));
             }
             if inputs.is_empty() {
@@ -259,6 +264,12 @@ impl<E: Executor> State<E> {
         self.ran[id.0] = outcome.hit == Some(false) || graph.vertices[id.0].inputs().iter().any(|input| self.ran[input.0]);
         self.changed_by[id.0] = outcome.changed_by;
         self.snapshots[id.0] = Some(outcome.snapshot);
+        for input in graph.vertices[id.0].inputs() {
+            self.users[input.0] -= 1;
+            if self.users[input.0] == 0 {
+                self.snapshots[input.0] = None;
+            }
+        }
         for dependent in std::mem::take(&mut self.dependents[id.0]) {
             self.waiting[dependent.0] -= 1;
             if self.waiting[dependent.0] == 0 {

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::accounts::Owner;
 use super::chmod::Chmod;
 use super::entry::{Entry, Kind, Mtime, join, parent};
-use super::index::{INLINE_PATHS, Index, IndexBuilder, is_below};
+use super::index::{INLINE_PATHS, Index, IndexBuilder};
 use super::select::{Match, Selected, Selection, clean, escape};
 use super::view::{Looped, View, resolve_in};
 use super::{Node, NodeKind};
@@ -162,7 +162,8 @@ impl Stage<'_> {
     }
 
     fn is_cleared(&self, path: &[u8]) -> bool {
-        self.cleared.iter().any(|dir| path == dir.as_slice() || is_below(path, dir))
+        !self.cleared.is_empty()
+            && std::iter::successors(Some(path), |at| Some(parent(at)).filter(|up| !up.is_empty())).any(|at| self.cleared.contains(at))
     }
 
     /// Asks the parent and writes the answer down.
@@ -293,7 +294,11 @@ impl Stage<'_> {
     }
 
     fn remove_dir(&mut self, path: &[u8]) {
-        self.slots.retain(|at, _| !is_below(at, path));
+        // In byte order everything below a path stands together.
+        let below = self.slots.range([path, b"/"].concat()..[path, b"0"].concat());
+        for gone in below.map(|(at, _)| at.clone()).collect::<Vec<_>>() {
+            self.slots.remove(&gone);
+        }
         self.cleared.insert(path.to_vec());
     }
 

@@ -22,6 +22,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use shale_cache::{ContentId, LayerId};
 
@@ -74,6 +75,7 @@ pub struct Index {
 enum Bytes {
     Owned(Vec<u8>),
     Mapped(Mapping),
+    Part(Arc<Mapping>, Range<usize>),
 }
 
 impl std::ops::Deref for Bytes {
@@ -82,6 +84,7 @@ impl std::ops::Deref for Bytes {
         match self {
             Self::Owned(bytes) => bytes,
             Self::Mapped(bytes) => bytes,
+            Self::Part(bytes, part) => &bytes[part.clone()],
         }
     }
 }
@@ -89,6 +92,27 @@ impl std::ops::Deref for Bytes {
 /// Maps a file of the store.
 fn load(path: &Path) -> io::Result<Bytes> {
     File::open(path).and_then(|file| map_file(&file)).map(Bytes::Mapped)
+}
+
+/// A file of many indexes, one behind the other, which another process of this build has checked and adds to.
+#[derive(Debug)]
+pub struct Bundle(Arc<Mapping>);
+
+impl Bundle {
+    /// Opens it.
+    pub fn open(path: &Path) -> Result<Self, IndexError> {
+        let mapped = File::open(path).and_then(|file| map_file(&file));
+        mapped.map(|bytes| Self(Arc::new(bytes))).map_err(|source| IndexError::Read { path: path.to_owned(), source })
+    }
+
+    /// The index at a place. Looks at its header alone, as [`Index::open_checked`].
+    pub fn index(&self, offset: u64, len: u64) -> Result<Index, IndexError> {
+        let part = offset as usize..offset.saturating_add(len) as usize;
+        if self.0.get(part.clone()).is_none() {
+            return Err(IndexError::Foreign);
+        }
+        Index::framed(Bytes::Part(Arc::clone(&self.0), part))
+    }
 }
 
 impl std::fmt::Debug for Index {
@@ -182,13 +206,9 @@ impl Index {
         record.link.map(|first| self.find(first).expect("links are checked when the index is opened"))
     }
 
-    /// All entries that are names of the inode of entry `i`, in order; only `i` itself if it has no other. A tar may hold the
-    /// content under any of them.
-    pub fn names_of(&self, i: usize) -> Vec<usize> {
-        let Some(first) = self.link_group(i) else { return vec![i] };
-        let path = self.path(first);
-        let links = (first + 1..self.count).filter(|at| self.record(*at).link == Some(path));
-        std::iter::once(first).chain(links).collect()
+    /// All entries of files that have more than one name, in order, each with the number of its inode's first name.
+    pub fn link_names(&self) -> Vec<(usize, usize)> {
+        (0..self.count).filter_map(|i| Some((i, self.link_group(i)?))).collect()
     }
 
     /// The number of the entry at `path`.

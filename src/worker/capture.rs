@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, mknodat, unlinkat, utimensat};
 
-use crate::sandbox::{Deed, Failure, LowerLayer};
+use crate::sandbox::{Deed, Failure, INDEXES, LowerLayer};
 use crate::scoped::open_scoped;
 use crate::tree::NodeKind;
 use crate::tree::diff::{Diff, Fix, Upper, diff};
 use crate::tree::entry::{Entry, Kind, file_name, parent};
-use crate::tree::index::{INLINE_LIMIT_BYTES, INLINE_PATHS, Index};
+use crate::tree::index::{Bundle, INLINE_LIMIT_BYTES, INLINE_PATHS, Index, IndexError};
 use crate::tree::view::View;
 use crate::tree::walk::{self, WalkError, Walked};
 
@@ -27,17 +27,27 @@ impl From<WalkError> for Failure {
 }
 
 /// Compares an upper directory with the layers below it and brings it into the form of its index, which is returned.
-pub(super) fn capture(upper: &Path, lowers: &[LowerLayer]) -> Result<Index, Failure> {
+/// `stubs` as in the request of the step.
+pub(super) fn capture(upper: &Path, lowers: &[LowerLayer], stubs: &Path) -> Result<Index, Failure> {
     let root = walk::open_dir(upper).deed_on("open", upper)?;
     let (found, inline) = walk_upper(&root)?;
     if found.is_empty() {
         return Ok(Index::empty());
     }
-    let below = lowers.iter().map(|lower| Index::open_checked(&lower.index).map(Arc::new)).collect::<Result<Vec<_>, _>>();
-    let below = View::new(below.map_err(|error| Failure::Other(error.to_string()))?);
-    let made = diff(&found, &below, &inline);
+    let below = indexes(lowers, stubs).map_err(|error| Failure::Other(error.to_string()))?;
+    let made = diff(&found, &View::new(below), &inline);
     apply(&root, &made)?;
     Ok(made.index)
+}
+
+/// The indexes of the layers below, which the main process has checked. Most are small, and lie in one file.
+fn indexes(lowers: &[LowerLayer], stubs: &Path) -> Result<Vec<Arc<Index>>, IndexError> {
+    let small = if lowers.iter().any(|lower| lower.part.is_some()) { Some(Bundle::open(&stubs.join(INDEXES))?) } else { None };
+    let open = |lower: &LowerLayer| match (&small, lower.part) {
+        (Some(small), Some((offset, len))) => small.index(offset, len),
+        _ => Index::open_checked(&lower.index),
+    };
+    lowers.iter().map(|lower| open(lower).map(Arc::new)).collect()
 }
 
 /// The first thing in which an unpacked layer differs from its index: names, types, modes, owners and contents.

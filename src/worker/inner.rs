@@ -99,7 +99,7 @@ fn run(socket: &UnixStream, request: &RunRequest, fds: Vec<OwnedFd>) -> Result<(
     // What a failed command left is thrown away, so it need not be read.
     let (mut index, mut diff_id) = (Vec::new(), None);
     if exit == Some(Exit::Code(0)) {
-        let captured = capture(&left.upper, &request.lowers)?;
+        let captured = capture(&left.upper, &request.lowers, &request.stubs)?;
         if request.wants_diff_id && captured.content_bytes() < SMALL_BYTES {
             diff_id = Some(layers::diff_id(&captured, &left.upper)?);
         }

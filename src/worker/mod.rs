@@ -46,7 +46,7 @@ pub use layers::{From, Packing, To, WriteLayer, gathered, pack};
 pub use mapped::Mapped;
 pub use probe::{probe, probe_with};
 
-pub use crate::sandbox::{Cancel, Exit, LowerLayer, MountOwner, MountSource, RunRequest, StepMount, Ulimit};
+pub use crate::sandbox::{Cancel, Exit, INDEXES, LowerLayer, MountOwner, MountSource, RunRequest, StepMount, Ulimit};
 
 /// The name under which the program finds itself to be a worker.
 const NAME: &str = "shale-worker";

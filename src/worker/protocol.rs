@@ -136,12 +136,14 @@ pub(super) fn receive_start<T: DeserializeOwned>(socket: impl AsFd) -> io::Resul
 
 /// Writes a value, and bytes behind it, as one frame.
 pub(super) fn write_frame(mut to: impl Write, value: &impl Serialize, blob: &[u8]) -> io::Result<()> {
-    let json = serde_json::to_vec(value)?;
-    let mut head = Vec::with_capacity(12 + json.len());
-    head.extend((json.len() as u32).to_le_bytes());
-    head.extend((blob.len() as u64).to_le_bytes());
-    head.extend(json);
-    to.write_all(&head)?;
+    // The places of a large context's files are tens of megabytes: they are encoded where they are sent from.
+    let mut frame = vec![0; 12];
+    serde_json::to_writer(&mut frame, value)?;
+    let json_len = (frame.len() - 12) as u32;
+    frame[..4].copy_from_slice(&json_len.to_le_bytes());
+    frame[4..12].copy_from_slice(&(blob.len() as u64).to_le_bytes());
+    to.write_all(&frame)?;
+    drop(frame);
     to.write_all(blob)
 }
 

@@ -73,7 +73,7 @@ impl Bench {
         let tmp = self.dir.path().join(format!("tmp-{}", self.next.fetch_add(1, Ordering::SeqCst)));
         fs::create_dir(&tmp).unwrap();
         RunRequest {
-            lowers: vec![LowerLayer { fs: self.base(), index: self.dir.path().join("base/index") }],
+            lowers: vec![LowerLayer { fs: self.base(), index: self.dir.path().join("base/index"), part: None }],
             tmp,
             stubs: self.dir.path().to_owned(),
             wants_diff_id: false,

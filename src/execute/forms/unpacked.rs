@@ -1,6 +1,8 @@
 //! Unpacked forms: what a RUN stacks.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,11 +10,12 @@ use std::thread;
 
 use shale_cache::{ContentId, DiffId, KnownLayer, LayerId, MapId};
 
-use super::{Forms, lock};
+use super::{Forms, SMALL_INDEX_BYTES, lock};
 use crate::execute::StepError;
 use crate::plan::graph::BaseId;
 use crate::solve::snapshot::{LayerRef, Snapshot};
-use crate::worker::{From, LowerLayer, To, WriteLayer};
+use crate::tree::index::Index;
+use crate::worker::{From, INDEXES, LowerLayer, To, WriteLayer};
 
 /// Layers that are merged into one where a stack is high. A step's cost grows with the stack by about 20 µs a layer.
 const MERGED_AT_ONCE: usize = 64;
@@ -114,8 +117,28 @@ impl Forms<'_> {
     }
 
     fn as_unpacked(&self, id: LayerId, fs: PathBuf) -> Result<Unpacked, StepError> {
-        let is_empty = self.index_of(&id)?.is_empty();
-        Ok(Unpacked { id, is_empty, lower: LowerLayer { fs, index: self.store.layers().index_path(&id) } })
+        let index = self.index_of(&id)?;
+        let lower = LowerLayer { fs, index: self.store.layers().index_path(&id), part: self.bundled(&index)? };
+        Ok(Unpacked { id, is_empty: index.is_empty(), lower })
+    }
+
+    /// Adds an index to the file of the small ones, and says where it lies there; `None` of a large one.
+    fn bundled(&self, index: &Index) -> Result<Option<(u64, u64)>, StepError> {
+        let bytes = index.as_bytes();
+        if bytes.len() > SMALL_INDEX_BYTES {
+            return Ok(None);
+        }
+        let path = self.stubs()?.join(INDEXES);
+        let failed = || StepError::io("write", &path);
+        let mut slot = lock(&self.bundle);
+        if slot.is_none() {
+            *slot = Some(File::options().append(true).create_new(true).open(&path).map_err(failed())?);
+        }
+        let Some(file) = slot.as_mut() else { return Ok(None) };
+        // A write that failed may have left something.
+        let offset = file.metadata().map_err(failed())?.len();
+        file.write_all(bytes).map_err(failed())?;
+        Ok(Some((offset, bytes.len() as u64)))
     }
 
     /// Several layers unpacked as one, which is kept under a name of its own for the next steps and builds.

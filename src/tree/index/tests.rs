@@ -69,7 +69,7 @@ fn settles_hard_links_on_the_first_path() {
     assert_eq!(index.link_group(1), Some(0));
     assert_eq!(index.link_group(0), Some(0));
     assert_eq!(index.link_group(2), None);
-    assert_eq!([0, 1, 2, 3].map(|i| index.names_of(i)), [vec![0, 1, 3], vec![0, 1, 3], vec![2], vec![0, 1, 3]]);
+    assert_eq!(index.link_names(), [(0, 0), (1, 0), (3, 0)]);
 }
 
 #[test]
@@ -112,5 +112,24 @@ fn damage_is_an_error_and_never_a_panic() {
             }
             assert!(index.inline(b"etc/passwd").is_none_or(|b| b.len() == 3));
         }
+    }
+}
+
+#[test]
+fn indexes_behind_each_other_are_read_from_one_file() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("indexes");
+    let indexes = [build(&sample()), build(&[file("x", None)]), Index::empty()];
+    std::fs::write(&path, indexes.iter().flat_map(|index| index.as_bytes().to_vec()).collect::<Vec<u8>>()).expect("written");
+    let bundle = Bundle::open(&path).expect("opened");
+    let mut offset = 0;
+    for index in &indexes {
+        let len = index.as_bytes().len() as u64;
+        let found = bundle.index(offset, len).expect("there");
+        assert_eq!((found.len(), &found), (index.len(), index));
+        offset += len;
+    }
+    for (at, len) in [(0, offset + 1), (1, offset - 1), (u64::MAX, 2), (3, 1)] {
+        assert!(bundle.index(at, len).is_err(), "{len} bytes at {at}");
     }
 }

@@ -15,6 +15,9 @@ use crate::tree::entry::Entry;
 /// The lowest stack for which it pays to remember anything.
 const HIGH_STACK: usize = 16;
 
+/// So many questions to one layer cost as much as one entry in the table. A step that asks for the few paths of its destination makes none.
+const TABLE_COST: usize = 8;
+
 /// The memory of one view.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
@@ -62,7 +65,7 @@ impl View {
         }
         let asked = self.memory.asked.fetch_add(1, Ordering::Relaxed);
         let entries: usize = self.layers.iter().map(|index| index.len()).sum();
-        (asked * self.layers.len() > entries).then(|| self.memory.table.get_or_init(|| Table::of(self)))
+        (asked * self.layers.len() > TABLE_COST * entries).then(|| self.memory.table.get_or_init(|| Table::of(self)))
     }
 }
 
