@@ -312,14 +312,13 @@ impl<'a, 'b, 'm> Taking<'a, 'b, 'm> {
     }
 
     fn measure(&mut self, tree: PathBuf, whose: Whose) -> Result<(), StoreError> {
-        match self.meter.tree(&tree)? {
-            Some(bytes) => self.count(whose, bytes),
-            None => {
-                self.unreadable.push((tree, whose));
-                if self.unreadable.len() >= ASKED_AT_ONCE {
-                    self.ask_for_unreadable();
-                }
-            }
+        if let Some(bytes) = self.meter.tree(&tree)? {
+            self.count(whose, bytes);
+            return Ok(());
+        }
+        self.unreadable.push((tree, whose));
+        if self.unreadable.len() >= ASKED_AT_ONCE {
+            self.ask_for_unreadable();
         }
         Ok(())
     }

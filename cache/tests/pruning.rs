@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use common::{map, open, record, tree};
 use shale_cache::{
-    BlobRef, BuildRecord, BuildStep, Caps, ChainId, ContentId, DiffId, ImageLayer, ImageRecord, Inventory, ItemFilter, ItemKind, LayerId,
-    OciDigest, PackKey, Packed, Policy, PruneOptions, Reason, Store,
+    BlobRef, BuildRecord, BuildStep, Caps, ChainId, ContentId, DiffId, ImageLayer, ImageRecord, Inventory, Item, ItemFilter, ItemKind,
+    LayerId, OciDigest, PackKey, Packed, Policy, PruneOptions, Reason, Store,
 };
 use tempfile::{TempDir, tempdir};
 
@@ -52,7 +52,7 @@ fn inventory(store: &Store) -> Inventory {
 
 fn prune(store: &Store, options: PruneOptions) -> Vec<String> {
     let report = store.gc().prune(&[options], None, &mut no_worker).expect("pruned");
-    report.removed.iter().map(|item| item.id()).collect()
+    report.removed.iter().map(Item::id).collect()
 }
 
 /// Says that a layer and its record were last used at a time.
@@ -157,7 +157,7 @@ fn the_least_recently_used_goes_first_and_steps_before_those_below_them() {
     assert_eq!(prune(&store, PruneOptions { caps, ..PruneOptions::default() }), [layers[1].to_string()]);
     caps.max_used_bytes = inventory(&store).cache_bytes() - each - 1;
     assert_eq!(prune(&store, PruneOptions { caps, ..PruneOptions::default() }).len(), 2);
-    assert_eq!(inventory(&store).items.iter().map(|item| item.id()).collect::<Vec<_>>(), [layers[2].to_string()]);
+    assert_eq!(inventory(&store).items.iter().map(Item::id).collect::<Vec<_>>(), [layers[2].to_string()]);
     caps.reserved_bytes = total;
     caps.max_used_bytes = 1;
     assert_eq!(prune(&store, PruneOptions { caps, ..PruneOptions::default() }), [""; 0], "what is reserved stays");
@@ -171,7 +171,7 @@ fn of_things_made_within_a_second_the_first_goes_first() {
     for (number, name) in (1..).zip(names) {
         used_at(&store, LayerId::of_index(&index_of(name, 1)), now - HOUR + Duration::from_nanos(number));
     }
-    let order: Vec<String> = inventory(&store).items.into_iter().map(|item| item.id()).collect();
+    let order: Vec<String> = inventory(&store).items.iter().map(Item::id).collect();
     assert_eq!(order, names.map(|name| LayerId::of_index(&index_of(name, 1)).to_string()));
 }
 
@@ -184,7 +184,7 @@ fn collected(store: &Store, policy: &Policy) -> Option<Vec<String>> {
     report.map(|report| {
         // But for some folders and pointers, and the note itself.
         assert!(report.left_bytes.abs_diff(inventory(store).cache_bytes()) <= 4 * 4096, "{report:?}");
-        report.removed.into_iter().map(|item| item.id()).collect()
+        report.removed.iter().map(Item::id).collect()
     })
 }
 
@@ -301,9 +301,9 @@ fn a_step_counts_as_used_when_one_above_it_is() {
         used_at(&store, *layer, now - HOUR * hours);
     }
     used_at(&store, other, now - HOUR * 5);
-    let order: Vec<String> = inventory(&store).items.into_iter().map(|item| item.id()).collect();
+    let order: Vec<String> = inventory(&store).items.iter().map(Item::id).collect();
     assert_eq!(order[0], other.to_string());
-    let used: Vec<i64> = inventory(&store).items[1..].iter().map(|item| item.last_used_secs()).collect();
+    let used: Vec<i64> = inventory(&store).items[1..].iter().map(Item::last_used_secs).collect();
     assert!(used.windows(2).all(|pair| pair[0] == pair[1]), "{used:?}");
 }
 

@@ -196,7 +196,9 @@ impl<E: Executor> State<E> {
             ran: vec![false; count],
             changed_by: vec![None; count],
         };
-        roots.iter().for_each(|root| state.users[root.0] += 1);
+        for root in roots {
+            state.users[root.0] += 1;
+        }
         for (number, vertex) in graph.vertices.iter().enumerate().filter(|(number, _)| needed[*number]) {
             let inputs = vertex.inputs();
             state.waiting[number] = inputs.len();
