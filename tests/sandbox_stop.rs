@@ -16,6 +16,11 @@ use shale::sandbox::{Cancel, SandboxError};
 use shale::solve::event::Stream;
 use shale::worker::{Exit, Worker};
 
+/// Less than the ten seconds that a step has to tidy up, and enough for a busy machine.
+const AT_ONCE: Duration = Duration::from_secs(8);
+/// What did not happen by then does not happen.
+const LONG: Duration = Duration::from_secs(60);
+
 /// Runs the script, and does `then` once it has printed something.
 fn interrupted(bench: &Bench, script: &str, then: impl FnOnce(&Cancel) + Send) -> (Result<Ran, SandboxError>, Duration) {
     let cancel = Cancel::new().unwrap();
@@ -25,7 +30,7 @@ fn interrupted(bench: &Bench, script: &str, then: impl FnOnce(&Cancel) + Send) -
         let started = scope.spawn(move || {
             // A failing test must not wait for a step that sleeps.
             let _end = EndStep(cancel);
-            wait.recv_timeout(Duration::from_secs(10)).expect("the step says that it runs");
+            wait.recv_timeout(LONG).expect("the step says that it runs");
             let start = Instant::now();
             then(cancel);
             start
@@ -65,7 +70,7 @@ fn a_command_that_does_not_handle_sigterm_ends_at_once() {
         let (ran, took) = interrupted(&bench, script, Cancel::cancel);
         let ran = ran.unwrap();
         assert_eq!((ran.exit, ran.stdout.as_str()), (Exit::Cancelled, "\n"), "{script}");
-        assert!(took < Duration::from_secs(2), "{script}: {took:?}");
+        assert!(took < AT_ONCE, "{script}: {took:?}");
     }
 }
 
@@ -78,7 +83,7 @@ fn one_that_handles_it_may_tidy_up() {
     });
     let ran = ran.unwrap();
     assert_eq!((ran.exit, ran.stdout.as_str()), (Exit::Cancelled, "\ntidy\ntidied\n"));
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(took < AT_ONCE, "{took:?}");
     // Not PID 1 but a process of it: its end is waited for, then nothing is left that handles the signal.
     let script = "sh -c 'trap \"echo child tidied; exit 0\" TERM; echo; sleep 1000; true' & while true; do sleep 1000; done";
     let (ran, took) = interrupted(&bench, script, |cancel| {
@@ -88,7 +93,7 @@ fn one_that_handles_it_may_tidy_up() {
     });
     let ran = ran.unwrap();
     assert_eq!((ran.exit, ran.stdout.as_str()), (Exit::Cancelled, "\nchild tidied\n"));
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(took < AT_ONCE, "{took:?}");
 }
 
 #[test]
@@ -102,7 +107,7 @@ fn a_second_wish_waits_for_nothing() {
     let ran = ran.unwrap();
     assert_eq!(ran.exit, Exit::Cancelled);
     assert!(ran.stdout.contains("stubborn"), "{ran:?}");
-    assert!(took > Duration::from_millis(600) && took < Duration::from_secs(3), "{took:?}");
+    assert!(took > Duration::from_millis(600) && took < AT_ONCE, "{took:?}");
 }
 
 #[test]
@@ -110,7 +115,7 @@ fn a_command_that_floods_its_output_can_be_stopped() {
     let Some(bench) = Bench::new() else { return };
     let (ran, took) = interrupted(&bench, "yes", Cancel::cancel);
     assert_eq!(ran.unwrap().exit, Exit::Cancelled);
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert!(took < AT_ONCE, "{took:?}");
 }
 
 #[test]
@@ -120,7 +125,7 @@ fn a_wish_from_before_the_start_counts() {
     cancel.cancel();
     let start = Instant::now();
     assert_eq!(bench.try_run(bench.sh_request("sleep 1000"), &cancel).unwrap().exit, Exit::Cancelled);
-    assert!(start.elapsed() < Duration::from_secs(2));
+    assert!(start.elapsed() < AT_ONCE);
     assert_eq!(bench.sh("echo the worker lives").stdout, "the worker lives\n");
 }
 
@@ -140,14 +145,14 @@ fn children_of(pid: u32) -> Vec<u32> {
 fn wait_for_sleeps(mark: &str) {
     let start = Instant::now();
     while sleeps_of(mark).len() < 2 {
-        assert!(start.elapsed() < Duration::from_secs(20), "the step does not start");
+        assert!(start.elapsed() < LONG, "the step does not start");
         thread::sleep(Duration::from_millis(5));
     }
 }
 
-fn gone_within(mark: &str, limit: Duration) -> bool {
+fn all_gone(mark: &str) -> bool {
     let start = Instant::now();
-    while start.elapsed() < limit {
+    while start.elapsed() < LONG {
         if sleeps_of(mark).is_empty() {
             return true;
         }
@@ -173,8 +178,8 @@ fn the_death_of_any_process_of_the_worker_ends_everything() {
             kill(victim(&bench.worker));
         });
         assert!(matches!(ran, Err(SandboxError::Gone(_))), "{name}: {ran:?}");
-        assert!(took < Duration::from_secs(2), "{name}: {took:?}");
-        assert!(gone_within(&mark, Duration::from_secs(2)), "{name}: {:?}", sleeps_of(&mark));
+        assert!(took < AT_ONCE, "{name}: {took:?}");
+        assert!(all_gone(&mark), "{name}: {:?}", sleeps_of(&mark));
         assert!(matches!(bench.try_run(bench.sh_request("true"), &Cancel::new().unwrap()), Err(SandboxError::Gone(_))), "{name}");
     }
 }
@@ -188,7 +193,7 @@ fn the_death_of_a_handler_ends_its_step_only() {
         kill(children_of(inner)[0]);
     });
     assert!(matches!(ran, Err(SandboxError::Gone(_))), "{ran:?}");
-    assert!(gone_within(&mark, Duration::from_secs(2)));
+    assert!(all_gone(&mark));
     assert_eq!(bench.sh("echo the worker lives").stdout, "the worker lives\n");
 }
 
@@ -216,10 +221,10 @@ fn the_death_of_the_main_process_ends_everything() {
     let worker = children_of(main.id())[0];
     main.kill().unwrap();
     main.wait().unwrap();
-    assert!(gone_within(&mark, Duration::from_secs(2)), "{:?}", sleeps_of(&mark));
+    assert!(all_gone(&mark), "{:?}", sleeps_of(&mark));
     let start = Instant::now();
     while fs::exists(format!("/proc/{worker}")).unwrap() {
-        assert!(start.elapsed() < Duration::from_secs(2), "the worker is left");
+        assert!(start.elapsed() < LONG, "the worker is left");
         thread::sleep(Duration::from_millis(5));
     }
 }

@@ -1,14 +1,15 @@
 //! The worker proper: PID 1 of its pid namespace, with every privilege in its namespaces.
 //!
-//! It has a single thread and never waits for anything but requests: each gets a fork of its own.
+//! It has a single thread and only sees to it that there is always a fork of it that waits for the next request.
 
-use std::fs;
-use std::io::{self, Read};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::capture::{self, capture};
 use super::layers;
@@ -36,18 +37,64 @@ pub(super) fn main() -> ! {
         sys::exit_now(1);
     }
     loop {
-        let mut byte = [0];
-        let Ok((len, mut fds)) = protocol::receive_with_fds(control.as_fd(), &mut byte) else { sys::exit_now(1) };
-        if len == 0 {
+        let goes_on = match fork_handler() {
+            Ok(Forked::Handler(said)) => handle_next(control, said),
+            Ok(Forked::Worker(said)) => !has_ended(said),
+            // Without a process for it the request's socket is closed, and the main process knows.
+            Err(_) => matches!(take(&control), Ok(Some(_))),
+        };
+        if !goes_on {
             sys::exit_now(0);
         }
-        let Some(socket) = fds.pop() else { continue };
-        // Without a process for it the request's socket is closed, and the main process knows.
-        if let Ok(None) = sys::fork() {
-            drop(control);
-            sys::heed_children();
-            serve(UnixStream::from(socket));
-            sys::exit_now(0)
+    }
+}
+
+/// A handler says that it has taken a request.
+const TAKEN: u8 = b't';
+/// There will be no more requests.
+const ENDED: u8 = b'e';
+
+/// Both sides of a fork, each with its end of a pipe.
+enum Forked {
+    Worker(File),
+    Handler(File),
+}
+
+/// Makes the process that waits for the next request, so that the fork is done when one comes.
+fn fork_handler() -> io::Result<Forked> {
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+    Ok(if sys::fork()?.is_some() { Forked::Worker(read.into()) } else { Forked::Handler(write.into()) })
+}
+
+/// Waits until the handler has taken a request; whether there are no more. One that dies without a word has taken none, or leaves
+/// its request's socket closed.
+fn has_ended(mut said: File) -> bool {
+    let mut word = [0];
+    matches!(said.read(&mut word), Ok(1)) && word == [ENDED]
+}
+
+fn handle_next(control: OwnedFd, mut said: File) -> ! {
+    let request = take(&control).ok().flatten();
+    let word = if request.is_some() { TAKEN } else { ENDED };
+    if said.write_all(&[word]).is_ok()
+        && let Some(socket) = request
+    {
+        drop((control, said));
+        sys::heed_children();
+        serve(socket);
+    }
+    sys::exit_now(0)
+}
+
+/// The socket of the next request; `None` when there will be none.
+fn take(control: &OwnedFd) -> io::Result<Option<UnixStream>> {
+    loop {
+        let mut byte = [0];
+        let (len, mut fds) = protocol::receive_with_fds(control.as_fd(), &mut byte)?;
+        match fds.pop() {
+            _ if len == 0 => return Ok(None),
+            Some(socket) => return Ok(Some(UnixStream::from(socket))),
+            None => {}
         }
     }
 }
