@@ -44,11 +44,12 @@ fn another_version_is_refused() {
 fn a_directory_that_holds_something_else_is_refused() {
     let dir = tempdir().expect("a directory");
     fs::create_dir(dir.path().join("lost+found")).expect("a directory");
+    fs::write(dir.path().join("gc"), "{}").expect("written");
     fs::create_dir(dir.path().join("tmp")).expect("a directory");
     fs::write(dir.path().join("tmp/thesis"), "").expect("written");
     let error = Store::open(dir.path()).expect_err("no store");
     assert!(matches!(&error, StoreError::NotAStore { found, .. } if found == "tmp"), "{error:?}");
-    assert_eq!(files(dir.path()), ["tmp/thesis"]);
+    assert_eq!(files(dir.path()), ["gc", "tmp/thesis"]);
     fs::remove_dir_all(dir.path().join("tmp")).expect("removed");
     open(dir.path());
 }
