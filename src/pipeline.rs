@@ -138,12 +138,9 @@ fn build_for(
     drop(forms.remove(left_by_the_dead));
     let written = thread::scope(|scope| {
         let (layers, queue) = ahead::queue();
-        if let Some(wanted) = output::wanted(request, &plan) {
-            let forms = &forms;
-            let work = move || queue.work(forms, wanted);
-            // Without a thread for it everything is packed at the end.
-            drop(thread::Builder::new().name("pack ahead".into()).spawn_scoped(scope, work));
-        }
+        let (own, wanted) = (&forms, output::wanted(request, &plan));
+        // Without a thread for it everything is packed at the end.
+        drop(thread::Builder::new().name("ahead".into()).spawn_scoped(scope, move || queue.work(own, wanted)));
         let solved = solve(request, &inputs, &plan, &bases, (&forms, layers), services, (account, site));
         for context in inputs.contexts.iter() {
             // The next build only loses time without it, and a store that cannot be written has said so already.

@@ -113,6 +113,9 @@ pub struct BuildStep {
     pub status: StepStatus,
     /// Why it ran, or why it did not have to, in words.
     pub reason: String,
+    /// Why it failed, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
     /// Everything that differed from its last run, the most useful first.
     #[serde(default)]
     pub changes: Vec<Change>,

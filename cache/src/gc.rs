@@ -158,10 +158,13 @@ impl Eviction {
     }
 }
 
+/// More than this would have builds wait at the gate.
+const MAX_BATCH: usize = 1024;
+
 /// How many items go between two openings of the gate, before each of which so many things that are needed or in use are read again:
-/// as many, so that a large pruning of a store with many images costs what both take, not their product.
+/// about as many, so that a large pruning of a store with many images costs what both take, not their product.
 fn batch(read_again: usize) -> usize {
-    BATCH.max(read_again)
+    read_again.clamp(BATCH, MAX_BATCH)
 }
 
 /// The garbage collection of a store.

@@ -31,7 +31,9 @@ pub(crate) fn note(store: &Inner, name: &str, key: &CacheKey) -> Result<(), Stor
 /// The key of the newest run of a name.
 pub(crate) fn find(store: &Inner, name: &str) -> Result<Option<CacheKey>, StoreError> {
     let bytes = read(&path(store, name))?;
-    Ok(lines(&bytes).rev().find_map(|line| parse(line).filter(|(of, _)| *of == name)).map(|(_, key)| key))
+    // Many lines are passed over for one that is looked into.
+    let mut of_name = lines(&bytes).rev().filter(|line| line.starts_with(name.as_bytes()));
+    Ok(of_name.find_map(parse).map(|(_, key)| key))
 }
 
 /// Whether a file of `steps/last` holds lines of ours.
@@ -39,10 +41,10 @@ pub(crate) fn is_of_runs(name: &str) -> bool {
     name.starts_with(PREFIX)
 }
 
-/// Whether each line is as it was written.
-pub(crate) fn is_whole(path: &Path) -> Result<bool, StoreError> {
+/// Whether no line was changed. One that was cut off hides nothing but itself: a power loss or a full disk leaves such.
+pub(crate) fn is_unchanged(path: &Path) -> Result<bool, StoreError> {
     let bytes = read(path)?;
-    Ok(lines(&bytes).all(|line| parse(line).is_some()))
+    Ok(lines(&bytes).all(|line| line.len() != line_len() || parse(line).is_some()))
 }
 
 fn path(store: &Inner, name: &str) -> PathBuf {
@@ -52,13 +54,12 @@ fn path(store: &Inner, name: &str) -> PathBuf {
 /// Adds at the end with a single write, which others do not come between. Returns how long the file is now.
 fn add(path: &Path, bytes: &[u8]) -> Result<u64, StoreError> {
     let failed = |error| StoreError::io("write", path, error);
-    let open = || File::options().append(true).create(true).open(path);
-    let mut file = match open() {
-        Err(error) if is_absent(&error) => {
-            crate::tmp::make_dirs(path.parent().unwrap_or(path)).map_err(failed)?;
-            open().map_err(failed)?
+    let mut file = loop {
+        match File::options().append(true).create(true).open(path) {
+            // A pruning may remove the empty directory at any time.
+            Err(error) if is_absent(&error) => crate::tmp::make_dirs(path.parent().unwrap_or(path)).map_err(failed)?,
+            other => break other.map_err(failed)?,
         }
-        other => other.map_err(failed)?,
     };
     file.write_all(bytes).map_err(failed)?;
     Ok(file.metadata().map_err(failed)?.len())
@@ -152,7 +153,7 @@ mod tests {
         note(inner, &name(1), &key(4)).expect("noted");
         note(inner, &name(1), &key(5)).expect("noted");
         assert_eq!((find(inner, &name(1)).expect("read"), find(inner, &name(2)).expect("read")), (Some(key(5)), Some(key(2))));
-        assert!(!is_whole(&path(inner, &name(1))).expect("read"));
+        assert!(is_unchanged(&path(inner, &name(1))).expect("read"));
     }
 
     #[test]

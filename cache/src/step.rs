@@ -247,10 +247,10 @@ impl<'a> Steps<'a> {
 /// The right to make what a key stands for. Dropped without a commit, it lets the next one try.
 #[derive(Debug)]
 pub struct KeyLock {
+    /// None in a read-only store. It goes before the store does, which removes what locks left.
+    _lock: Option<FileLock>,
     store: Arc<Inner>,
     key: CacheKey,
-    /// None in a read-only store.
-    _lock: Option<FileLock>,
 }
 
 impl KeyLock {

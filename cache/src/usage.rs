@@ -29,7 +29,9 @@ impl Meter {
         match done {
             Ok(bytes) => Ok(Some(bytes)),
             Err((_, error)) if is_denied(&error) => {
-                self.seen.retain(|inode| !counted.contains(inode));
+                for inode in &counted {
+                    self.seen.remove(inode);
+                }
                 Ok(None)
             }
             Err((path, error)) => Err(StoreError::io("measure", &path, error)),

@@ -214,7 +214,7 @@ impl Check<'_> {
                 if dir == "last" {
                     if runs::is_of_runs(&name) {
                         self.found.checked += 1;
-                        if !runs::is_whole(&self.store.root().join(&path))? {
+                        if !runs::is_unchanged(&self.store.root().join(&path))? {
                             self.bad(path, "torn");
                         }
                     } else {

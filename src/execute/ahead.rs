@@ -65,7 +65,7 @@ impl Ahead {
 impl Queue {
     /// Does what comes until nothing more can come. What fails to be packed fails again, and is told, when it is exported; what
     /// cannot be deleted lies in `trash/` for the next build.
-    pub fn work(self, forms: &Forms<'_>, wanted: Wanted) {
+    pub fn work(self, forms: &Forms<'_>, wanted: Option<Wanted>) {
         let mut threads = None;
         while let Ok(job) = self.0.recv() {
             let layer = match job {
@@ -76,9 +76,7 @@ impl Queue {
                     continue;
                 }
             };
-            if forms.is_given_up() {
-                continue;
-            }
+            let Some(wanted) = wanted.filter(|_| !forms.is_given_up()) else { continue };
             if !forms.content_bytes(&layer).is_ok_and(|bytes| bytes >= WORTH_BYTES) {
                 continue;
             }

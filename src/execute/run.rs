@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
+use shale_cache::MapId;
+
 use super::redact::Redactor;
 use super::room::Lack;
 use super::{BuildExecutor, StepError, device, emulator, mounts};
@@ -13,7 +15,7 @@ use crate::solve::event::{Event, Stream};
 use crate::solve::{Made, Step};
 use crate::tree::accounts::{Accounts, ProcessUser};
 use crate::tree::index::Index;
-use crate::worker::LowerLayer;
+use crate::worker::{LowerLayer, RunDone};
 
 /// So much of the end of a command's output is looked through for why it failed.
 const LAST_WORDS: usize = 4 << 10;
@@ -68,34 +70,42 @@ pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sou
     // Locks of caches go before the rest is tidied up.
     drop(ready);
     let made = done.map_err(StepError::from).and_then(|done| match done.exit {
-        Exit::Code(0) => {
-            let index = Index::from_bytes(done.index)?;
-            let (layers, map) = (executor.store.layers(), worker.map_id());
-            let content = index.content_id(Some(done.window));
-            // Content that is known becomes the layer that has it.
-            let known = layers.by_content(&content)?;
-            if let Some(known) = &known
-                && layers.has_fs(&known.layer, &map)?
-            {
-                return Ok(Made { layer: known.layer, content, inputs: None });
-            }
-            let layer = layers.put_with_fs(index.as_bytes(), &map, &done.upper)?;
-            // Nobody exports one whose content is known.
-            if let (Some(diff_id), None) = (&done.diff_id, &known) {
-                executor.forms.note_diff_id(&layer, None, diff_id)?;
-            }
-            executor.forms.remember(layer, index);
-            Ok(Made { layer, content, inputs: None })
-        }
+        Exit::Code(0) => keep(executor, &worker.map_id(), done),
         Exit::Cancelled => Err(StepError::Cancelled),
         Exit::Code(code) => Err(failed(code)),
         Exit::Signal(signal) => Err(failed(128 + signal)),
     });
-    executor.ahead.delete(tmp);
+    if made.is_ok() && !tmp.path().join("upper").exists() {
+        executor.ahead.delete(tmp);
+    } else {
+        // What was not kept may be large, and the next step may need the room.
+        let left: Vec<PathBuf> = tmp.close().into_iter().collect();
+        executor.forms.remove(&left)?;
+    }
     match log_error {
         Some(error) if made.is_ok() => Err(StepError::io("write the log", log.place())(error)),
         _ => made,
     }
+}
+
+/// Keeps what a command left as a layer. Content that is known becomes the layer that has it.
+fn keep(executor: &BuildExecutor<'_>, map: &MapId, done: RunDone) -> Result<Made, StepError> {
+    let index = Index::from_bytes(done.index)?;
+    let layers = executor.store.layers();
+    let content = index.content_id(Some(done.window));
+    let known = layers.by_content(&content)?;
+    if let Some(known) = &known
+        && layers.has_fs(&known.layer, map)?
+    {
+        return Ok(Made { layer: known.layer, content, inputs: None });
+    }
+    let layer = layers.put_with_fs(index.as_bytes(), map, &done.upper)?;
+    // Nobody exports one whose content is known.
+    if let (Some(diff_id), None) = (&done.diff_id, &known) {
+        executor.forms.note_diff_id(&layer, None, diff_id)?;
+    }
+    executor.forms.remember(layer, index);
+    Ok(Made { layer, content, inputs: None })
 }
 
 fn request(op: &RunOp, (lowers, user): (Vec<LowerLayer>, ProcessUser), ready: &mut mounts::Ready) -> RunRequest {

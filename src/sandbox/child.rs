@@ -4,8 +4,6 @@
 //! steps is a matter of security; each says what it relies on.
 
 use std::ffi::CString;
-use std::fs::File;
-use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -13,7 +11,6 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, open};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Resource, Rlimit, Signal, chdir, fchdir, pivot_root, setrlimit, setsid, umask};
 use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
-use serde::{Deserialize, Serialize};
 
 use super::mounts::{BoundFile, Root};
 use super::spec::{RunRequest, StepMount};
@@ -42,8 +39,8 @@ pub(super) struct Prepared {
     pub(super) stderr: OwnedFd,
 }
 
-/// What the child says before it becomes the command. Silence: it has become it.
-#[derive(Debug, Serialize, Deserialize)]
+/// What the child says before it becomes the command, in the memory that it shares with the handler. Silence: it has become it.
+#[derive(Debug)]
 pub(super) enum Word {
     /// Mount points that had to be made in the upper directory.
     Made(Vec<PathBuf>),
@@ -58,10 +55,9 @@ pub(super) fn namespaces(network: NetworkMode) -> libc::c_int {
 }
 
 /// Becomes the command, or says why not and ends.
-pub(super) fn become_command(request: &RunRequest, prepared: &Prepared, status: &File) -> ! {
-    let Err(failure) = set_up_and_exec(request, prepared, status);
-    // If the handler does not read it any more it is dead, and so are we.
-    drop(say(status, &Word::Failed(failure)));
+pub(super) fn become_command(request: &RunRequest, prepared: &Prepared, said: &mut Vec<Word>) -> ! {
+    let Err(failure) = set_up_and_exec(request, prepared, said);
+    said.push(Word::Failed(failure));
     sys::exit_now(exec_code())
 }
 
@@ -69,19 +65,13 @@ const fn exec_code() -> i32 {
     127
 }
 
-fn say(mut status: &File, word: &Word) -> std::io::Result<()> {
-    let mut line = serde_json::to_vec(word)?;
-    line.push(b'\n');
-    status.write_all(&line)
-}
-
-fn set_up_and_exec(request: &RunRequest, prepared: &Prepared, status: &File) -> Result<std::convert::Infallible, Failure> {
+fn set_up_and_exec(request: &RunRequest, prepared: &Prepared, said: &mut Vec<Word>) -> Result<std::convert::Infallible, Failure> {
     standard_streams(prepared)?;
     setsid().deed("start a session")?;
     if request.network == NetworkMode::None {
         sys::raise_loopback().deed("bring up the loopback interface")?;
     }
-    enter_root(request, prepared, status)?;
+    enter_root(request, prepared, said)?;
     rustix::system::sethostname(request.hostname.as_bytes()).deed_on("set the host name", &request.hostname)?;
     for limit in &request.ulimits {
         set_limit(&limit.name, limit.soft, limit.hard)?;
@@ -116,12 +106,12 @@ fn standard_streams(prepared: &Prepared) -> Result<(), Failure> {
 }
 
 /// Builds the root, makes it `/` and lets go of everything outside.
-fn enter_root(request: &RunRequest, prepared: &Prepared, status: &File) -> Result<(), Failure> {
+fn enter_root(request: &RunRequest, prepared: &Prepared, said: &mut Vec<Word>) -> Result<(), Failure> {
     overlay::mount_at(&prepared.lowers, &prepared.upper, &prepared.work, &prepared.root)?;
     let root = Root::open(&prepared.root)?;
     let (root, made) = root.furnish(request.shm_size_bytes, request.insecure, &prepared.files, &prepared.mounts)?;
     if !made.is_empty() {
-        say(status, &Word::Made(made)).deed("report mount points")?;
+        said.push(Word::Made(made));
     }
     if targets::find(root.as_fd(), &request.cwd)?.is_none() {
         targets::make(root.as_fd(), &request.cwd, Shape::Dir, Some((request.uid, request.gid)))?;

@@ -2,15 +2,13 @@
 //!
 //! A fork of the worker, so single-threaded, in the worker's namespaces and with its privileges.
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
-use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitId, WaitIdOptions, WaitOptions, waitid, waitpid};
 
 use super::child::{self, Prepared, Word};
@@ -55,11 +53,11 @@ pub(crate) fn run(
     ended: &mut dyn FnMut(Exit),
 ) -> Result<Left, Failure> {
     let (prepared, before) = prepare(request, stdout, stderr)?;
-    let (init, init_fd, status) = start(request, &prepared)?;
+    let (init, init_fd, words) = start(request, &prepared)?;
     let (upper, work) = (prepared.upper.clone(), prepared.work.clone());
     // Only the command is to have the other ends of its output.
     drop(prepared);
-    let (exit, words) = attend(init, &init_fd, status, asker)?;
+    let exit = attend(init, &init_fd, asker)?;
     let mut made = Vec::new();
     for word in words {
         match word {
@@ -112,18 +110,17 @@ fn touched(path: &Path) -> Result<Mtime, Failure> {
     Ok(Mtime { secs: meta.mtime(), nanos: meta.mtime_nsec() as u32 })
 }
 
-/// Starts the process that becomes the command; returns when it has, or has said why not.
-fn start(request: &RunRequest, prepared: &Prepared) -> Result<(Pid, OwnedFd, File), Failure> {
-    let (status_read, status_write) = pipe_with(PipeFlags::CLOEXEC).deed("make a pipe")?;
-    let status_write = File::from(status_write);
+/// Starts the process that becomes the command; returns when it has, or has said why not. A wish to end it is heard after that.
+fn start(request: &RunRequest, prepared: &Prepared) -> Result<(Pid, OwnedFd, Vec<Word>), Failure> {
+    let mut words = Vec::new();
     let flags = child::namespaces(request.network);
-    let (pid, pidfd) = sys::spawn_into(flags, &mut || child::become_command(request, prepared, &status_write))
-        .deed("start a process in new namespaces")?;
-    Ok((pid, pidfd, File::from(status_read)))
+    let (pid, pidfd) =
+        sys::spawn_into(flags, &mut || child::become_command(request, prepared, &mut words)).deed("start a process in new namespaces")?;
+    Ok((pid, pidfd, words))
 }
 
 /// Waits for the end of the step, and ends it if asked to.
-fn attend(init: Pid, init_fd: &OwnedFd, mut status: File, asker: &mut dyn Asker) -> Result<(Exit, Vec<Word>), Failure> {
+fn attend(init: Pid, init_fd: &OwnedFd, asker: &mut dyn Asker) -> Result<Exit, Failure> {
     let mut cancelled = false;
     loop {
         let ready = {
@@ -152,16 +149,11 @@ fn attend(init: Pid, init_fd: &OwnedFd, mut status: File, asker: &mut dyn Asker)
     }
     let end = waitpid(Some(init), WaitOptions::empty()).deed("wait for the step")?;
     let (_, end) = end.expect("without WNOHANG there is always a status");
-    // Every process of the step is dead, so the pipe has an end.
-    let mut text = String::new();
-    status.read_to_string(&mut text).deed("read the step's status")?;
-    let words = text.lines().map(serde_json::from_str).collect::<Result<_, _>>().map_err(|e| Failure::Other(e.to_string()))?;
-    let exit = match (end.exit_status(), end.terminating_signal()) {
+    Ok(match (end.exit_status(), end.terminating_signal()) {
         _ if cancelled => Exit::Cancelled,
         (Some(code), _) => Exit::Code(code),
         (_, signal) => Exit::Signal(signal.unwrap_or(libc::SIGKILL)),
-    };
-    Ok((exit, words))
+    })
 }
 
 /// The overlay of a step in a fresh directory.

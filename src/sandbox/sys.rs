@@ -26,7 +26,8 @@ pub fn map_file(file: &File) -> io::Result<Mapping> {
     if file.metadata()?.len() == 0 {
         return Ok(Mapping(None));
     }
-    // SAFETY: the mapping is private to reading, and the store never changes or truncates a file after its rename into place,
+    // SAFETY: the mapping is private to reading, and the store never changes or truncates a file after its rename into place, it only
+    // lets some grow,
     // so the bytes behind the slice do not change while it lives.
     let map = unsafe { memmap2::Mmap::map(file) }?;
     Ok(Mapping(Some(map)))
@@ -51,6 +52,8 @@ pub(crate) fn fork() -> io::Result<Option<Pid>> {
 /// a good part of the time that a step costs. As with [`fork`], only for single-threaded processes.
 pub(crate) fn spawn_into(flags: libc::c_int, mut body: &mut dyn FnMut()) -> io::Result<(Pid, OwnedFd)> {
     const STACK_BYTES: usize = 1 << 20;
+    // Whole pages of any size.
+    const GUARD_BYTES: usize = 64 << 10;
     extern "C" fn enter(body: *mut libc::c_void) -> libc::c_int {
         // SAFETY: the pointer is the one that is handed to `clone` below, to a variable of a caller that waits.
         let body = unsafe { &mut *body.cast::<&mut dyn FnMut()>() };
@@ -58,11 +61,13 @@ pub(crate) fn spawn_into(flags: libc::c_int, mut body: &mut dyn FnMut()) -> io::
         exit_now(127)
     }
     let mut stack = memmap2::MmapOptions::new().len(STACK_BYTES).stack().map_anon()?;
+    // SAFETY: nobody else knows the mapping, whose lowest pages become the end of the stack: to go beyond it is fatal to the child.
+    check(unsafe { libc::mprotect(stack.as_mut_ptr().cast(), GUARD_BYTES, libc::PROT_NONE) })?;
     let mut pidfd: libc::c_int = -1;
     let flags = flags | libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
     // SAFETY: the child runs on a stack of its own, from its aligned end downwards, and no other thread runs while it uses our
-    // memory: this one is halted until it has ended or become another program. `enter` never returns, and a panic in it aborts the child
-    // only. The kernel writes the pidfd to `pidfd`, which outlives the call.
+    // memory: this one is halted until it has ended or become another program. What it allocates stays with us. `enter` never returns, and
+    // a panic in it aborts the child only. The kernel writes the pidfd to `pidfd`, which outlives the call.
     let pid = unsafe {
         let top = stack.as_mut_ptr().add(STACK_BYTES).cast();
         libc::clone(enter, top, flags, (&raw mut body).cast(), &raw mut pidfd)

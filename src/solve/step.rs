@@ -41,6 +41,7 @@ pub(super) fn run<E: Executor>(
     if let Err(error) = &outcome {
         let is_cancelled = solver.executor.is_cancelled();
         account.status = if is_cancelled { StepStatus::Cancelled } else { StepStatus::Failed };
+        account.error = (!is_cancelled).then(|| error.to_string());
         if account.reason.is_empty() {
             account.reason = error.to_string();
         }

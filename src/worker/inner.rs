@@ -40,8 +40,7 @@ pub(super) fn main() -> ! {
         let goes_on = match fork_handler() {
             Ok(Forked::Handler(said)) => handle_next(control, said),
             Ok(Forked::Worker(said)) => !has_ended(said),
-            // Without a process for it the request's socket is closed, and the main process knows.
-            Err(_) => matches!(take(&control), Ok(Some(_))),
+            Err(_) => late_handler(&control),
         };
         if !goes_on {
             sys::exit_now(0);
@@ -71,6 +70,18 @@ fn fork_handler() -> io::Result<Forked> {
 fn has_ended(mut said: File) -> bool {
     let mut word = [0];
     matches!(said.read(&mut word), Ok(1)) && word == [ENDED]
+}
+
+/// What is left where there was no process for a handler in time, as when a step has used them all up: to make it when the request
+/// is there. Without one even then the request's socket is closed, and the main process knows. Whether there was a request.
+fn late_handler(control: &OwnedFd) -> bool {
+    let Ok(Some(socket)) = take(control) else { return false };
+    if let Ok(None) = sys::fork() {
+        sys::heed_children();
+        serve(socket);
+        sys::exit_now(0)
+    }
+    true
 }
 
 fn handle_next(control: OwnedFd, mut said: File) -> ! {

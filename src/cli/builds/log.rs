@@ -26,7 +26,7 @@ pub(super) fn render(record: &BuildRecord, dir: &Path, write: &mut dyn FnMut(&[u
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed(&error)),
         }
-        write(format!("#{number} {}\n\n", ending(step, record.error.as_deref())).as_bytes())?;
+        write(format!("#{number} {}\n\n", ending(step)).as_bytes())?;
     }
     Ok(())
 }
@@ -50,12 +50,11 @@ fn lines(number: usize, file: File, write: &mut dyn FnMut(&[u8]) -> Result<(), F
     Ok(())
 }
 
-/// The step that failed is why the build did: its own reason may be the one why it ran.
-fn ending(step: &BuildStep, error: Option<&str>) -> String {
+fn ending(step: &BuildStep) -> String {
     match step.status {
         StepStatus::Hit | StepStatus::CutOffHit => "CACHED".to_owned(),
         StepStatus::Executed => format!("DONE {}", human::duration_ms(step.duration_ms)),
-        StepStatus::Failed => format!("ERROR: {}", error.unwrap_or(&step.reason).lines().next().unwrap_or_default()),
+        StepStatus::Failed => format!("ERROR: {}", step.error.as_ref().unwrap_or(&step.reason).lines().next().unwrap_or_default()),
         StepStatus::Running => "...".to_owned(),
         StepStatus::Cancelled => "CANCELED".to_owned(),
     }
