@@ -232,6 +232,60 @@ fn a_signal_ends_steps_at_once_and_nothing_stays() {
     });
 }
 
+/// How many wishes a step must have got before it said anything, and how many are made for that.
+const EARLY: usize = 10;
+const WISHES: usize = 200;
+
+/// A wish may come when a step is announced and its command does not run yet: while the worker starts, namespaces and mounts are made.
+/// One that got lost there would be missed, for the command goes on for long.
+fn survives_signals_in_set_up(lab: &Lab) {
+    lab.own_binary();
+    lab.load_busybox();
+    let layers: String = (0..20).map(|n| format!("COPY <<E /l{n}\n{n}\nE\n")).collect();
+    let mounts: String = (0..40).map(|n| format!("--mount=type=tmpfs,target=/t/{n} ")).collect();
+    let mounts = mounts + "--mount=type=cache,target=/c --mount=type=bind,from=busybox,target=/b";
+    lab.context("ctx", &[("Dockerfile", &format!("FROM busybox\n{layers}RUN {mounts} echo \"now $((40+2))\"; sleep 1000\n"))]);
+    let announced = || {
+        let mut build = Running::start(plain(lab, &["ctx"]));
+        build.wait_for("] RUN ");
+        (build, Instant::now())
+    };
+    // The first one also unpacks the layers.
+    let lengths = [0; 3].map(|_| {
+        let (mut build, start) = announced();
+        build.wait_for("now 42");
+        let length = start.elapsed().as_micros() as u64;
+        build.stop(Signal::INT, "not in set-up");
+        length
+    });
+    let length = lengths[1].min(lengths[2]);
+    let seed = number(SEED).unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos() as u64));
+    let mut moments = Moments(seed);
+    let mut early = 0;
+    for round in 0..WISHES {
+        if early == EARLY {
+            break;
+        }
+        let (signal, pause) = ([Signal::INT, Signal::TERM][round % 2], Duration::from_micros(moments.below(length)));
+        let what = format!("{:?}: {SEED}={seed}: round {round}: {signal:?} after {pause:?} of {length} µs", lab.who());
+        let (build, _) = announced();
+        std::thread::sleep(pause);
+        let said = build.stop(signal, &what);
+        nothing_is_left(lab, &what);
+        early += usize::from(!said.contains("now 42"));
+    }
+    assert_eq!(early, EARLY, "{:?}: {SEED}={seed}: wishes before the command spoke", lab.who());
+    is_sound(lab, "after many signals");
+}
+
+#[test]
+fn a_signal_while_a_step_is_set_up_ends_the_build_as_well() {
+    survives_signals_in_set_up(&Lab::in_memory(Who::Caller));
+    if support::has_other() {
+        survives_signals_in_set_up(&Lab::in_memory(Who::Played));
+    }
+}
+
 #[test]
 fn a_step_that_handles_the_signal_may_tidy_up_but_not_after_a_second_one() {
     as_everybody(|lab| {

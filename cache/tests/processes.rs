@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use common::{files, map, open, record, tree};
@@ -15,26 +15,39 @@ use tempfile::tempdir;
 const ROLE: &str = "SHALE_TEST_ROLE";
 const STORE: &str = "SHALE_TEST_STORE";
 
-fn spawn(role: &str, store: &Path) -> Child {
+/// A child that does not outlive its test: one that fails must leave none behind.
+struct Guarded(Child);
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        // It may have ended, and have been waited for.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+impl Guarded {
+    /// Waits until it has ended by itself.
+    fn wait(&mut self) -> ExitStatus {
+        self.0.wait().expect("waited")
+    }
+}
+
+fn spawn(role: &str, store: &Path) -> Guarded {
     let program = std::env::current_exe().expect("this program");
     let mut command = Command::new(program);
     command.args(["--exact", "child", "--nocapture", "--test-threads=1"]).env(ROLE, role).env(STORE, store);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a child")
+    Guarded(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a child"))
 }
 
 /// Waits until the child says that it is where it should be.
-fn wait_ready(child: &mut Child) {
-    let mut lines = BufReader::new(child.stdout.as_mut().expect("a pipe"));
+fn wait_ready(child: &mut Guarded) {
+    let mut lines = BufReader::new(child.0.stdout.as_mut().expect("a pipe"));
     let mut line = String::new();
     while !line.contains("READY") {
         line.clear();
         assert_ne!(lines.read_line(&mut line).expect("read"), 0, "the child ended early");
     }
-}
-
-fn kill(mut child: Child) {
-    child.kill().expect("killed");
-    child.wait().expect("waited");
 }
 
 fn say_ready_and_wait() {
@@ -76,7 +89,9 @@ fn child() {
         }
         "pruner" => {
             std::io::stdout().write_all(b"\nREADY\n").and_then(|()| std::io::stdout().flush()).expect("written");
-            loop {
+            // Its input ends with its parent, however that ends.
+            let parent = std::thread::spawn(|| std::io::stdin().read_to_end(&mut Vec::new()));
+            while !parent.is_finished() {
                 store.gc().prune_all().expect("pruned");
             }
         }
@@ -106,10 +121,10 @@ fn commit_many(store: &Store) {
 fn processes_commit_the_same_things() {
     let dir = tempdir().expect("a directory");
     let store = open(dir.path());
-    let children: Vec<Child> = (0..4).map(|_| spawn("committer", dir.path())).collect();
+    let children: Vec<Guarded> = (0..4).map(|_| spawn("committer", dir.path())).collect();
     commit_many(&store);
     for mut child in children {
-        assert!(child.wait().expect("waited").success());
+        assert!(child.wait().success());
     }
     assert_eq!(files(&dir.path().join("builds")).len(), 30, "each step was made once");
     drop(store);
@@ -129,9 +144,9 @@ fn processes_commit_the_same_things() {
 fn processes_make_one_store_together() {
     let dir = tempdir().expect("a directory");
     let root = dir.path().join("store");
-    let children: Vec<Child> = (0..6).map(|_| spawn("opener", &root)).collect();
+    let children: Vec<Guarded> = (0..6).map(|_| spawn("opener", &root)).collect();
     for mut child in children {
-        assert!(child.wait().expect("waited").success());
+        assert!(child.wait().success());
     }
     open(&root);
 }
@@ -142,8 +157,8 @@ fn a_step_in_flight_is_waited_for() {
     let store = open(dir.path());
     let mut child = spawn("holder", dir.path());
     wait_ready(&mut child);
-    let pid = child.id();
-    let mut stdin = child.stdin.take();
+    let pid = child.0.id();
+    let mut stdin = child.0.stdin.take();
     let mut told = Vec::new();
     let key = record(LayerId::of_index(b"index"), "make").key;
     // The child goes on when it has been waited for long enough to be named.
@@ -156,7 +171,7 @@ fn a_step_in_flight_is_waited_for() {
     assert_eq!(told.len(), 1);
     assert_eq!(told[0].holder_pid, Some(pid));
     assert!(told[0].waited >= Duration::from_secs(1));
-    assert!(child.wait().expect("waited").success());
+    assert!(child.wait().success());
 }
 
 #[test]
@@ -170,7 +185,7 @@ fn a_killed_process_holds_no_lock() {
     assert!(matches!(store.steps().lookup_with(&key, patience), Err(StoreError::WaitCancelled { .. })), "the child holds the key");
     assert!(matches!(store.reap(), Ok(undeletable) if undeletable.is_empty()));
     assert_eq!(files(&dir.path().join("locks")).len(), 1, "a held lock is not reaped");
-    kill(child);
+    drop(child);
     let found = store.steps().lookup_with(&key, &mut Patience { on_wait: &mut |_| {}, keep_waiting: &|| false });
     assert!(matches!(found, Ok(Lookup::Miss(_))), "{found:?}");
 }
@@ -186,8 +201,8 @@ fn what_a_killed_process_left_is_reaped() {
     assert_eq!(before.len(), 3, "a lock, a file in a directory, half a blob: {before:?}");
     store.reap().expect("reaped");
     assert_eq!(files(&dir.path().join("tmp")), before, "its owner lives");
-    kill(scratch);
-    kill(holder);
+    drop(scratch);
+    drop(holder);
     assert_eq!(store.reap().expect("reaped"), [""; 0].map(std::path::PathBuf::from));
     for gone in ["tmp", "trash", "locks"] {
         assert_eq!(fs::read_dir(dir.path().join(gone)).expect("listed").count(), 0, "{gone}");
@@ -210,7 +225,7 @@ fn a_pruning_leaves_what_another_process_uses_until_that_ends() {
     let report = open(dir.path()).gc().prune_all().expect("pruned");
     assert_eq!((report.removed.len(), report.in_use), (1, 1), "{report:?}");
     assert!(has(0) && !has(1), "the layer that the child has looked up stays");
-    kill(child);
+    drop(child);
     let report = open(dir.path()).gc().prune_all().expect("pruned");
     assert_eq!((report.removed.len(), report.in_use), (1, 0), "{report:?}");
     assert!(!has(0));
@@ -230,9 +245,9 @@ fn a_pruning_names_the_build_that_keeps_it_off() {
     let mut child = spawn("gate", dir.path());
     wait_ready(&mut child);
     let error = store.gc().prune_all().expect_err("the gate is held");
-    assert!(matches!(&error, StoreError::Busy { holders, .. } if holders == &[child.id()]), "{error:?}");
-    assert!(error.to_string().contains(&child.id().to_string()), "{error}");
-    kill(child);
+    assert!(matches!(&error, StoreError::Busy { holders, .. } if holders == &[child.0.id()]), "{error:?}");
+    assert!(error.to_string().contains(&child.0.id().to_string()), "{error}");
+    drop(child);
     store.gc().prune_all().expect("pruned");
 }
 
@@ -262,5 +277,5 @@ fn whoever_hits_has_the_layer_while_another_process_prunes() {
         assert!(store.layers().fs_path(&step.layer, &map()).join("file").exists(), "round {round}");
     }
     assert!((1..400).contains(&hits), "{hits} hits: neither or both sides had their turn");
-    kill(pruner);
+    drop(pruner);
 }
