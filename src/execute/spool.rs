@@ -41,6 +41,8 @@ impl Spool {
         if let Some(tmp) = self.tmp.get() {
             return Ok(tmp.path());
         }
+        // Steps that write were refused before: this one only reads.
+        self.store.require_writable("lay out files in tmp/, which this export as files needs")?;
         let fresh = self.store.tmp()?;
         Ok(self.tmp.get_or_init(|| fresh).path())
     }
