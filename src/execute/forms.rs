@@ -119,8 +119,15 @@ impl<'a> Forms<'a> {
     }
 
     fn index_of(&self, id: &LayerId) -> Result<Arc<Index>, StepError> {
-        if let Some(index) = lock(&self.indexes).get(id) {
-            return Ok(Arc::clone(index));
+        let known = || lock(&self.indexes).get(id).cloned();
+        if let Some(index) = known() {
+            return Ok(index);
+        }
+        // Who packs ahead asks when others do, and each would map all of it.
+        let turn = self.turn(&format!("index {id}"));
+        let _turn = lock(&turn);
+        if let Some(index) = known() {
+            return Ok(index);
         }
         let index = Arc::new(Index::open(&self.store.layers().index_path(id))?);
         lock(&self.indexes).insert(*id, Arc::clone(&index));
