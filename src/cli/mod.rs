@@ -121,6 +121,7 @@ impl Failure {
 
 /// Runs a command line; `argv[0]` is the name to answer as.
 pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
+    crate::sandbox::sys::return_large_allocations();
     let argv: Vec<OsString> = argv.into_iter().collect();
     let program = argv.first().map_or(Program::default(), |argv0| Program::of(argv0));
     let cli = match args::parse(&argv, program) {

@@ -33,6 +33,20 @@ pub fn map_file(file: &File) -> io::Result<Mapping> {
     Ok(Mapping(Some(map)))
 }
 
+/// Allocations of this size get pages of their own.
+#[cfg(target_env = "gnu")]
+const LARGE_BYTES: libc::c_int = 4 << 20;
+
+/// Has the allocator return large allocations to the kernel when they are freed. glibc does so at first, but raises its limit to the
+/// largest that was ever freed (up to 32 MB, `mallopt(3)`): the tables of a large context would be kept beside those that come after them.
+pub fn return_large_allocations() {
+    // SAFETY: the call takes two numbers. It locks what it changes, so it may be made at any time; one that fails changes nothing.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES);
+    }
+}
+
 /// Forks. `None` in the child.
 ///
 /// Only single-threaded processes may call it: the worker and what it forks never start a thread before they fork.

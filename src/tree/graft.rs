@@ -90,10 +90,8 @@ impl Graft {
 
     /// The layer's index, given the content of [`Self::inline_files`].
     pub fn into_index(self, inline: &[(Vec<u8>, Vec<u8>)]) -> Index {
-        let mut builder = IndexBuilder::new();
-        for item in self.items {
-            builder.push(item.entry);
-        }
+        // Collected where they lie: of a large context a second table takes tens of megabytes.
+        let mut builder = IndexBuilder::of(self.items.into_iter().map(|item| item.entry).collect());
         for (path, content) in inline {
             builder.inline(path, content);
         }

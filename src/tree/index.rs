@@ -435,6 +435,11 @@ impl IndexBuilder {
         Self::default()
     }
 
+    /// One with these entries, as if each were pushed.
+    pub fn of(entries: Vec<Entry>) -> Self {
+        Self { entries, ..Self::default() }
+    }
+
     /// Adds an entry. Of several with one path the last one wins.
     pub fn push(&mut self, entry: Entry) {
         self.entries.push(entry);
