@@ -1,8 +1,8 @@
-//! Stacks of layers that are higher than the kernel mounts in one go.
+//! What a step sees of the layers below it: stacks that are higher than the kernel mounts in one go, and the accounts in them.
 
 mod support;
 
-use support::as_everybody_at_once;
+use support::{as_everybody, as_everybody_at_once};
 
 /// Every tenth step sees what the one before it left, removes that, and adds its own; the others are cheaper ones that write two files.
 fn step(n: u32) -> String {
@@ -41,5 +41,26 @@ fn the_oldest_layers_of_a_high_stack_are_merged_and_nobody_notices() {
         let again = lab.build("ctx", &[]);
         assert_eq!(again.image.text("out/who"), "1234\n");
         assert!(lab.run(&["builder", "prune", "--all", "--force"]).ok());
+    });
+}
+
+#[test]
+fn a_user_is_who_the_files_below_the_step_say() {
+    let account = |name: &str, id: u32| format!("echo {name}:x:{id}:{id}::/:/bin/sh");
+    let is = |id: u32| format!("USER u\nRUN [ \"$(id -u) $(id -g)\" = \"{id} {id}\" ]\nUSER 0\n");
+    // Two stages by turns, and a file that is added to and replaced.
+    let stage = |name: &str, first: u32| {
+        let (add, replace) = (account("u", first), account("u", first + 1));
+        let (one, two) = (is(first), is(first + 1));
+        format!(
+            "FROM busybox AS {name}\nRUN {add} >>/etc/passwd\n{one}RUN >/x\n{one}RUN rm /etc/passwd && {replace} >/etc/passwd\n{two}RUN >/y\n{two}"
+        )
+    };
+    as_everybody(|lab| {
+        lab.load_busybox();
+        let text = format!("{}{}FROM a\nCOPY --from=b /x /x2\n", stage("a", 1000), stage("b", 2000));
+        lab.context("ctx", &[("Dockerfile", &text)]);
+        let said = lab.run(&["build", "--progress", "plain", "ctx"]);
+        assert!(said.ok(), "{:?}: {}", lab.who(), said.stderr);
     });
 }

@@ -2,6 +2,7 @@
 //!
 //! One value serves a whole build: it starts the worker when the first unpacked form is needed, and never before.
 
+mod accounts;
 mod unpacked;
 
 use std::collections::HashMap;
@@ -42,6 +43,7 @@ pub struct Forms<'a> {
     /// The small indexes of the layers that are unpacked, for the processes of the steps.
     bundle: Mutex<Option<File>>,
     unpacked: unpacked::Known,
+    accounts: accounts::Known,
     /// One lock per DiffID or layer that is being looked into, so that two stages do not do the same work.
     making: Mutex<HashMap<String, Arc<Mutex<()>>>>,
 }
@@ -65,6 +67,7 @@ impl<'a> Forms<'a> {
             stubs: Mutex::default(),
             bundle: Mutex::default(),
             unpacked: unpacked::Known::default(),
+            accounts: accounts::Known::default(),
             making: Mutex::default(),
         }
     }

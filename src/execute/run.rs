@@ -13,7 +13,7 @@ use crate::plan::graph::RunOp;
 use crate::sandbox::{Exit, RunRequest, Ulimit};
 use crate::solve::event::{Event, Stream};
 use crate::solve::{Made, Step};
-use crate::tree::accounts::{Accounts, ProcessUser};
+use crate::tree::accounts::ProcessUser;
 use crate::tree::index::Index;
 use crate::worker::{LowerLayer, RunDone};
 
@@ -28,8 +28,7 @@ pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sou
     emulator::check(&step.vertex.platform, tmp.path())?;
     let worker = executor.forms.worker()?;
     let lowers = executor.forms.lowers(&step.parent)?;
-    let view = executor.forms.view(&step.parent)?;
-    let user = Accounts::of(&view).process(&op.user)?;
+    let user = executor.forms.process_user(&step.parent, &op.user)?;
     let mut ready = mounts::prepare(executor, step, op, sources, tmp.path())?;
     // Who can read the layer himself has its digest without another process.
     let wants_diff_id = executor.diff_ids && executor.exported[step.id.0] && !executor.forms.reads_everything();

@@ -8,7 +8,11 @@
 //! | `name` | uid and gid of the entry; 0:0 if there is none | the same; an error if there is none |
 //! | `u:g` | each on its own; a name that is unknown changes nothing | each on its own, no supplementary groups |
 
+use super::index::Index;
 use super::view::View;
+
+const PASSWD_PATH: &[u8] = b"etc/passwd";
+const GROUP_PATH: &[u8] = b"etc/group";
 
 /// The largest id a process may have.
 const MAX_ID: u32 = i32::MAX as u32;
@@ -65,6 +69,34 @@ pub struct Accounts<'a> {
     group: &'a [u8],
 }
 
+/// The two files of a filesystem, kept for the filesystems that stand on it.
+#[derive(Clone, Debug, Default)]
+pub struct AccountFiles {
+    passwd: Vec<u8>,
+    group: Vec<u8>,
+    /// No symlink leads to them.
+    is_plain: bool,
+}
+
+impl AccountFiles {
+    /// Reads them.
+    pub fn of(view: &View) -> Self {
+        let read = |path: &[u8]| view.inline(path).unwrap_or_default().to_vec();
+        let is_plain = [PASSWD_PATH, GROUP_PATH].iter().all(|path| view.resolve(path, true).is_ok_and(|at| at == *path));
+        Self { passwd: read(PASSWD_PATH), group: read(GROUP_PATH), is_plain }
+    }
+
+    /// Whether they surely are the same with one more layer of this build on top.
+    pub fn stay_under(&self, layer: &Index) -> bool {
+        self.is_plain && layer.find(b"etc").is_none() && layer.subtree(b"etc").is_empty()
+    }
+
+    /// What they say.
+    pub fn accounts(&self) -> Accounts<'_> {
+        Accounts::new(&self.passwd, &self.group)
+    }
+}
+
 struct User<'a> {
     name: &'a str,
     uid: u32,
@@ -86,7 +118,7 @@ impl<'a> Accounts<'a> {
 
     /// The files of a filesystem.
     pub fn of(view: &'a View) -> Self {
-        Self::new(view.inline(b"etc/passwd").unwrap_or_default(), view.inline(b"etc/group").unwrap_or_default())
+        Self::new(view.inline(PASSWD_PATH).unwrap_or_default(), view.inline(GROUP_PATH).unwrap_or_default())
     }
 
     /// The owner that `--chown=SPEC` or a WORKDIR under `USER SPEC` gives. Unknown names count as root, as in BuildKit.
@@ -193,11 +225,45 @@ fn split(spec: &str) -> (&str, Option<&str>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::tree::entry::{Entry, Kind, Mtime};
+    use crate::tree::index::IndexBuilder;
 
     const PASSWD: &[u8] =
         b"root:x:0:0:root:/root:/bin/sh\n\nbuild:x:1001:1002:,,,:/home/build:/bin/sh\nnobody:x:65534:65534::/:\n77:x:5:6::/n:\n";
     const GROUP: &[u8] = b"root:x:0:\nwheel:x:10:root,build\nstaff:x:50:other,build\n1:x:9:\nbuild:x:1002:\n";
+
+    fn layer(entries: Vec<Entry>) -> Index {
+        let mut builder = IndexBuilder::of(entries);
+        builder.inline(PASSWD_PATH, PASSWD);
+        builder.build()
+    }
+
+    fn dir(path: &str) -> Entry {
+        Entry::new(path, Kind::Dir, 0o755, 0, 0, Mtime::default())
+    }
+
+    #[test]
+    fn files_stay_until_a_layer_comes_near_them() {
+        let kind = Kind::File { size: PASSWD.len() as u64, digest: *blake3::hash(PASSWD).as_bytes(), hardlink: None };
+        let file = |path: &str| Entry::new(path, kind.clone(), 0o644, 0, 0, Mtime::default());
+        let link = |path: &str, target: &str| Entry::new(path, Kind::Symlink { target: target.into() }, 0o777, 0, 0, Mtime::default());
+        let files = |entries| AccountFiles::of(&View::new(vec![Arc::new(layer(entries))]));
+        let found = files(vec![dir("etc"), file("etc/passwd")]);
+        assert_eq!(found.accounts().owner("build"), Owner { uid: 1001, gid: 1002 });
+        assert!(found.stay_under(&layer(vec![dir("usr"), file("usr/etc"), file("etcetera")])));
+        for near in [file("etc/passwd"), file("etc/shadow"), dir("etc"), Entry::whiteout("etc"), Entry::whiteout("etc/group"), file("etc")]
+        {
+            assert!(!found.stay_under(&layer(vec![near.clone()])), "{near:?}");
+        }
+        // What a link leads to may lie anywhere.
+        for far in [vec![link("etc", "/usr")], vec![dir("etc"), link("etc/group", "/run/group")]] {
+            assert!(!files(far.clone()).stay_under(&layer(vec![dir("usr")])), "{far:?}");
+        }
+        assert!(AccountFiles::of(&View::default()).stay_under(&layer(vec![dir("usr")])));
+    }
 
     #[test]
     fn owners_of_files() {
