@@ -173,7 +173,7 @@ class Bench:
         """The cache of many builds: what it takes to look at it, and to empty it."""
         if not self.a.fill:
             raise SystemExit("store needs --fill")
-        for count in self.sized([1_000, 30_000, 300_000]):
+        for count in self.sized([3_000, 30_000, 150_000]):
             self.stores += 1
             self.env["SHALE_ROOT"] = os.path.join(self.dir, f"store-{self.stores}")
             subprocess.run([self.a.fill, "fill", self.env["SHALE_ROOT"], str(count)], check=True)
