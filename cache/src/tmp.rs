@@ -5,11 +5,13 @@
 //! moves the directories whose lock is free to `trash/` and deletes what is there. What cannot be deleted, because it belongs to
 //! mapped ids, stays in `trash/` and is reported, for the caller to hand to its worker.
 
-use std::fs::{DirBuilder, Permissions};
+use std::fs::{DirBuilder, File, Permissions};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::IFlags;
 
 use crate::entry::is_absent;
 use crate::error::StoreError;
@@ -32,6 +34,7 @@ impl Scratch {
             let id = unique_name();
             let Some(lock) = FileLock::try_take(&tmp.join(format!("{id}.lock")))? else { continue };
             let path = tmp.join(id);
+            spread(tmp);
             make_dir(&path)?;
             return Ok(Self { path, counter: AtomicU64::new(0), _lock: lock });
         }
@@ -44,6 +47,18 @@ impl Scratch {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// Asks the file system to take the directories in `tmp/` for unrelated, as they are: each goes to another part of the disk, with all that
+/// is made in it. ext4 looks for a free inode from the beginning of the part, past each one that was removed in the last minutes, and what
+/// a pruning or the build before removed is there by the thousands. File systems without such a wish refuse it.
+fn spread(tmp: &Path) {
+    let Ok(dir) = File::open(tmp) else { return };
+    if let Ok(flags) = rustix::fs::ioctl_getflags(&dir)
+        && !flags.contains(IFlags::TOPDIR)
+    {
+        let _ = rustix::fs::ioctl_setflags(&dir, flags | IFlags::TOPDIR);
     }
 }
 
