@@ -1,7 +1,7 @@
 //! The process that becomes the command.
 //!
-//! It starts in fresh namespaces with the memory of the handler, which waits, and ends in `exec`, so nothing here needs to clean up. The order of the
-//! steps is a matter of security; each says what it relies on.
+//! It starts in fresh namespaces with the memory of the handler, makes what every step finds mounted, waits for its step, and ends in
+//! `exec`, so nothing here needs to clean up. The order of the parts is a matter of security; each says what it relies on.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,11 +12,11 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Resource, Rlimit, Signal, chdir, fchdir, pivot_root, setrlimit, setsid, umask};
 use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
 
-use super::mounts::{BoundFile, Root};
+use super::mounts::{BoundFile, Root, Stage};
 use super::spec::{RunRequest, StepMount};
+use super::standby::{Kind, Order};
 use super::targets::{self, Shape};
 use super::{Deed, Failure, exec, overlay, seccomp, sys};
-use crate::plan::graph::NetworkMode;
 use crate::scoped::open_scoped;
 
 /// The capabilities of a step, as container runtimes give them: chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap,
@@ -35,8 +35,6 @@ pub(super) struct Prepared {
     pub(super) files: Vec<BoundFile>,
     /// What the step asks for, each with a directory for whoever mounts it.
     pub(super) mounts: Vec<(StepMount, PathBuf)>,
-    pub(super) stdout: OwnedFd,
-    pub(super) stderr: OwnedFd,
 }
 
 /// What the child says before it becomes the command, in the memory that it shares with the handler. Silence: it has become it.
@@ -49,44 +47,54 @@ pub(super) enum Word {
 }
 
 /// The flags of the namespaces that a step gets of its own.
-pub(super) fn namespaces(network: NetworkMode) -> libc::c_int {
+pub(super) fn namespaces(kind: Kind) -> libc::c_int {
     let always = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
-    always | if network == NetworkMode::None { libc::CLONE_NEWNET } else { 0 }
+    always | if kind.own_network { libc::CLONE_NEWNET } else { 0 }
 }
 
-/// Becomes the command, or says why not and ends.
-pub(super) fn become_command(request: &RunRequest, prepared: &Prepared, said: &mut Vec<Word>) -> ! {
-    let Err(failure) = set_up_and_exec(request, prepared, said);
-    said.push(Word::Failed(failure));
-    sys::exit_now(exec_code())
-}
-
-const fn exec_code() -> i32 {
-    127
-}
-
-fn set_up_and_exec(request: &RunRequest, prepared: &Prepared, said: &mut Vec<Word>) -> Result<std::convert::Infallible, Failure> {
-    standard_streams(prepared)?;
+/// What can be done before there is a step. Returns the mounts.
+pub(super) fn make_ready(kind: Kind) -> Result<Stage, Failure> {
+    // For the case that the handler goes away meanwhile.
+    end_with_handler()?;
+    // Who waits for a step lets the kernel reap its children, which must not be handed on.
+    sys::heed_children();
     setsid().deed("start a session")?;
-    if request.network == NetworkMode::None {
+    if kind.own_network {
         sys::raise_loopback().deed("bring up the loopback interface")?;
     }
-    enter_root(request, prepared, said)?;
+    let stage = Stage::make(kind)?;
+    if !kind.insecure {
+        seccomp::install_first().deed("install the system call filter")?;
+    }
+    Ok(stage)
+}
+
+/// Becomes the command. Returns only why it did not.
+pub(super) fn become_command(order: &Order, stage: &Stage, streams: Vec<OwnedFd>, say: &dyn Fn(Word)) -> Failure {
+    let Err(failure) = set_up_and_exec(order, stage, streams, say);
+    failure
+}
+
+fn set_up_and_exec(order: &Order, stage: &Stage, streams: Vec<OwnedFd>, say: &dyn Fn(Word)) -> Result<std::convert::Infallible, Failure> {
+    let request = &order.request;
+    standard_streams(streams)?;
+    enter_root(order, stage, say)?;
     rustix::system::sethostname(request.hostname.as_bytes()).deed_on("set the host name", &request.hostname)?;
     for limit in &request.ulimits {
         set_limit(&limit.name, limit.soft, limit.hard)?;
     }
     // Both need CAP_SYS_ADMIN, as no_new_privs stays off: setuid programs work in a step.
     if !request.insecure {
-        // The first is an extra that not every kernel has, so its failure is none.
+        // An extra that not every kernel has, so its failure is none.
         drop(sys::landlock_scope());
-        seccomp::install().deed("install the system call filter")?;
+        // The greater part of the filter is there already.
+        seccomp::install_second().deed("install the system call filter")?;
     }
     become_user(request)?;
     enter_directory(&request.cwd)?;
     umask(Mode::from_raw_mode(0o022));
-    // The handler going away must not leave a step behind. Set last: a change of user clears it.
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).deed("tie the step to its handler")?;
+    // A change of user has cleared it.
+    end_with_handler()?;
     sys::close_on_exec_from(3).deed("close descriptors")?;
     let name = request.argv.first().map_or("", String::as_str);
     let program = exec::find_program(name, &request.env)?;
@@ -100,22 +108,30 @@ fn c_strings(words: &[String]) -> Result<Vec<CString>, Failure> {
     words.iter().map(convert).collect()
 }
 
-fn standard_streams(prepared: &Prepared) -> Result<(), Failure> {
-    rustix::stdio::dup2_stdout(&prepared.stdout).deed("set up stdout")?;
-    rustix::stdio::dup2_stderr(&prepared.stderr).deed("set up stderr")
+/// The handler going away must not leave a step behind.
+fn end_with_handler() -> Result<(), Failure> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).deed("tie the step to its handler")
+}
+
+fn standard_streams(streams: Vec<OwnedFd>) -> Result<(), Failure> {
+    let Ok([stdout, stderr]) = <[OwnedFd; 2]>::try_from(streams) else {
+        return Err(Failure::Other("a step needs two descriptors".to_owned()));
+    };
+    rustix::stdio::dup2_stdout(&stdout).deed("set up stdout")?;
+    rustix::stdio::dup2_stderr(&stderr).deed("set up stderr")
 }
 
 /// Builds the root, makes it `/` and lets go of everything outside.
-fn enter_root(request: &RunRequest, prepared: &Prepared, said: &mut Vec<Word>) -> Result<(), Failure> {
+fn enter_root(Order { request, prepared }: &Order, stage: &Stage, say: &dyn Fn(Word)) -> Result<(), Failure> {
     overlay::mount_at(&prepared.lowers, &prepared.upper, &prepared.work, &prepared.root)?;
-    let root = Root::open(&prepared.root)?;
-    let (root, made) = root.furnish(request.shm_size_bytes, request.insecure, &prepared.files, &prepared.mounts)?;
+    let (root, made) = Root::open(&prepared.root)?.furnish(stage, &prepared.files, &prepared.mounts)?;
     if !made.is_empty() {
-        said.push(Word::Made(made));
+        say(Word::Made(made));
     }
     if targets::find(root.as_fd(), &request.cwd)?.is_none() {
         targets::make(root.as_fd(), &request.cwd, Shape::Dir, Some((request.uid, request.gid)))?;
     }
+    stage.step_aside(&prepared.work)?;
     fchdir(&root).deed("enter the root")?;
     pivot_root(".", ".").deed("make the root the root")?;
     // The old root is stacked on the new one now.

@@ -6,14 +6,16 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
 use rustix::process::{Pid, WaitId, WaitIdOptions, WaitOptions, waitid, waitpid};
 
-use super::child::{self, Prepared, Word};
+use super::child::{Prepared, Word};
 use super::spec::{Exit, RunRequest, StepMount};
-use super::{Deed, Failure, attach, mounts, overlay, seccomp, stop, stub, sys, targets};
+use super::standby::{Held, Kind, Order, Standby};
+use super::{Deed, Failure, attach, mounts, overlay, seccomp, stop, stub, targets};
 use crate::tree::entry::Mtime;
 
 /// What a step left behind.
@@ -23,6 +25,8 @@ pub(crate) struct Left {
     pub(crate) upper: PathBuf,
     /// Modification times that the command made lie between these, both included.
     pub(crate) window: (Mtime, Mtime),
+    /// The mounts, which nothing uses any more. While they are held no other overlay should be made upon `upper`.
+    pub(crate) mounts: Option<Held>,
 }
 
 /// Where the wish to stop comes from, as bytes: see `worker::protocol`.
@@ -44,22 +48,27 @@ pub(crate) enum Asked {
     Kill,
 }
 
-/// Runs the command to its end. `ended` is told as soon as there is no process of it left.
+/// Runs the command to its end. `streams` are its stdout and its stderr; `ended` is told as soon as there is no process of it left.
 pub(crate) fn run(
-    request: &RunRequest,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
+    request: &Arc<RunRequest>,
+    streams: [OwnedFd; 2],
+    standby: Option<Standby>,
     asker: &mut dyn Asker,
     ended: &mut dyn FnMut(Exit),
 ) -> Result<Left, Failure> {
-    let (prepared, before) = prepare(request, stdout, stderr)?;
-    let (init, init_fd, words) = start(request, &prepared)?;
+    let (prepared, before) = prepare(request)?;
     let (upper, work) = (prepared.upper.clone(), prepared.work.clone());
+    let kind = Kind::of(request);
+    let standby = match standby.filter(|standby| standby.is_for(kind)) {
+        Some(standby) => standby,
+        None => Standby::start(kind)?,
+    };
+    let begun = standby.begin(Order { request: Arc::clone(request), prepared }, &streams[0], &streams[1]);
     // Only the command is to have the other ends of its output.
-    drop(prepared);
-    let exit = attend(init, &init_fd, asker)?;
+    drop(streams);
+    let exit = attend(begun.pid, &begun.pidfd, asker)?;
     let mut made = Vec::new();
-    for word in words {
+    for word in begun.words {
         match word {
             Word::Made(paths) => made.extend(paths),
             Word::Failed(_) if exit == Exit::Cancelled => {}
@@ -69,12 +78,12 @@ pub(crate) fn run(
     ended(exit);
     let after = touched(&work)?;
     targets::unmake(&upper, &made)?;
-    Ok(Left { upper, window: (before, after) })
+    Ok(Left { upper, window: (before, after), mounts: begun.mounts })
 }
 
 /// Makes directories and files for the step, few of them: on a disk each costs as much as several mounts. Returns also the time
 /// before the step, as the file system sees it.
-fn prepare(request: &RunRequest, stdout: OwnedFd, stderr: OwnedFd) -> Result<(Prepared, Mtime), Failure> {
+fn prepare(request: &RunRequest) -> Result<(Prepared, Mtime), Failure> {
     let [upper, work] = ["upper", "work"].map(|name| request.tmp.join(name));
     for dir in [&upper, &work] {
         // The worker has no umask, and the upper directory's mode is what the step sees of `/`.
@@ -86,7 +95,7 @@ fn prepare(request: &RunRequest, stdout: OwnedFd, stderr: OwnedFd) -> Result<(Pr
     // The root is attached over a directory that nothing inside needs by its path any more.
     let root = upper.clone();
     let lowers = request.lowers.iter().rev().map(|l| l.fs.clone()).chain([stub]).collect();
-    Ok((Prepared { lowers, upper, work, root, files, mounts, stdout, stderr }, before))
+    Ok((Prepared { lowers, upper, work, root, files, mounts }, before))
 }
 
 /// Makes a directory to work in for each mount of the step.
@@ -108,15 +117,6 @@ fn touched(path: &Path) -> Result<Mtime, Failure> {
     utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).deed_on("set the time of", path)?;
     let meta = fs::metadata(path).deed_on("look at", path)?;
     Ok(Mtime { secs: meta.mtime(), nanos: meta.mtime_nsec() as u32 })
-}
-
-/// Starts the process that becomes the command; returns when it has, or has said why not. A wish to end it is heard after that.
-fn start(request: &RunRequest, prepared: &Prepared) -> Result<(Pid, OwnedFd, Vec<Word>), Failure> {
-    let mut words = Vec::new();
-    let flags = child::namespaces(request.network);
-    let (pid, pidfd) =
-        sys::spawn_into(flags, &mut || child::become_command(request, prepared, &mut words)).deed("start a process in new namespaces")?;
-    Ok((pid, pidfd, words))
 }
 
 /// Waits for the end of the step, and ends it if asked to.
@@ -174,5 +174,5 @@ pub(crate) fn try_procfs() -> Result<(), Failure> {
 
 /// The filter of a step.
 pub(crate) fn try_seccomp() -> Result<(), Failure> {
-    seccomp::install().deed("seccomp(SET_MODE_FILTER)")
+    seccomp::install_first().and_then(|()| seccomp::install_second()).deed("seccomp(SET_MODE_FILTER)")
 }

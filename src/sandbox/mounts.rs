@@ -14,6 +14,7 @@ use rustix::mount::{
 
 use super::attach;
 use super::spec::StepMount;
+use super::standby::Kind;
 use super::targets::{self, Shape};
 use super::{Deed, Failure, sys};
 use crate::scoped::open_scoped;
@@ -69,6 +70,43 @@ pub(super) struct BoundFile {
     pub(super) executable: bool,
 }
 
+/// Where the mounts that every step has are made before there is a root for them: a file system in memory, attached where nothing
+/// leads to.
+#[derive(Debug)]
+pub(super) struct Stage {
+    root: Root,
+}
+
+/// What is mounted in every step, with what lies below.
+const COMMON: [&str; 3] = ["proc", "dev", "sys"];
+
+impl Stage {
+    /// Mounts everything that does not depend on the step.
+    pub(super) fn make(kind: Kind) -> Result<Self, Failure> {
+        let fs = new("tmpfs", &[("mode", "700")], NOSUID | NODEV | NOEXEC)?;
+        let slash = openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).deed_on("open", "/")?;
+        // Over the root: paths that begin there go on below it. Mounts can be made in what is attached only.
+        attach_at(fs.as_fd(), slash.as_fd(), "/")?;
+        let mut root = Root { fd: fs, made: Vec::new() };
+        for name in COMMON {
+            mkdirat(&root.fd, name, Mode::from_raw_mode(0o755)).deed_on("make the directory", name)?;
+        }
+        root.proc()?;
+        root.dev(kind.shm_size_bytes, kind.insecure)?;
+        root.sys(if kind.insecure { 0 } else { RDONLY })?;
+        if !kind.insecure {
+            root.hide()?;
+        }
+        Ok(Self { root })
+    }
+
+    /// Moves what is left of it to a directory. Over the root it would be let go of in the place of what is below.
+    pub(super) fn step_aside(&self, to: &Path) -> Result<(), Failure> {
+        let target = openat(CWD, to, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).deed_on("open", to)?;
+        attach_at(self.root.fd.as_fd(), target.as_fd(), "the stage")
+    }
+}
+
 /// The attached root of a step.
 #[derive(Debug)]
 pub(super) struct Root {
@@ -87,19 +125,17 @@ impl Root {
     /// Mounts everything. Returns the mount points that had to be made in the upper directory.
     pub(super) fn furnish(
         mut self,
-        shm_bytes: Option<u64>,
-        insecure: bool,
+        stage: &Stage,
         files: &[BoundFile],
         mounts: &[(StepMount, PathBuf)],
     ) -> Result<(OwnedFd, Vec<PathBuf>), Failure> {
-        self.proc()?;
-        self.dev(shm_bytes, insecure)?;
-        self.sys(if insecure { 0 } else { RDONLY })?;
+        for name in COMMON {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let mount = openat(&stage.root.fd, name, flags, Mode::empty()).deed_on("open", name)?;
+            self.attach_plainly(&mount, name)?;
+        }
         for file in files {
             self.bind_file(file)?;
-        }
-        if !insecure {
-            self.hide()?;
         }
         for (mount, workspace) in mounts {
             let made = attach::attach(self.fd.as_fd(), mount, workspace)?;
@@ -235,14 +271,18 @@ impl Root {
             }
         };
         let empty = new("tmpfs", &[("mode", "755"), ("size", "4096"), ("nr_inodes", "2")], RDONLY | NOSUID | NODEV | NOEXEC)?;
+        let mut is_attached = false;
         for path in MASKED {
             let Some(target) = inside(path)? else { continue };
             let stat = rustix::fs::fstat(&target).deed_on("look at", path)?;
-            let mask = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-                clone(empty.as_fd(), "", false)
-            } else {
-                clone(self.fd.as_fd(), "dev/null", false)
-            };
+            let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+            if is_dir && !is_attached {
+                // Itself, for what is attached nowhere is taken down when it is closed, which takes the kernel a grace period.
+                attach_at(empty.as_fd(), target.as_fd(), path)?;
+                is_attached = true;
+                continue;
+            }
+            let mask = if is_dir { clone(empty.as_fd(), "", false) } else { clone(self.fd.as_fd(), "dev/null", false) };
             attach_at(mask.deed_on("copy the mask of", path)?.as_fd(), target.as_fd(), path)?;
         }
         for path in READ_ONLY {

@@ -2,6 +2,9 @@
 //!
 //! The program dispatches on the architecture, then searches the number in a balanced tree of ranges. The kernel caches the calls
 //! that are allowed whatever their arguments are, so only the few with a condition cost anything.
+//!
+//! There are two programs, of which the kernel takes the stricter verdict. The first, long one is installed before there is a step, for
+//! the kernel compiles it each time: it still lets through what a step's root is made with. The second refuses that.
 
 use std::io;
 use std::sync::OnceLock;
@@ -44,31 +47,61 @@ const OFFSET_ARGUMENT_0: u32 = 16;
 
 type Program = Vec<libc::sock_filter>;
 
-static PROGRAM: OnceLock<Program> = OnceLock::new();
+/// What the process of a step still does under the first program, though no step may: native numbers.
+const SET_UP: [libc::c_long; 10] = [
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fsopen,
+    libc::SYS_mount,
+    libc::SYS_mount_setattr,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_pivot_root,
+    libc::SYS_sethostname,
+    libc::SYS_umount2,
+];
 
-/// Makes the program, which forks then share.
-pub(crate) fn prepare() -> &'static [libc::sock_filter] {
-    PROGRAM.get_or_init(|| program(sys::kernel_has_x32()))
+static PROGRAMS: OnceLock<[Program; 2]> = OnceLock::new();
+
+/// Makes the programs, which forks then share.
+pub(crate) fn prepare() -> &'static [Program; 2] {
+    PROGRAMS.get_or_init(|| [first_program(sys::kernel_has_x32()), second_program()])
 }
 
-/// Installs the filter for this process and all that comes of it. Needs CAP_SYS_ADMIN in the user namespace, as no_new_privs stays off.
-pub(super) fn install() -> io::Result<()> {
-    sys::install_filter(prepare())
+/// Installs the first program for this process and all that comes of it. Needs CAP_SYS_ADMIN in the user namespace, as
+/// `no_new_privs` stays off.
+pub(super) fn install_first() -> io::Result<()> {
+    sys::install_filter(&prepare()[0])
+}
+
+/// Installs the second program: after this nothing can be mounted any more.
+pub(super) fn install_second() -> io::Result<()> {
+    sys::install_filter(&prepare()[1])
+}
+
+/// Refuses the calls of the set-up. Those of other architectures the first program refuses.
+fn second_program() -> Program {
+    let arch = if cfg!(target_arch = "aarch64") { AUDIT_ARCH_AARCH64 } else { AUDIT_ARCH_X86_64 };
+    let count = SET_UP.len() as u8;
+    let mut out = vec![load(OFFSET_ARCH), jump(libc::BPF_JEQ, arch, 0, count + 1), load(OFFSET_NUMBER)];
+    out.extend(SET_UP.iter().zip(1..).map(|(number, at)| jump(libc::BPF_JEQ, *number as u32, count - at + 1, 0)));
+    out.extend([allow(), refuse(libc::EPERM)]);
+    out
 }
 
 /// A kernel without x32 has ENOSYS for all of its calls, and so has the program then: what is left out need not be compiled.
-fn program(with_x32: bool) -> Program {
+fn first_program(with_x32: bool) -> Program {
     let mut out = vec![load(OFFSET_ARCH)];
     let (native, compat) = if cfg!(target_arch = "aarch64") {
-        ((AUDIT_ARCH_AARCH64, search(Abi::Aarch64)), (AUDIT_ARCH_ARM, search(Abi::Arm)))
+        ((AUDIT_ARCH_AARCH64, search(Abi::Aarch64, &SET_UP)), (AUDIT_ARCH_ARM, search(Abi::Arm, &[])))
     } else {
         let mut native = vec![jump(libc::BPF_JGE, X32_BIT, 0, 1)];
-        let (plain, mut x32) = (search(Abi::X86_64), vec![statement(libc::BPF_ALU | libc::BPF_AND, !X32_BIT)]);
-        x32.extend(if with_x32 { search(Abi::X32) } else { vec![refuse(libc::ENOSYS)] });
+        let (plain, mut x32) = (search(Abi::X86_64, &SET_UP), vec![statement(libc::BPF_ALU | libc::BPF_AND, !X32_BIT)]);
+        x32.extend(if with_x32 { search(Abi::X32, &[]) } else { vec![refuse(libc::ENOSYS)] });
         native.push(statement(libc::BPF_JMP | libc::BPF_JA, plain.len() as u32));
         native.extend(plain);
         native.extend(x32);
-        ((AUDIT_ARCH_X86_64, native), (AUDIT_ARCH_I386, search(Abi::X86)))
+        ((AUDIT_ARCH_X86_64, native), (AUDIT_ARCH_I386, search(Abi::X86, &[])))
     };
     for (arch, body) in [native, compat] {
         // Unlike conditional jumps, an unconditional one may skip more than 255 instructions.
@@ -80,10 +113,10 @@ fn program(with_x32: bool) -> Program {
     out
 }
 
-/// The tree for one ABI; expects the number in the accumulator.
-fn search(abi: Abi) -> Program {
-    let mut rules: Vec<(u32, Rule)> =
-        TABLE.iter().filter_map(|(_, rule, numbers)| u32::try_from(numbers[abi as usize]).ok().map(|n| (n, *rule))).collect();
+/// The tree for one ABI, with more calls that are allowed; expects the number in the accumulator.
+fn search(abi: Abi, more: &[libc::c_long]) -> Program {
+    let of_abi = TABLE.iter().filter_map(|(_, rule, numbers)| u32::try_from(numbers[abi as usize]).ok().map(|n| (n, *rule)));
+    let mut rules: Vec<(u32, Rule)> = of_abi.chain(more.iter().map(|number| (*number as u32, Rule::Allow))).collect();
     rules.sort_unstable_by_key(|(n, _)| *n);
     rules.dedup_by_key(|(n, _)| *n);
     let mut ranges: Vec<(u32, Rule)> = vec![(0, Rule::Deny)];
@@ -263,7 +296,7 @@ mod tests {
     #[test]
     #[cfg(target_arch = "x86_64")]
     fn calls_get_the_verdict_of_the_profile() {
-        let p = program(true);
+        let (first, second) = (first_program(true), second_program());
         for (arch, number, argument, want, what) in [
             (AUDIT_ARCH_X86_64, 0, 0, OK, "read"),
             (AUDIT_ARCH_X86_64, 59, 0, OK, "execve"),
@@ -292,17 +325,31 @@ mod tests {
             (AUDIT_ARCH_I386, 102, 0, OK, "i386 socketcall"),
             (AUDIT_ARCH_AARCH64, 63, 0, ENOSYS, "an architecture that this kernel cannot have"),
         ] {
-            assert_eq!(verdict(&p, arch, number, argument), want, "{what}");
+            let verdicts = [&first, &second].map(|program| verdict(program, arch, number, argument));
+            // Of the two the kernel takes the one with the lower number, but for errors, which are equal here.
+            assert_eq!(verdicts.into_iter().find(|verdict| *verdict != OK).unwrap_or(OK), want, "{what}");
         }
     }
 
     #[test]
+    fn what_sets_a_step_up_is_refused_by_the_second_program_alone() {
+        let arch = if cfg!(target_arch = "aarch64") { AUDIT_ARCH_AARCH64 } else { AUDIT_ARCH_X86_64 };
+        let (first, second) = (first_program(true), second_program());
+        for number in 0..=NEWEST {
+            let is_of_set_up = SET_UP.contains(&libc::c_long::from(number));
+            assert_eq!(verdict(&second, arch, number, 0), if is_of_set_up { EPERM } else { OK }, "{number}");
+            assert!(!is_of_set_up || verdict(&first, arch, number, 0) == OK, "{number}");
+        }
+        assert!(TABLE.iter().all(|(name, ..)| !["mount", "umount2", "move_mount", "pivot_root"].contains(name)));
+    }
+
+    #[test]
     fn the_program_fits_and_the_table_is_sorted() {
-        let lens = [true, false].map(|with_x32| program(with_x32).len());
+        let lens = [true, false].map(|with_x32| first_program(with_x32).len());
         assert!(lens[0] < 1300 && lens[1] < 900, "{lens:?}");
         assert!(TABLE.windows(2).all(|w| w[0].0 < w[1].0));
         for abi in [Abi::X86_64, Abi::X32, Abi::X86, Abi::Aarch64, Abi::Arm] {
-            let code = search(abi);
+            let code = search(abi, &[]);
             for (name, rule, numbers) in TABLE.iter().filter(|(_, rule, _)| *rule == Rule::Allow) {
                 let Ok(number) = u32::try_from(numbers[abi as usize]) else { continue };
                 let whole: Program = [load(OFFSET_NUMBER)].into_iter().chain(code.clone()).collect();

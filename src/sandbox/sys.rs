@@ -5,9 +5,12 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::ops::Deref;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 
 use rustix::process::Pid;
+
+use super::handover::{receive_with_fds, send_with_fds};
 
 /// A file mapped into memory for reading; empty for an empty file.
 #[derive(Debug)]
@@ -59,39 +62,94 @@ pub(crate) fn fork() -> io::Result<Option<Pid>> {
     Ok(Pid::from_raw(pid))
 }
 
-/// Starts a process in new namespaces (`CLONE_NEW*` in `flags`) that runs `body`, which should end by [`exec`], and waits until it
-/// has. Returns the child's id and its pidfd.
-///
-/// The child has descriptors, working directory and signals of its own, but shares the memory until then: a copy of it would take
-/// a good part of the time that a step costs. As with [`fork`], only for single-threaded processes.
-pub(crate) fn spawn_into(flags: libc::c_int, mut body: &mut dyn FnMut()) -> io::Result<(Pid, OwnedFd)> {
-    const STACK_BYTES: usize = 1 << 20;
-    // Whole pages of any size.
-    const GUARD_BYTES: usize = 64 << 10;
-    extern "C" fn enter(body: *mut libc::c_void) -> libc::c_int {
-        // SAFETY: the pointer is the one that is handed to `clone` below, to a variable of a caller that waits.
-        let body = unsafe { &mut *body.cast::<&mut dyn FnMut()>() };
-        body();
-        exit_now(127)
+/// A process that shares the memory of the one that made it, until it becomes another program or ends. The two take turns: while one
+/// of them runs the other waits, so that neither sees the other's allocator, or anything else, in the middle of a change.
+#[derive(Debug)]
+pub(crate) struct Companion {
+    pub(crate) pid: Pid,
+    pub(crate) pidfd: OwnedFd,
+    link: UnixStream,
+}
+
+/// The companion's side.
+#[derive(Debug)]
+pub(crate) struct Turns(UnixStream);
+
+impl Companion {
+    /// Makes a process in new namespaces (`CLONE_NEW*` in `flags`) that waits for its first turn, in which it runs `body`.
+    ///
+    /// It has descriptors, working directory and signals of its own. A copy of the memory would take a good part of the time that a step
+    /// costs. As with [`fork`], only for single-threaded processes. The stack and what the companion allocates are never given back.
+    pub(crate) fn start(flags: libc::c_int, body: Box<dyn FnOnce(Turns)>) -> io::Result<Self> {
+        struct Entry {
+            body: Box<dyn FnOnce(Turns)>,
+            ours: RawFd,
+            theirs: RawFd,
+        }
+        extern "C" fn enter(entry: *mut libc::c_void) -> libc::c_int {
+            // SAFETY: the pointer is that of the box below, which its maker leaves to us once there is a process.
+            let (ours, theirs) = unsafe { ((*entry.cast::<Entry>()).ours, (*entry.cast::<Entry>()).theirs) };
+            let mut byte = 0u8;
+            // SAFETY: one byte is read to a variable of ours. Until there is one it is not our turn.
+            if unsafe { libc::read(theirs, (&raw mut byte).cast(), 1) } != 1 {
+                exit_now(127);
+            }
+            // SAFETY: as above, and both descriptors are copies, made by `clone`, that belong to this process alone.
+            let (entry, ours, theirs) =
+                unsafe { (Box::from_raw(entry.cast::<Entry>()), OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) };
+            drop(ours);
+            (entry.body)(Turns(theirs.into()));
+            exit_now(127)
+        }
+        const STACK_BYTES: usize = 1 << 20;
+        // Whole pages of any size.
+        const GUARD_BYTES: usize = 64 << 10;
+        let mut stack = memmap2::MmapOptions::new().len(STACK_BYTES).stack().map_anon()?;
+        // SAFETY: nobody else knows the mapping, whose lowest pages become the end of the stack: to go beyond it is fatal to the child.
+        check(unsafe { libc::mprotect(stack.as_mut_ptr().cast(), GUARD_BYTES, libc::PROT_NONE) })?;
+        let (link, theirs) = UnixStream::pair()?;
+        let entry = Box::into_raw(Box::new(Entry { body, ours: link.as_raw_fd(), theirs: theirs.as_raw_fd() }));
+        let mut pidfd: libc::c_int = -1;
+        let flags = flags | libc::CLONE_VM | libc::CLONE_PIDFD | libc::SIGCHLD;
+        // SAFETY: the child runs on a stack of its own, from its aligned end downwards, which is never unmapped. It changes nothing
+        // before it is told to, and nobody but it runs then. `enter` never returns, and a panic in it aborts the child only. The
+        // kernel writes the pidfd to `pidfd` before the call ends.
+        let pid = unsafe {
+            let top = stack.as_mut_ptr().add(STACK_BYTES).cast();
+            libc::clone(enter, top, flags, entry.cast(), &raw mut pidfd)
+        };
+        let Some(pid) = Pid::from_raw(pid.max(0)) else {
+            let error = io::Error::last_os_error();
+            // SAFETY: there is no process to which it was left.
+            drop(unsafe { Box::from_raw(entry) });
+            return Err(error);
+        };
+        std::mem::forget(stack);
+        // SAFETY: the call succeeded, so `pidfd` is a fresh descriptor that nothing else owns.
+        Ok(Self { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) }, link })
     }
-    let mut stack = memmap2::MmapOptions::new().len(STACK_BYTES).stack().map_anon()?;
-    // SAFETY: nobody else knows the mapping, whose lowest pages become the end of the stack: to go beyond it is fatal to the child.
-    check(unsafe { libc::mprotect(stack.as_mut_ptr().cast(), GUARD_BYTES, libc::PROT_NONE) })?;
-    let mut pidfd: libc::c_int = -1;
-    let flags = flags | libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
-    // SAFETY: the child runs on a stack of its own, from its aligned end downwards, and no other thread runs while it uses our
-    // memory: this one is halted until it has ended or become another program. What it allocates stays with us. `enter` never returns, and
-    // a panic in it aborts the child only. The kernel writes the pidfd to `pidfd`, which outlives the call.
-    let pid = unsafe {
-        let top = stack.as_mut_ptr().add(STACK_BYTES).cast();
-        libc::clone(enter, top, flags, (&raw mut body).cast(), &raw mut pidfd)
-    };
-    if pid < 0 {
-        return Err(io::Error::last_os_error());
+
+    /// Hands the turn over, with copies of descriptors, and waits until it comes back. `None`: the companion has become another
+    /// program or has ended.
+    pub(crate) fn turn(&self, fds: &[BorrowedFd<'_>]) -> Option<Vec<OwnedFd>> {
+        pass(&self.link, fds).ok().flatten()
     }
-    let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::Other)?;
-    // SAFETY: the call succeeded, so `pidfd` is a fresh descriptor that nothing else owns.
-    Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))
+}
+
+impl Turns {
+    /// Hands the turn back, with copies of descriptors, and waits for the next one. Returns the descriptors that come with it; `None`
+    /// if there will be no other turn.
+    pub(crate) fn pass(&self, fds: &[BorrowedFd<'_>]) -> Option<Vec<OwnedFd>> {
+        pass(&self.0, fds).ok().flatten()
+    }
+}
+
+/// Between the two calls the other side may be running already: nothing there may touch what both share.
+fn pass(link: &UnixStream, fds: &[BorrowedFd<'_>]) -> io::Result<Option<Vec<OwnedFd>>> {
+    let mut byte = [0];
+    send_with_fds(link.as_fd(), &byte, fds)?;
+    let (len, fds) = receive_with_fds(link.as_fd(), &mut byte)?;
+    Ok((len > 0).then_some(fds))
 }
 
 /// Ends the process at once: no destructors, no exit handlers, which belong to the process that this one was forked from.

@@ -1,12 +1,14 @@
 //! The worker proper: PID 1 of its pid namespace, with every privilege in its namespaces.
 //!
-//! It has a single thread and only sees to it that there is always a fork of it that waits for the next request.
+//! It has a single thread and only sees to it that there is always a fork of it that waits for the next command to run, and serves what
+//! else is asked for.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::Mode;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -16,6 +18,8 @@ use super::layers;
 use super::outer::take_control;
 use super::protocol::{self, KILL, Reply, Request, STOP, Start};
 use crate::sandbox::handler::{self, Asked, Asker};
+use crate::sandbox::handover::receive_with_fds;
+use crate::sandbox::standby::{Held, Kind, Standby};
 use crate::sandbox::{Exit, Failure, RunRequest, seccomp, sys};
 
 pub(super) const ROLE: &str = "inner";
@@ -78,22 +82,34 @@ fn late_handler(control: &OwnedFd) -> bool {
     let Ok(Some(socket)) = take(control) else { return false };
     if let Ok(None) = sys::fork() {
         sys::heed_children();
-        serve(socket);
+        serve(&socket, take_request(&socket), None);
         sys::exit_now(0)
     }
     true
 }
 
+/// Waits for the request to run a command, with everything ready for it. Others it leaves to forks of its own.
 fn handle_next(control: OwnedFd, mut said: File) -> ! {
-    let request = take(&control).ok().flatten();
-    let word = if request.is_some() { TAKEN } else { ENDED };
-    if said.write_all(&[word]).is_ok()
-        && let Some(socket) = request
-    {
-        drop((control, said));
-        sys::heed_children();
-        serve(socket);
+    // Whoever cannot make ready ahead finds out why when it matters.
+    let standby = Standby::start(Kind::default()).ok();
+    while let Ok(Some(socket)) = take(&control) {
+        let request = take_request(&socket);
+        if matches!(request, Ok((Request::Run(_), _))) {
+            if said.write_all(&[TAKEN]).is_ok() {
+                drop((control, said));
+                sys::heed_children();
+                serve(&socket, request, standby);
+            }
+            sys::exit_now(0)
+        }
+        if let Ok(None) = sys::fork() {
+            drop((control, said, standby));
+            sys::heed_children();
+            serve(&socket, request, None);
+            sys::exit_now(0)
+        }
     }
+    drop(said.write_all(&[ENDED]));
     sys::exit_now(0)
 }
 
@@ -101,7 +117,7 @@ fn handle_next(control: OwnedFd, mut said: File) -> ! {
 fn take(control: &OwnedFd) -> io::Result<Option<UnixStream>> {
     loop {
         let mut byte = [0];
-        let (len, mut fds) = protocol::receive_with_fds(control.as_fd(), &mut byte)?;
+        let (len, mut fds) = receive_with_fds(control.as_fd(), &mut byte)?;
         match fds.pop() {
             _ if len == 0 => return Ok(None),
             Some(socket) => return Ok(Some(UnixStream::from(socket))),
@@ -111,9 +127,10 @@ fn take(control: &OwnedFd) -> io::Result<Option<UnixStream>> {
 }
 
 /// Serves one request. Nobody can be told if the socket is closed, and nobody wants to know.
-fn serve(socket: UnixStream) {
-    let reply = match take_request(&socket) {
-        Ok((Request::Run(request), fds)) => run(&socket, &request, fds),
+fn serve(socket: &UnixStream, request: io::Result<(Request, Vec<OwnedFd>)>, standby: Option<Standby>) {
+    let mut held = None;
+    let reply = match request {
+        Ok((Request::Run(request), fds)) => run(socket, &Arc::from(request), fds, (standby, &mut held)),
         Ok((Request::Unpack(dest), fds)) => unpack(&dest, fds),
         Ok((Request::Write(request, niceness), fds)) => {
             // Where priorities cannot be set it is not nicer than others.
@@ -134,18 +151,25 @@ fn serve(socket: UnixStream) {
         Err(error) => Err(Failure::call("read a request", None, error)),
     };
     let (reply, blob) = reply.unwrap_or_else(|failure| (Reply::Failed(failure), Vec::new()));
-    drop(protocol::write_frame(&socket, &reply, &blob));
+    drop(protocol::write_frame(socket, &reply, &blob));
+    // The main process does not wait for that before it needs to: the end of the socket tells.
+    drop(held);
 }
 
 fn take_request(socket: &UnixStream) -> io::Result<(Request, Vec<OwnedFd>)> {
     let mut byte = [0];
-    let (_, fds) = protocol::receive_with_fds(socket.as_fd(), &mut byte)?;
+    let (_, fds) = receive_with_fds(socket.as_fd(), &mut byte)?;
     let (request, _) = protocol::read_frame(socket)?;
     Ok((request, fds))
 }
 
-fn run(socket: &UnixStream, request: &RunRequest, fds: Vec<OwnedFd>) -> Result<(Reply, Vec<u8>), Failure> {
-    let Ok([stdout, stderr]) = <[OwnedFd; 2]>::try_from(fds) else {
+fn run(
+    socket: &UnixStream,
+    request: &Arc<RunRequest>,
+    fds: Vec<OwnedFd>,
+    (standby, held): (Option<Standby>, &mut Option<Held>),
+) -> Result<(Reply, Vec<u8>), Failure> {
+    let Ok(streams) = <[OwnedFd; 2]>::try_from(fds) else {
         return Err(Failure::Other("a RUN needs two descriptors".to_owned()));
     };
     let mut exit = None;
@@ -153,7 +177,8 @@ fn run(socket: &UnixStream, request: &RunRequest, fds: Vec<OwnedFd>) -> Result<(
         exit = Some(code);
         drop(protocol::write_frame(socket, &Reply::Exited(code), &[]));
     };
-    let left = handler::run(request, stdout, stderr, &mut Wishes(socket), &mut ended)?;
+    let left = handler::run(request, streams, standby, &mut Wishes(socket), &mut ended)?;
+    *held = left.mounts;
     // What a failed command left is thrown away, so it need not be read.
     let (mut index, mut diff_id) = (Vec::new(), None);
     if exit == Some(Exit::Code(0)) {

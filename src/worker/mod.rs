@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! main ── spawns ─▶ outer ── forks ─▶ inner, PID 1 of its own pid namespace ── forks ─▶ a handler per request
-//!   maps the outer's ids      waits for the inner, which dies with it        └─ clones ─▶ the command, PID 1 of its own
+//!   maps the outer's ids      waits for the inner, which dies with it        └─ clones ─▶ what becomes the command, PID 1 of its own
 //! ```
 //! Nothing survives anything: the end of the main process closes the control socket, on which the inner one ends, and with it
 //! everything in its pid namespace; the end of the outer one kills the inner one.
@@ -25,13 +25,14 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::geteuid;
 use shale_cache::{DiffId, MapId};
 
 use crate::layer::compress::PackNumbers;
+use crate::sandbox::handover::send_with_fds;
 use crate::sandbox::ids::{IdMaps, IdsError};
 use crate::sandbox::ladder::Report;
 use crate::sandbox::{Failure, SandboxError, overlay_failed};
@@ -96,6 +97,8 @@ pub struct RunDone {
 pub struct Worker {
     control: OwnedFd,
     child: Mutex<Child>,
+    /// Sockets of steps whose mounts are being taken down: each is closed when that is done.
+    closing: Mutex<Vec<UnixStream>>,
     map_id: MapId,
     program: PathBuf,
     config: WorkerConfig,
@@ -131,7 +134,7 @@ impl Worker {
         match introduce(&control, child.id(), &ours) {
             Ok(map_id) => {
                 let (program, config) = (program.to_owned(), config.clone());
-                Ok(Self { control, child: Mutex::new(child), map_id, program, config })
+                Ok(Self { control, child: Mutex::new(child), closing: Mutex::default(), map_id, program, config })
             }
             Err(error) => {
                 drop(control);
@@ -159,16 +162,29 @@ impl Worker {
 
     /// The worker's process, for tests.
     pub fn process_id(&self) -> u32 {
-        self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner).id()
+        self.child.lock().unwrap_or_else(PoisonError::into_inner).id()
     }
 
     /// Runs a command on top of layers and captures what it changed. `output` gets what it writes as it comes.
     pub fn run(&self, request: RunRequest, output: &mut dyn FnMut(Stream, &[u8]), cancel: &Cancel) -> Result<RunDone, SandboxError> {
         let pipes = relay::Pipes::new().map_err(|e| SandboxError::call("make pipes for a step's output", e))?;
+        self.await_closing();
         let socket = self.ask(&Request::Run(Box::new(request)), &[pipes.stdout.1.as_fd(), pipes.stderr.1.as_fd()])?;
         // The worker starts without looking at the store, so what is wrong with that shows here.
         let explained = |error| if overlay_failed(&error) { refusal_or(error, &self.program, &self.config) } else { error };
-        relay::run(&socket, pipes, output, cancel).map_err(explained)
+        let done = relay::run(&socket, pipes, output, cancel).map_err(explained)?;
+        self.closing.lock().unwrap_or_else(PoisonError::into_inner).push(socket);
+        Ok(done)
+    }
+
+    /// Waits until the mounts of steps that are over are gone: what one of them wrote to may lie below the next one, and must not be
+    /// an upper directory then.
+    fn await_closing(&self) {
+        // Held meanwhile: others that start now wait for the same ones.
+        let mut closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
+        for mut socket in closing.drain(..) {
+            drop(io::copy(&mut socket, &mut io::sink()));
+        }
     }
 
     /// Unpacks a blob into a fresh directory of the store's `tmp/`; returns the encoded index and the
@@ -258,9 +274,9 @@ impl Worker {
     fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<UnixStream, SandboxError> {
         let (ours, theirs) = UnixStream::pair().map_err(|e| SandboxError::call("make a socket pair", e))?;
         let gone = |_: io::Error| SandboxError::Gone("before it took a request");
-        protocol::send_with_fds(self.control.as_fd(), b"r", &[theirs.as_fd()]).map_err(gone)?;
+        send_with_fds(self.control.as_fd(), b"r", &[theirs.as_fd()]).map_err(gone)?;
         drop(theirs);
-        protocol::send_with_fds(ours.as_fd(), b"f", fds).map_err(gone)?;
+        send_with_fds(ours.as_fd(), b"f", fds).map_err(gone)?;
         protocol::write_frame(&ours, request, &[]).map_err(gone)?;
         Ok(ours)
     }
@@ -270,7 +286,7 @@ impl Drop for Worker {
     fn drop(&mut self) {
         // The inner process ends when it can read no more requests.
         let _ = rustix::net::shutdown(&self.control, rustix::net::Shutdown::Both);
-        drop(self.child.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).wait());
+        drop(self.child.get_mut().unwrap_or_else(PoisonError::into_inner).wait());
     }
 }
 

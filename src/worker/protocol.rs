@@ -4,20 +4,17 @@
 //! stream socket that belongs to this request alone. On that one go a byte with the request's descriptors, then frames: the
 //! request, and back the replies. So requests never wait for each other, and whoever dies closes what the other one reads.
 
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use shale_cache::DiffId;
 
 use super::layers::{self, WriteLayer};
 use crate::layer::compress::PackNumbers;
+use crate::sandbox::handover::{receive_with_fds, send_with_fds};
 use crate::sandbox::{Exit, Failure, LowerLayer, RunRequest};
 
 /// What the processes that start the worker say to the main process, and back.
@@ -93,34 +90,6 @@ pub(super) enum Reply {
 pub(super) const STOP: u8 = b's';
 /// The main process does not want to wait for the step to stop.
 pub(super) const KILL: u8 = b'k';
-
-const MAX_FDS: usize = 4;
-
-/// Sends bytes and descriptors as one message.
-pub(super) fn send_with_fds(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
-        return Err(io::Error::from(io::ErrorKind::InvalidInput));
-    }
-    rustix::io::retry_on_intr(|| sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL))?;
-    Ok(())
-}
-
-/// Receives one message (or, from a stream, what is there). No bytes: the other end is closed.
-pub(super) fn receive_with_fds(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut buffers = [IoSliceMut::new(bytes)];
-    let received = rustix::io::retry_on_intr(|| recvmsg(socket, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC))?;
-    let mut fds = Vec::new();
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(received) = message {
-            fds.extend(received);
-        }
-    }
-    Ok((received.bytes, fds))
-}
 
 /// Sends a value as one message of the control socket.
 pub(super) fn send_start(socket: impl AsFd, value: &impl Serialize) -> io::Result<()> {

@@ -14,8 +14,8 @@ use crate::sandbox::{Cancel, SandboxError};
 use crate::solve::event::Stream;
 use crate::tree::entry::Mtime;
 
-/// Read at once.
-const READ_BYTES: usize = 64 << 10;
+/// Read at once. A buffer for a whole pipe would be given back to the kernel after each step, and zeroed for the next one.
+const READ_BYTES: usize = 16 << 10;
 /// The largest pipe that a command can make of its own.
 const MAX_PIPE_BYTES: usize = 4 << 20;
 
