@@ -15,7 +15,7 @@ use crate::image::escape;
 use crate::key::push_bytes;
 use crate::lock::FileLock;
 use crate::store::Inner;
-use crate::tmp::{make_dir, rename_dir};
+use crate::tmp::{TmpDir, make_dir, rename_dir};
 
 /// Which id map and ownership mode an unpacked form was made under; forms of different maps are never shared.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -82,6 +82,15 @@ pub(crate) struct PackedEntry {
     pub(crate) packed: Packed,
 }
 
+/// Where a layer with an unpacked form comes to be, before it gets its name. Dropped without a layer, it is deleted.
+#[derive(Debug)]
+pub struct LayerRoom {
+    dir: TmpDir,
+    /// For the unpacked form and its stamp.
+    fs: PathBuf,
+    map: MapId,
+}
+
 /// The layers of a store.
 #[derive(Clone, Copy, Debug)]
 pub struct Layers<'a> {
@@ -100,6 +109,7 @@ impl<'a> Layers<'a> {
             return Ok(layer);
         }
         let dir = self.store.scratch()?.fresh();
+        make_dir(&dir)?;
         let installed = self.write_index(&dir, index).and_then(|()| self.install(&dir, &self.dir(&layer), || self.has_index(&layer)));
         if installed.is_err() {
             // On a full disk half an index is in the way of everybody.
@@ -109,40 +119,36 @@ impl<'a> Layers<'a> {
     }
 
     fn write_index(self, dir: &Path, index: &[u8]) -> Result<(), StoreError> {
-        make_dir(dir)?;
         let path = dir.join("index");
         std::fs::write(&path, index).map_err(|error| StoreError::io("write", &path, error))?;
         self.store.write_unseen_entry(entry::MADE, &dir.join("made"), &Made { size_bytes: index.len() as u64 })
     }
 
+    /// Makes room for a layer with an unpacked form: its directories, for who has time before the layer is there.
+    pub fn room(self, map: &MapId) -> Result<LayerRoom, StoreError> {
+        let dir = TmpDir::new(self.store)?;
+        make_dir(&dir.path().join("fs"))?;
+        let fs = dir.path().join("fs").join(escape(&map.0));
+        make_dir(&fs)?;
+        Ok(LayerRoom { dir, fs, map: map.clone() })
+    }
+
     /// Keeps an index together with the unpacked form: the same as [`put_index`](Self::put_index) and then
     /// [`commit_fs`](Self::commit_fs), but a layer that is new appears by a single rename.
-    pub fn put_with_fs(self, index: &[u8], map: &MapId, from: &Path) -> Result<LayerId, StoreError> {
+    pub fn put_with_fs(self, index: &[u8], room: LayerRoom, from: &Path) -> Result<LayerId, StoreError> {
         let layer = LayerId::of_index(index);
         if self.has_index(&layer)? {
-            self.commit_fs(&layer, map, from)?;
+            self.commit_fs(&layer, &room.map, from)?;
             return Ok(layer);
         }
-        let dir = self.store.scratch()?.fresh();
-        let fs = dir.join("fs").join(escape(&map.0));
-        let installed = self
-            .write_index(&dir, index)
-            .and_then(|()| make_dir(&dir.join("fs")))
-            .and_then(|()| make_dir(&fs))
-            .and_then(|()| self.fill_fs(&fs, from))
-            .and_then(|()| rename_if_free(&dir, &self.dir(&layer)));
-        match installed {
-            Ok(true) => {}
-            Ok(false) => {
-                // Somebody else was faster, or a power loss left a bad one.
-                self.put_index(index)?;
-                self.commit_fs(&layer, map, &fs.join("root"))?;
-                self.store.discard(&dir);
-            }
-            Err(error) => {
-                self.store.discard(&dir);
-                return Err(error);
-            }
+        self.write_index(room.dir.path(), index)?;
+        self.fill_fs(&room.fs, from)?;
+        if rename_if_free(room.dir.path(), &self.dir(&layer))? {
+            room.dir.release();
+        } else {
+            // Somebody else was faster, or a power loss left a bad one.
+            self.put_index(index)?;
+            self.commit_fs(&layer, &room.map, &room.fs.join("root"))?;
         }
         Ok(layer)
     }

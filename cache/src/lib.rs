@@ -89,7 +89,7 @@ pub use hiding::HidingKey;
 pub use image::{BlobRef, Built, ImageLayer, ImageRecord, Images};
 pub use inventory::{ImageUsage, Inventory, Item, ItemKind};
 pub use key::{KEY_FORMAT, KeyParts, KeyValue};
-pub use layer::{KnownLayer, Layers, MapId, PackKey, Packed};
+pub use layer::{KnownLayer, LayerRoom, Layers, MapId, PackKey, Packed};
 pub use lease::Lease;
 pub use list::Lists;
 pub use lock::{Patience, Waiting};

@@ -82,6 +82,11 @@ impl TmpDir {
         &self.path
     }
 
+    /// Says that the directory was renamed: there is nothing to delete any more.
+    pub(crate) fn release(mut self) {
+        self.is_gone = true;
+    }
+
     /// Deletes the directory now. Returns where in `trash/` the rest of it is, if files of other ids are in it.
     pub fn close(mut self) -> Option<PathBuf> {
         self.is_gone = true;

@@ -1,4 +1,5 @@
-//! What no step needs to wait for: a layer that will be exported is packed as soon as it is there, and what a step worked in is deleted.
+//! What no step needs to wait for: a layer that will be exported is packed as soon as it is there, where the next step works is made, and
+//! where one worked is deleted.
 //!
 //! One thing at a time, and packing with low priority, so that it takes what steps leave of the machine. Whoever exports finds the
 //! packed form, or waits for the rest of it, or packs what nobody came to: the bytes are the same.
@@ -6,9 +7,10 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 
-use shale_cache::{LayerId, TmpDir};
+use shale_cache::{LayerId, MapId};
 
 use super::forms::Forms;
+use super::place::Place;
 use crate::worker::Packing;
 
 /// Layers of less content than this are packed when they are exported: it takes less time than to ask for it.
@@ -28,7 +30,8 @@ pub enum Wanted {
 #[derive(Debug)]
 enum Job {
     Pack(LayerId),
-    Delete(TmpDir),
+    Delete(Place),
+    Make(MapId),
 }
 
 /// Where work goes in.
@@ -51,13 +54,18 @@ impl Ahead {
         self.send(Job::Pack(layer));
     }
 
-    /// Takes a directory that is not needed any more.
-    pub(super) fn delete(&self, dir: TmpDir) {
-        self.send(Job::Delete(dir));
+    /// Takes a place that is not needed any more.
+    pub(super) fn delete(&self, place: Place) {
+        self.send(Job::Delete(place));
+    }
+
+    /// Has a place made for the next step.
+    pub(super) fn make_place(&self, map: MapId) {
+        self.send(Job::Make(map));
     }
 
     fn send(&self, job: Job) {
-        // Nobody listens where nobody could start the thread for it: then a directory is deleted by being dropped.
+        // Nobody listens where nobody could start the thread for it: then a place is deleted by being dropped.
         self.0.lock().unwrap_or_else(PoisonError::into_inner).send(job).ok();
     }
 }
@@ -70,9 +78,13 @@ impl Queue {
         while let Ok(job) = self.0.recv() {
             let layer = match job {
                 Job::Pack(layer) => layer,
-                Job::Delete(dir) => {
-                    let left: Vec<_> = dir.close().into_iter().collect();
+                Job::Delete(place) => {
+                    let left: Vec<_> = place.close().into_iter().collect();
                     drop(forms.remove(&left));
+                    continue;
+                }
+                Job::Make(map) => {
+                    forms.make_place(&map);
                     continue;
                 }
             };

@@ -11,9 +11,10 @@ use std::io::{self, BufWriter, Read};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use shale_cache::{BlobRef, DiffId, ImageLayer, LayerId, PackKey, Packed, Store, TmpDir};
+use shale_cache::{BlobRef, DiffId, ImageLayer, LayerId, MapId, PackKey, Packed, Store, TmpDir};
 
 use super::StepError;
+use super::place::Place;
 use crate::image::{ImageService, ResolvedImage};
 use crate::layer::compress::{Decoder, Encoder, PackNumbers, PackWriter};
 use crate::layer::contents::{Contents, Directory, SameTar};
@@ -40,6 +41,7 @@ pub struct Forms<'a> {
     worker: Mutex<Option<Arc<Worker>>>,
     indexes: Mutex<HashMap<LayerId, Arc<Index>>>,
     stubs: Mutex<Option<TmpDir>>,
+    places: Mutex<Vec<Place>>,
     /// The small indexes of the layers that are unpacked, for the processes of the steps.
     bundle: Mutex<Option<File>>,
     unpacked: unpacked::Known,
@@ -65,6 +67,7 @@ impl<'a> Forms<'a> {
             worker: Mutex::default(),
             indexes: Mutex::default(),
             stubs: Mutex::default(),
+            places: Mutex::default(),
             bundle: Mutex::default(),
             unpacked: unpacked::Known::default(),
             accounts: accounts::Known::default(),
@@ -150,6 +153,19 @@ impl<'a> Forms<'a> {
             None => self.store.tmp()?,
         };
         Ok(slot.insert(dir).path().to_owned())
+    }
+
+    /// A place for a step: one that was made ahead, or a new one.
+    pub fn place(&self, map: &MapId) -> Result<Place, StepError> {
+        let ready = lock(&self.places).pop();
+        ready.map_or_else(|| Place::make(self.store, map), Ok)
+    }
+
+    /// Makes a place ahead. Who finds none makes it, and hears why it cannot be made.
+    pub fn make_place(&self, map: &MapId) {
+        if let Ok(place) = Place::make(self.store, map) {
+            lock(&self.places).push(place);
+        }
     }
 
     /// Keeps the index of a layer that was made just now: the steps upon it ask for it, and an index that is small takes less room

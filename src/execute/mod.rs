@@ -9,6 +9,7 @@ pub mod flat;
 pub mod forms;
 pub mod log;
 mod mounts;
+mod place;
 mod redact;
 pub mod room;
 mod run;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use shale_cache::MapId;
 
+use super::place::Place;
 use super::redact::Redactor;
 use super::room::Lack;
 use super::{BuildExecutor, StepError, device, emulator, mounts};
@@ -24,17 +25,18 @@ const HOSTS: &str = "127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-lo
 
 /// Runs the command of a RUN.
 pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sources: mounts::Sources) -> Result<Made, StepError> {
-    let tmp = executor.store.tmp()?;
-    emulator::check(&step.vertex.platform, tmp.path())?;
     let worker = executor.forms.worker()?;
+    let mut place = executor.forms.place(&worker.map_id())?;
+    executor.ahead.make_place(worker.map_id());
+    emulator::check(&step.vertex.platform, place.path())?;
     let lowers = executor.forms.lowers(&step.parent)?;
     let user = executor.forms.process_user(&step.parent, &op.user)?;
-    let mut ready = mounts::prepare(executor, step, op, sources, tmp.path())?;
+    let mut ready = mounts::prepare(executor, step, op, sources, place.path())?;
     // Who can read the layer himself has its digest without another process.
     let wants_diff_id = executor.diff_ids && executor.exported[step.id.0] && !executor.forms.reads_everything();
     let stubs = executor.forms.stubs()?;
     let request = request(op, (lowers, user), &mut ready);
-    let mut request = RunRequest { tmp: tmp.path().to_owned(), stubs, wants_diff_id, ..request };
+    let mut request = RunRequest { tmp: place.path().to_owned(), stubs, wants_diff_id, ..request };
     device::add(&executor.devices, &op.devices, &mut request)?;
     let mut redactors = [(Stream::Stdout, Redactor::new(&ready.secrets)), (Stream::Stderr, Redactor::new(&ready.secrets))];
     let mut log = executor.logs.of_step(step.id.0);
@@ -69,16 +71,16 @@ pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sou
     // Locks of caches go before the rest is tidied up.
     drop(ready);
     let made = done.map_err(StepError::from).and_then(|done| match done.exit {
-        Exit::Code(0) => keep(executor, &worker.map_id(), done),
+        Exit::Code(0) => keep(executor, &worker.map_id(), done, &mut place),
         Exit::Cancelled => Err(StepError::Cancelled),
         Exit::Code(code) => Err(failed(code)),
         Exit::Signal(signal) => Err(failed(128 + signal)),
     });
-    if made.is_ok() && !tmp.path().join("upper").exists() {
-        executor.ahead.delete(tmp);
+    if made.is_ok() && !place.holds_changes() {
+        executor.ahead.delete(place);
     } else {
         // What was not kept may be large, and the next step may need the room.
-        let left: Vec<PathBuf> = tmp.close().into_iter().collect();
+        let left: Vec<PathBuf> = place.close().into_iter().collect();
         executor.forms.remove(&left)?;
     }
     match log_error {
@@ -88,7 +90,7 @@ pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sou
 }
 
 /// Keeps what a command left as a layer. Content that is known becomes the layer that has it.
-fn keep(executor: &BuildExecutor<'_>, map: &MapId, done: RunDone) -> Result<Made, StepError> {
+fn keep(executor: &BuildExecutor<'_>, map: &MapId, done: RunDone, place: &mut Place) -> Result<Made, StepError> {
     let index = Index::from_bytes(done.index)?;
     let layers = executor.store.layers();
     let content = index.content_id(Some(done.window));
@@ -98,7 +100,8 @@ fn keep(executor: &BuildExecutor<'_>, map: &MapId, done: RunDone) -> Result<Made
     {
         return Ok(Made { layer: known.layer, content, inputs: None });
     }
-    let layer = layers.put_with_fs(index.as_bytes(), map, &done.upper)?;
+    let room = place.layer.take().map_or_else(|| layers.room(map), Ok)?;
+    let layer = layers.put_with_fs(index.as_bytes(), room, &done.upper)?;
     // Nobody exports one whose content is known.
     if let (Some(diff_id), None) = (&done.diff_id, &known) {
         executor.forms.note_diff_id(&layer, None, diff_id)?;

@@ -3,6 +3,7 @@
 //! A fork of the worker, so single-threaded, in the worker's namespaces and with its privileges.
 
 use std::fs;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -87,7 +88,10 @@ fn prepare(request: &RunRequest) -> Result<(Prepared, Mtime), Failure> {
     let [upper, work] = ["upper", "work"].map(|name| request.tmp.join(name));
     for dir in [&upper, &work] {
         // The worker has no umask, and the upper directory's mode is what the step sees of `/`.
-        fs::DirBuilder::new().mode(0o755).create(dir).deed_on("make the directory", dir)?;
+        match fs::DirBuilder::new().mode(0o755).create(dir) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made.deed_on("make the directory", dir)?,
+        }
     }
     let (stub, files) = stub::prepare(request)?;
     let mounts = prepare_mounts(request)?;

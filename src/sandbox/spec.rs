@@ -37,7 +37,8 @@ pub struct Ulimit {
 pub struct RunRequest {
     /// The layers below, bottom first.
     pub lowers: Vec<LowerLayer>,
-    /// A fresh directory on the store's file system, for the worker's use; the upper directory comes to lie in it.
+    /// A fresh directory on the store's file system, for the worker's use; the upper directory comes to lie in it. `upper` and `work` may
+    /// be there, empty and of mode 0755.
     pub tmp: PathBuf,
     /// A directory on the same file system that outlives the step: what all steps of a build have mounted upon is made there once.
     pub stubs: PathBuf,
