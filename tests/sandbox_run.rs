@@ -57,6 +57,19 @@ fn a_command_that_cannot_start_is_told_from_one_that_fails() {
 }
 
 #[test]
+fn a_process_that_stands_by_for_another_kind_of_step_and_one_that_fails_disturb_nobody() {
+    let Some(bench) = Bench::new() else { return };
+    for round in 0..60 {
+        let mut other = bench.request(&["sh", "-c", "echo other; ls /sys/class/net"]);
+        other.network = NetworkMode::None;
+        let ran = bench.run(other);
+        assert_eq!((ran.exit, ran.stdout.as_str()), (Exit::Code(0), "other\nlo\n"), "round {round}");
+        assert!(bench.try_run(bench.request(&["nope"]), &Cancel::new().unwrap()).is_err(), "round {round}");
+        assert_eq!(bench.out("echo plain"), "plain\n", "round {round}");
+    }
+}
+
+#[test]
 fn the_user_its_groups_and_its_privileges() {
     let Some(bench) = Bench::new() else { return };
     let status = "grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp:)' /proc/self/status | tr '\\t' ' '";

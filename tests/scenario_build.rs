@@ -50,6 +50,18 @@ fn what_a_run_writes_chowns_deletes_and_links_comes_out_as_a_layer_diff() {
 }
 
 #[test]
+fn a_command_runs_upon_steps_that_changed_nothing() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        // In a store that has seen no empty layer yet.
+        lab.context("ctx", &[("Dockerfile", "FROM busybox\nWORKDIR /tmp\nRUN pwd >/where\nWORKDIR /home\nRUN pwd >>/where\n")]);
+        let built = lab.build("ctx", &[]);
+        assert_eq!(built.image.text("where"), "/tmp\n/home\n");
+        assert_eq!(lab.build("ctx", &[]).said.executed(), Vec::<String>::new());
+    });
+}
+
+#[test]
 fn stages_copy_from_each_other_and_unused_ones_are_not_built() {
     as_everybody(|lab| {
         lab.load_busybox();

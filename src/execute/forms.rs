@@ -161,8 +161,11 @@ impl<'a> Forms<'a> {
         ready.map_or_else(|| Place::make(self.store, map), Ok)
     }
 
-    /// Makes a place ahead. Who finds none makes it, and hears why it cannot be made.
+    /// Makes a place ahead, if none is ready. Who finds none makes it, and hears why it cannot be made.
     pub fn make_place(&self, map: &MapId) {
+        if self.is_given_up() || !lock(&self.places).is_empty() {
+            return;
+        }
         if let Ok(place) = Place::make(self.store, map) {
             lock(&self.places).push(place);
         }

@@ -16,6 +16,8 @@ mod run;
 mod spool;
 mod workdir;
 
+use std::sync::atomic::AtomicIsize;
+
 use shale_cache::{ContentId, LayerId, ListId, Store};
 
 use crate::plan::graph::{CopySource, Graph, Op, Vertex, VertexId};
@@ -52,6 +54,8 @@ pub struct BuildExecutor<'a> {
     pub devices: Devices,
     /// Which vertices' results a RUN will have below it ([`run_upon`]).
     pub run_upon: Vec<bool>,
+    /// RUNs that may still begin ([`runs`]).
+    pub runs_left: AtomicIsize,
     /// How layers of the vertices that are exported are packed at once; the others are not compressed.
     pub packing: Packing,
     /// Which vertices' layers are exported.
@@ -144,6 +148,11 @@ impl Executor for BuildExecutor<'_> {
     fn is_cancelled(&self) -> bool {
         self.cancel.is_cancelled()
     }
+}
+
+/// How many RUNs there are.
+pub fn runs(graph: &Graph) -> isize {
+    graph.vertices.iter().filter(|vertex| matches!(vertex.op, Op::Run(_))).count() as isize
 }
 
 /// Which vertices' results lie below a RUN, by its parent or by a mount, and be it by layers on top of them.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use shale_cache::MapId;
 
@@ -27,7 +28,10 @@ const HOSTS: &str = "127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-lo
 pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sources: mounts::Sources) -> Result<Made, StepError> {
     let worker = executor.forms.worker()?;
     let mut place = executor.forms.place(&worker.map_id())?;
-    executor.ahead.make_place(worker.map_id());
+    // The last one of them leaves none behind for nobody.
+    if executor.runs_left.fetch_sub(1, Ordering::Relaxed) > 1 {
+        executor.ahead.make_place(worker.map_id());
+    }
     emulator::check(&step.vertex.platform, place.path())?;
     let lowers = executor.forms.lowers(&step.parent)?;
     let user = executor.forms.process_user(&step.parent, &op.user)?;

@@ -70,8 +70,8 @@ pub(super) struct BoundFile {
     pub(super) executable: bool,
 }
 
-/// Where the mounts that every step has are made before there is a root for them: a file system in memory, attached where nothing
-/// leads to.
+/// Where the mounts that every step has are made before there is a root for them: a file system in memory, attached over the root, where
+/// no path leads into it.
 #[derive(Debug)]
 pub(super) struct Stage {
     root: Root,

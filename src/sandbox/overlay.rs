@@ -6,6 +6,8 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, Mode, OFlags, open};
 use rustix::io::Errno;
@@ -18,6 +20,10 @@ use super::{Deed, Failure, SandboxError};
 
 /// The kernel's limit on the number of lower layers.
 pub(crate) const MAX_LOWERS: usize = 500;
+
+/// How long a layer may be in use by the step of another build that has just made it, and how often it is tried.
+const PATIENCE: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(2);
 
 const CREATE: &str = "create the overlay";
 
@@ -33,14 +39,26 @@ pub(super) fn mount_at(lowers: &[PathBuf], upper: &Path, work: &Path, target: &P
     }
     let lowers = lowers.iter().map(|path| open_directory(path)).collect::<Result<Vec<_>, _>>()?;
     let (upper, work) = (open_directory(upper)?, open_directory(work)?);
-    match new_api(&lowers, &upper, &work) {
-        Ok(overlay) => {
-            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-            move_mount(&overlay, "", CWD, target, flags).deed_on("attach the overlay at", target)
+    let start = Instant::now();
+    loop {
+        let mounted = match new_api(&lowers, &upper, &work) {
+            Ok(overlay) => {
+                let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+                move_mount(&overlay, "", CWD, target, flags).deed_on("attach the overlay at", target)
+            }
+            Err(Step::Unsupported) => old_api(&lowers, &upper, &work, target),
+            Err(Step::Failed(failure)) => Err(failure),
+        };
+        match mounted {
+            Err(failure) if is_busy(&failure) && start.elapsed() < PATIENCE => sleep(PAUSE),
+            mounted => return mounted,
         }
-        Err(Step::Unsupported) => old_api(&lowers, &upper, &work, target),
-        Err(Step::Failed(failure)) => Err(failure),
     }
+}
+
+/// Where overlays keep an index (a choice of the kernel's maker) a layer that is still another one's upper directory is refused.
+fn is_busy(failure: &Failure) -> bool {
+    matches!(failure, Failure::Call { errno: libc::EBUSY, .. })
 }
 
 enum Step {

@@ -164,7 +164,7 @@ enum Target {
     Verdict(Rule),
 }
 
-/// A tree of comparisons, followed by each verdict once: the kernel compiles the program for every step, so its length is time.
+/// A tree of comparisons, followed by each verdict once: the kernel compiles the program for every step, and keeps a core busy with it.
 #[derive(Default)]
 struct Block {
     /// The first number of the upper part, and where numbers from it on and numbers below it lead.

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, TryLockError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Pid;
@@ -75,9 +75,9 @@ impl Standby {
     pub(crate) fn start(kind: Kind) -> Result<Self, Failure> {
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
-        let companion = Companion::start(child::namespaces(kind), Box::new(move |turns| stand_by(kind, &turns, &theirs)));
+        let companion = Companion::start(child::namespaces(kind), Box::new(move |turns| stand_by(kind, turns, &theirs)));
         let companion = companion.deed("start a process in new namespaces")?;
-        if let Some(mut fds) = companion.turn(&[]) {
+        if let Some(mut fds) = companion.turn(&[]).deed("begin with a new process")? {
             return Ok(Self { kind, companion, shared, mounts: fds.pop().map(Held) });
         }
         let failed = shared.take_words().into_iter().find_map(|word| match word {
@@ -96,8 +96,13 @@ impl Standby {
     /// Has it become the command; returns when it has, or has said why not.
     pub(super) fn begin(self, order: Order, stdout: &OwnedFd, stderr: &OwnedFd) -> Begun {
         drop(self.shared.order.set(order));
-        self.companion.turn(&[stdout.as_fd(), stderr.as_fd()]);
-        let words = self.shared.take_words();
+        let words = match self.companion.turn(&[stdout.as_fd(), stderr.as_fd()]) {
+            Ok(_) => self.shared.take_words(),
+            Err(error) => {
+                self.companion.dismiss();
+                vec![Word::Failed(Failure::call("hand a step to its process", None, error))]
+            }
+        };
         Begun { pid: self.companion.pid, pidfd: self.companion.pidfd, words, mounts: self.mounts }
     }
 }
@@ -107,8 +112,13 @@ impl Shared {
         self.said.lock().unwrap_or_else(PoisonError::into_inner).push(word);
     }
 
+    /// None of a process that was killed while it spoke.
     fn take_words(&self) -> Vec<Word> {
-        std::mem::take(&mut *self.said.lock().unwrap_or_else(PoisonError::into_inner))
+        match self.said.try_lock() {
+            Ok(mut said) => std::mem::take(&mut *said),
+            Err(TryLockError::Poisoned(said)) => std::mem::take(&mut *said.into_inner()),
+            Err(TryLockError::WouldBlock) => Vec::new(),
+        }
     }
 }
 
@@ -121,7 +131,7 @@ fn stand_by(kind: Kind, turns: &Turns, shared: &Shared) {
     // Where it cannot be opened the end of the command takes longer, and nothing else.
     let mounts = File::open("/proc/self/ns/mnt").ok();
     let mounts: Vec<_> = mounts.iter().map(AsFd::as_fd).collect();
-    let Some(streams) = turns.pass(&mounts) else { return };
+    let streams = turns.pass(&mounts);
     let Some(order) = shared.order.get() else { return };
     shared.say(Word::Failed(child::become_command(order, &stage, streams, &|word| shared.say(word))));
 }

@@ -8,7 +8,7 @@ use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 
 use super::handover::{receive_with_fds, send_with_fds};
 
@@ -30,8 +30,7 @@ pub fn map_file(file: &File) -> io::Result<Mapping> {
         return Ok(Mapping(None));
     }
     // SAFETY: the mapping is private to reading, and the store never changes or truncates a file after its rename into place, it only
-    // lets some grow,
-    // so the bytes behind the slice do not change while it lives.
+    // lets some grow, so the bytes behind the slice do not change while it lives.
     let map = unsafe { memmap2::Mmap::map(file) }?;
     Ok(Mapping(Some(map)))
 }
@@ -63,7 +62,8 @@ pub(crate) fn fork() -> io::Result<Option<Pid>> {
 }
 
 /// A process that shares the memory of the one that made it, until it becomes another program or ends. The two take turns: while one
-/// of them runs the other waits, so that neither sees the other's allocator, or anything else, in the middle of a change.
+/// of them runs the other waits, so that neither sees the other's allocator, or anything else, in the middle of a change. A companion that
+/// gets no other turn ends where it waits, and the link, whose end is a turn too, is closed by the kernel alone.
 #[derive(Debug)]
 pub(crate) struct Companion {
     pub(crate) pid: Pid,
@@ -80,9 +80,9 @@ impl Companion {
     ///
     /// It has descriptors, working directory and signals of its own. A copy of the memory would take a good part of the time that a step
     /// costs. As with [`fork`], only for single-threaded processes. The stack and what the companion allocates are never given back.
-    pub(crate) fn start(flags: libc::c_int, body: Box<dyn FnOnce(Turns)>) -> io::Result<Self> {
+    pub(crate) fn start(flags: libc::c_int, body: Box<dyn FnOnce(&Turns)>) -> io::Result<Self> {
         struct Entry {
-            body: Box<dyn FnOnce(Turns)>,
+            body: Box<dyn FnOnce(&Turns)>,
             ours: RawFd,
             theirs: RawFd,
         }
@@ -98,7 +98,8 @@ impl Companion {
             let (entry, ours, theirs) =
                 unsafe { (Box::from_raw(entry.cast::<Entry>()), OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) };
             drop(ours);
-            (entry.body)(Turns(theirs.into()));
+            let turns = Turns(theirs.into());
+            (entry.body)(&turns);
             exit_now(127)
         }
         const STACK_BYTES: usize = 1 << 20;
@@ -130,17 +131,24 @@ impl Companion {
     }
 
     /// Hands the turn over, with copies of descriptors, and waits until it comes back. `None`: the companion has become another
-    /// program or has ended.
-    pub(crate) fn turn(&self, fds: &[BorrowedFd<'_>]) -> Option<Vec<OwnedFd>> {
-        pass(&self.link, fds).ok().flatten()
+    /// program or has ended. An error: it has got no turn.
+    pub(crate) fn turn(&self, fds: &[BorrowedFd<'_>]) -> io::Result<Option<Vec<OwnedFd>>> {
+        pass(&self.link, fds)
+    }
+
+    /// Ends it, where it waits for a turn that will not come.
+    pub(crate) fn dismiss(&self) {
+        // One that has ended already is what is wanted.
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 }
 
 impl Turns {
-    /// Hands the turn back, with copies of descriptors, and waits for the next one. Returns the descriptors that come with it; `None`
-    /// if there will be no other turn.
-    pub(crate) fn pass(&self, fds: &[BorrowedFd<'_>]) -> Option<Vec<OwnedFd>> {
-        pass(&self.0, fds).ok().flatten()
+    /// Hands the turn back, with copies of descriptors, and waits for the next one. Returns the descriptors that come with it. Without
+    /// another turn the process ends: it may not touch anything any more.
+    pub(crate) fn pass(&self, fds: &[BorrowedFd<'_>]) -> Vec<OwnedFd> {
+        let Ok(Some(fds)) = pass(&self.0, fds) else { exit_now(127) };
+        fds
     }
 }
 
@@ -148,8 +156,11 @@ impl Turns {
 fn pass(link: &UnixStream, fds: &[BorrowedFd<'_>]) -> io::Result<Option<Vec<OwnedFd>>> {
     let mut byte = [0];
     send_with_fds(link.as_fd(), &byte, fds)?;
-    let (len, fds) = receive_with_fds(link.as_fd(), &mut byte)?;
-    Ok((len > 0).then_some(fds))
+    // Nobody is told any more that the turn went over: whatever fails here is its end.
+    Ok(match receive_with_fds(link.as_fd(), &mut byte) {
+        Ok((1.., fds)) => Some(fds),
+        _ => None,
+    })
 }
 
 /// Ends the process at once: no destructors, no exit handlers, which belong to the process that this one was forked from.

@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -52,7 +53,7 @@ pub(super) fn main() -> ! {
     }
 }
 
-/// A handler says that it has taken a request.
+/// A handler says that it has taken a request which keeps it.
 const TAKEN: u8 = b't';
 /// There will be no more requests.
 const ENDED: u8 = b'e';
@@ -63,13 +64,13 @@ enum Forked {
     Handler(File),
 }
 
-/// Makes the process that waits for the next request, so that the fork is done when one comes.
+/// Makes the process that waits for the next command to run, so that the fork is done when one comes.
 fn fork_handler() -> io::Result<Forked> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
     Ok(if sys::fork()?.is_some() { Forked::Worker(read.into()) } else { Forked::Handler(write.into()) })
 }
 
-/// Waits until the handler has taken a request; whether there are no more. One that dies without a word has taken none, or leaves
+/// Waits until the handler has taken a request that keeps it; whether there are no more. One that dies without a word has taken none, or leaves
 /// its request's socket closed.
 fn has_ended(mut said: File) -> bool {
     let mut word = [0];
@@ -90,27 +91,42 @@ fn late_handler(control: &OwnedFd) -> bool {
 
 /// Waits for the request to run a command, with everything ready for it. Others it leaves to forks of its own.
 fn handle_next(control: OwnedFd, mut said: File) -> ! {
-    // Whoever cannot make ready ahead finds out why when it matters.
-    let standby = Standby::start(Kind::default()).ok();
-    while let Ok(Some(socket)) = take(&control) {
-        let request = take_request(&socket);
-        if matches!(request, Ok((Request::Run(_), _))) {
-            if said.write_all(&[TAKEN]).is_ok() {
-                drop((control, said));
-                sys::heed_children();
-                serve(&socket, request, standby);
-            }
-            sys::exit_now(0)
+    let mut standby = None;
+    loop {
+        // Whoever cannot make ready ahead finds out why when it matters.
+        if standby.is_none() && is_idle(&control) {
+            standby = Standby::start(Kind::default()).ok();
         }
-        if let Ok(None) = sys::fork() {
-            drop((control, said, standby));
-            sys::heed_children();
-            serve(&socket, request, None);
-            sys::exit_now(0)
+        let Ok(Some(socket)) = take(&control) else { break };
+        let request = take_request(&socket);
+        let is_run = matches!(request, Ok((Request::Run(_), _)));
+        let forked = if is_run { None } else { sys::fork().ok() };
+        match forked {
+            Some(Some(_)) => {}
+            Some(None) => {
+                drop((control, said, standby));
+                sys::heed_children();
+                serve(&socket, request, None);
+                sys::exit_now(0)
+            }
+            // A command, or something else where no other process can be had for it.
+            None => {
+                if said.write_all(&[TAKEN]).is_ok() {
+                    drop((control, said));
+                    sys::heed_children();
+                    serve(&socket, request, standby);
+                }
+                sys::exit_now(0)
+            }
         }
     }
     drop(said.write_all(&[ENDED]));
     sys::exit_now(0)
+}
+
+/// Whether nothing was asked for yet.
+fn is_idle(control: &OwnedFd) -> bool {
+    poll(&mut [PollFd::new(control, PollFlags::IN)], Some(&Timespec::default())) == Ok(0)
 }
 
 /// The socket of the next request; `None` when there will be none.
@@ -130,7 +146,10 @@ fn take(control: &OwnedFd) -> io::Result<Option<UnixStream>> {
 fn serve(socket: &UnixStream, request: io::Result<(Request, Vec<OwnedFd>)>, standby: Option<Standby>) {
     let mut held = None;
     let reply = match request {
-        Ok((Request::Run(request), fds)) => run(socket, &Arc::from(request), fds, (standby, &mut held)),
+        Ok((Request::Run(request), fds)) => run(socket, &Arc::from(request), fds, standby).map(|(reply, index, mounts)| {
+            held = mounts;
+            (reply, index)
+        }),
         Ok((Request::Unpack(dest), fds)) => unpack(&dest, fds),
         Ok((Request::Write(request, niceness), fds)) => {
             // Where priorities cannot be set it is not nicer than others.
@@ -167,8 +186,8 @@ fn run(
     socket: &UnixStream,
     request: &Arc<RunRequest>,
     fds: Vec<OwnedFd>,
-    (standby, held): (Option<Standby>, &mut Option<Held>),
-) -> Result<(Reply, Vec<u8>), Failure> {
+    standby: Option<Standby>,
+) -> Result<(Reply, Vec<u8>, Option<Held>), Failure> {
     let Ok(streams) = <[OwnedFd; 2]>::try_from(fds) else {
         return Err(Failure::Other("a RUN needs two descriptors".to_owned()));
     };
@@ -178,7 +197,6 @@ fn run(
         drop(protocol::write_frame(socket, &Reply::Exited(code), &[]));
     };
     let left = handler::run(request, streams, standby, &mut Wishes(socket), &mut ended)?;
-    *held = left.mounts;
     // What a failed command left is thrown away, so it need not be read.
     let (mut index, mut diff_id) = (Vec::new(), None);
     if exit == Some(Exit::Code(0)) {
@@ -189,7 +207,7 @@ fn run(
         index = captured.as_bytes().to_vec();
     }
     let window = [left.window.0, left.window.1].map(|t| (t.secs, t.nanos));
-    Ok((Reply::Captured { upper: left.upper, window, diff_id }, index))
+    Ok((Reply::Captured { upper: left.upper, window, diff_id }, index, left.mounts))
 }
 
 fn unpack(dest: &Path, fds: Vec<OwnedFd>) -> Result<(Reply, Vec<u8>), Failure> {

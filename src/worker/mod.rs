@@ -1,7 +1,7 @@
 //! The process inside the namespaces: it unpacks, mounts, runs and deletes what the calling user cannot.
 //!
 //! ```text
-//! main ── spawns ─▶ outer ── forks ─▶ inner, PID 1 of its own pid namespace ── forks ─▶ a handler per request
+//! main ── spawns ─▶ outer ── forks ─▶ inner, PID 1 of its own pid namespace ── forks ─▶ a handler per command
 //!   maps the outer's ids      waits for the inner, which dies with it        └─ clones ─▶ what becomes the command, PID 1 of its own
 //! ```
 //! Nothing survives anything: the end of the main process closes the control socket, on which the inner one ends, and with it

@@ -2,7 +2,7 @@
 //!
 //! The control socket (SOCK_SEQPACKET) starts the worker and then carries one byte with one descriptor per request: the end of a
 //! stream socket that belongs to this request alone. On that one go a byte with the request's descriptors, then frames: the
-//! request, and back the replies. So requests never wait for each other, and whoever dies closes what the other one reads.
+//! request, and back the replies. So a request waits for another one at most while that is read, and whoever dies closes what the other one reads.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;

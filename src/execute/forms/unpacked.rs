@@ -28,6 +28,7 @@ const PARALLEL_LAYERS: usize = 4;
 #[derive(Clone, Debug)]
 struct Unpacked {
     id: LayerId,
+    /// Nothing needs to be at its place then.
     is_empty: bool,
     lower: LowerLayer,
 }
@@ -108,9 +109,11 @@ impl Forms<'_> {
                 }
             }
             LayerRef::Own { layer: id, .. } => {
+                // One that changes nothing is never mounted, and a WORKDIR that is there makes it without any form.
+                let is_empty = self.index_of(id)?.is_empty();
                 let turn = self.turn(&id.to_string());
                 let _turn = lock(&turn);
-                if layers.has_fs(id, &map)? { (*id, layers.fs_path(id, &map)) } else { (*id, self.unpack_own(id, &map)?) }
+                if is_empty || layers.has_fs(id, &map)? { (*id, layers.fs_path(id, &map)) } else { (*id, self.unpack_own(id, &map)?) }
             }
         };
         self.as_unpacked(id, fs)
@@ -162,7 +165,8 @@ impl Forms<'_> {
     }
 
     fn merge(&self, block: &[LayerRef], name: &ContentId, map: &MapId) -> Result<LayerId, StepError> {
-        let lowers: Vec<LowerLayer> = self.all_unpacked(block)?.into_iter().map(|layer| layer.lower).collect();
+        let unpacked = self.all_unpacked(block)?.into_iter().filter(|layer| !layer.is_empty);
+        let lowers: Vec<LowerLayer> = unpacked.map(|layer| layer.lower).collect();
         self.with_fresh_dir(|dest| {
             let index = self.worker()?.merge(lowers, dest)?;
             let layers = self.store.layers();
