@@ -8,7 +8,9 @@
 With --run everything is measured first, by the program in RIG_BENCH, which
 takes --tool, --only, --mode, -n and --results and finds the tools, contexts
 and output folder by itself (RIG_TOOLS, RIG_WORK, RIG_OUT). --shale may name
-two tools, say shale-rootless,shale: each has a column.
+two tools, say shale-rootless,shale: each has a column. A peer that needs
+other flags for some workloads is several tools and one column, named by the
+last of them: kaniko-cache+kaniko takes of each row the first that ran.
 
 RESULTS has one JSON object a line, a run each: tool, workload (w1 .. w8),
 mode (tar, store), ok, wall and cpu in seconds, rss_client and rss_daemon in
@@ -52,20 +54,24 @@ def seconds(value):
 def cell(found, tool):
     if not found:
         return "not compared"
-    # docker save writes layers as they are.
-    plain = ["not compressed"] if tool.startswith("docker") and found["size"] else []
-    return f'{seconds(found["wall"])} ({"; ".join([seconds(found["cpu"]), *plain])})'
+    notes = []
+    if tool.startswith("docker") and found["size"]:
+        notes = ["not compressed"]  # docker save writes layers as they are.
+    elif tool == "kaniko" and not found["size"]:
+        notes = ["nothing kept"]  # It has no store: without an archive it builds and drops the image.
+    return f'{seconds(found["wall"])} ({"; ".join([seconds(found["cpu"]), *notes])})'
 
 
 def table(results, a):
     ours = a.shale.split(",")
-    tools = [*ours, *a.peers.split(",")]
+    parts = {peer.rpartition("+")[2]: peer.split("+") for peer in [*ours, *a.peers.split(",")]}
+    tools = list(parts)
     kinds = [tool.removesuffix("-rootless") for tool in tools]
     name = lambda tool: tool if kinds.count(tool.removesuffix("-rootless")) > 1 else tool.removesuffix("-rootless")
     out = [f"| workload | {' | '.join(map(name, tools))} |", "|---" * (len(tools) + 1) + "|"]
     losses, memory = [], {tool: 0 for tool in tools}
     for workload, mode, words in ROWS:
-        found = {tool: results.get((workload, mode, tool)) for tool in tools}
+        found = {tool: next(filter(None, (results.get((workload, mode, part)) for part in parts[tool])), None) for tool in tools}
         if not any(found.values()):
             continue
         for tool, one in found.items():
@@ -97,7 +103,7 @@ def measure(a):
         # w7cold and w7warm are one workload.
         workloads = dict.fromkeys(w[:2] for w, m, _ in ROWS if m == mode and w[:2] in a.only.split(","))
         if workloads:
-            tools = ",".join([a.shale, a.peers])
+            tools = ",".join([a.shale, a.peers.replace("+", ",")])
             command = [os.environ["RIG_BENCH"], "--tool", tools, "--only", ",".join(workloads), "--mode", mode, "-n", str(a.n)]
             subprocess.run([*command, "--results", a.results], check=True)
 
