@@ -6,10 +6,15 @@
 //! Lines are added at the end, and the last one of a name counts. A file for each name would be plainer, but costs three files made
 //! and three replaced for every step: that was a third of a commit, and what replaces a file is written to the disk at once (ext4).
 //! Two processes that shorten one file at the same time may lose a line, which costs an explanation and nothing else.
+//!
+//! A process reads each file once and from then on only what was added to it: a build of a thousand new steps asks three thousand times.
 
+use std::collections::HashMap;
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use crate::digest::CacheKey;
 use crate::entry::is_absent;
@@ -22,6 +27,20 @@ const PREFIX: &str = "runs-";
 const NAME_LEN: usize = 32;
 const CHECK_LEN: usize = 8;
 
+/// Where lines stand in the files that this process has looked into, by their paths.
+#[derive(Debug, Default)]
+pub(crate) struct Known(Mutex<HashMap<PathBuf, Places>>);
+
+/// Where the last line of each name stands in one file.
+#[derive(Debug, Default)]
+struct Places {
+    inode: u64,
+    /// So much of it was looked at: whole lines.
+    len: u64,
+    /// By the first half of a name, which is a hash: who takes a line from there looks whether it is the right one.
+    last: HashMap<[u8; NAME_LEN / 2], u32>,
+}
+
 /// Notes a key as the newest run of a name.
 pub(crate) fn note(store: &Inner, name: &str, key: &CacheKey) -> Result<(), StoreError> {
     let path = path(store, name);
@@ -30,10 +49,60 @@ pub(crate) fn note(store: &Inner, name: &str, key: &CacheKey) -> Result<(), Stor
 
 /// The key of the newest run of a name.
 pub(crate) fn find(store: &Inner, name: &str) -> Result<Option<CacheKey>, StoreError> {
-    let bytes = read(&path(store, name))?;
-    // Many lines are passed over for one that is looked into.
-    let mut of_name = lines(&bytes).rev().filter(|line| line.starts_with(name.as_bytes()));
-    Ok(of_name.find_map(parse).map(|(_, key)| key))
+    let path = path(store, name);
+    let failed = |error| StoreError::io("read", &path, error);
+    let file = match File::open(&path) {
+        Err(error) if is_absent(&error) => return Ok(None),
+        other => other.map_err(failed)?,
+    };
+    let mut known = store.runs.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let places = known.entry(path.clone()).or_default();
+    places.catch_up(&file).map_err(failed)?;
+    let Some(at) = name.as_bytes().first_chunk().and_then(|half| places.last.get(half)) else { return Ok(None) };
+    let mut found = [0; line_len()];
+    let is_read = file.read_exact_at(&mut found, (*at).into()).is_ok();
+    match parse(&found) {
+        Some((own, key)) if is_read && own == name => Ok(Some(key)),
+        // A line that was changed, or two names that are half the same. Many lines are passed over for one that is looked into.
+        _ => {
+            let bytes = read(&path)?;
+            let mut of_name = lines(&bytes).rev().filter(|line| line.starts_with(name.as_bytes()));
+            Ok(of_name.find_map(parse).map(|(_, key)| key))
+        }
+    }
+}
+
+impl Places {
+    /// Looks at what was added since the last time, or at everything if the file is another one.
+    fn catch_up(&mut self, file: &File) -> std::io::Result<()> {
+        let meta = file.metadata()?;
+        if meta.ino() != self.inode || meta.len() < self.len {
+            *self = Self { inode: meta.ino(), ..Self::default() };
+        }
+        let (mut file, mut added) = (file, Vec::with_capacity((meta.len() - self.len) as usize));
+        file.seek(SeekFrom::Start(self.len))?;
+        file.read_to_end(&mut added)?;
+        let mut at = 0;
+        // A line without an end is cut off, or still to come.
+        while let Some(len) = line_at(&added[at..]) {
+            if len == line_len()
+                && let Some(half) = added[at..].first_chunk()
+            {
+                self.last.insert(*half, (self.len as usize + at) as u32);
+            }
+            at += len + 1;
+        }
+        self.len += at as u64;
+        Ok(())
+    }
+}
+
+/// The length of the line that bytes begin with; `None` if it has no end. Nearly all are of one length.
+fn line_at(bytes: &[u8]) -> Option<usize> {
+    if bytes.get(line_len()) == Some(&b'\n') && !bytes[..NAME_LEN].contains(&b'\n') {
+        return Some(line_len());
+    }
+    bytes.iter().position(|byte| *byte == b'\n')
 }
 
 /// Whether a file of `steps/last` holds lines of ours.
@@ -123,7 +192,7 @@ mod tests {
     }
 
     fn name(number: usize) -> String {
-        format!("{number:032x}")
+        format!("0{number:015x}{number:016x}")
     }
 
     #[test]
@@ -154,6 +223,29 @@ mod tests {
         note(inner, &name(1), &key(5)).expect("noted");
         assert_eq!((find(inner, &name(1)).expect("read"), find(inner, &name(2)).expect("read")), (Some(key(5)), Some(key(2))));
         assert!(is_unchanged(&path(inner, &name(1))).expect("read"));
+    }
+
+    #[test]
+    fn what_others_add_is_found_too() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let [ours, theirs] = [(); 2].map(|()| crate::Store::open(dir.path()).expect("a store"));
+        let (ours, theirs) = (&ours.inner, &theirs.inner);
+        // Names that are half the same, a changed line, and one whose end is still to come.
+        let (twin, torn) = (format!("{}{:016x}", &name(1)[..16], 7), line(&name(3), &key(6)));
+        for (number, name) in [name(1), twin.clone(), name(1), name(2)].iter().enumerate() {
+            assert_eq!(find(ours, name).expect("read"), if number == 2 { Some(key(0)) } else { None });
+            note(theirs, name, &key(number as u8)).expect("noted");
+        }
+        add(&path(ours, &name(2)), line(&name(2), &key(5)).replacen("05", "06", 1).as_bytes()).expect("added");
+        add(&path(ours, &name(3)), &torn.as_bytes()[..40]).expect("added");
+        assert_eq!(
+            [name(1), twin, name(2), name(3)].map(|name| find(ours, &name).expect("read")),
+            [Some(key(2)), Some(key(1)), Some(key(3)), None]
+        );
+        add(&path(ours, &name(3)), &torn.as_bytes()[40..]).expect("added");
+        assert_eq!(find(ours, &name(3)).expect("read"), Some(key(6)));
+        shorten(theirs, &path(ours, &name(3))).expect("shortened");
+        assert_eq!([name(1), name(2), name(3)].map(|name| find(ours, &name).expect("read")), [Some(key(2)), Some(key(3)), Some(key(6))]);
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::lease::{Lease, Leased};
 use crate::list::Lists;
 use crate::lock::Leftover;
 use crate::policy::Growth;
+use crate::runs::Known;
 use crate::step::Steps;
 use crate::tmp::{Scratch, TmpDir, make_dir, make_dirs, names_in, rename_dir};
 use crate::usage::MeasureMapped;
@@ -80,6 +81,7 @@ impl Store {
             scratch: OnceLock::new(),
             scratch_making: Mutex::new(()),
             leased: Mutex::default(),
+            runs: Known::default(),
             is_read_only,
             growth: Growth::default(),
             leftover: Arc::default(),
@@ -213,6 +215,7 @@ pub(crate) struct Inner {
     scratch: OnceLock<Scratch>,
     scratch_making: Mutex<()>,
     pub(crate) leased: Mutex<Leased>,
+    pub(crate) runs: Known,
     is_read_only: bool,
     pub(crate) growth: Growth,
     /// Of the locks of steps.
