@@ -3,6 +3,7 @@
 //! One value serves a whole build: it starts the worker when the first unpacked form is needed, and never before.
 
 mod accounts;
+mod stack;
 mod unpacked;
 
 use std::collections::HashMap;
@@ -40,6 +41,8 @@ pub struct Forms<'a> {
     progress: &'a dyn Progress,
     worker: Mutex<Option<Arc<Worker>>>,
     indexes: Mutex<HashMap<LayerId, Arc<Index>>>,
+    /// The layers of bases that were asked for. A build's lease keeps them there.
+    of_bases: Mutex<HashMap<DiffId, LayerId>>,
     stubs: Mutex<Option<TmpDir>>,
     places: Mutex<Vec<Place>>,
     /// The small indexes of the layers that are unpacked, for the processes of the steps.
@@ -66,6 +69,7 @@ impl<'a> Forms<'a> {
             progress,
             worker: Mutex::default(),
             indexes: Mutex::default(),
+            of_bases: Mutex::default(),
             stubs: Mutex::default(),
             places: Mutex::default(),
             bundle: Mutex::default(),
@@ -104,9 +108,12 @@ impl<'a> Forms<'a> {
         match layer {
             LayerRef::Own { layer, .. } => Ok(*layer),
             LayerRef::Base { image, number, diff_id } => {
+                if let Some(known) = self.known_layer(diff_id)? {
+                    return Ok(known);
+                }
                 let turn = self.turn(&diff_id.0.to_string());
                 let _turn = lock(&turn);
-                if let Some(known) = self.store.layers().by_diff(diff_id)? {
+                if let Some(known) = self.known_layer(diff_id)? {
                     return Ok(known);
                 }
                 let blob = self.base_blob(*image, *number)?;
@@ -296,7 +303,15 @@ impl<'a> Forms<'a> {
 
     /// The layer that the store knows by a DiffID.
     pub fn known_layer(&self, diff_id: &DiffId) -> Result<Option<LayerId>, StepError> {
-        Ok(self.store.layers().by_diff(diff_id)?)
+        let known = lock(&self.of_bases).get(diff_id).copied();
+        if known.is_some() {
+            return Ok(known);
+        }
+        let found = self.store.layers().by_diff(diff_id)?;
+        if let Some(layer) = found {
+            lock(&self.of_bases).insert(diff_id.clone(), layer);
+        }
+        Ok(found)
     }
 
     /// Packs a layer of ours, from its unpacked form or from another packed one.

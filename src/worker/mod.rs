@@ -227,6 +227,8 @@ impl Worker {
 
     /// Makes one layer of several, bottom first, in a fresh directory of the store's `tmp/`; returns the encoded index.
     pub fn merge(&self, lowers: Vec<LowerLayer>, dest: &Path) -> Result<Vec<u8>, SandboxError> {
+        // One of them may be what the step before has just made.
+        self.await_closing();
         let socket = self.ask(&Request::Merge(lowers, dest.to_owned()), &[])?;
         match next_reply(&socket)? {
             (Reply::Merged, index) => Ok(index),

@@ -4,23 +4,19 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use shale_cache::{ContentId, DiffId, KnownLayer, LayerId, MapId};
 
-use super::{Forms, SMALL_INDEX_BYTES, lock};
+use super::{Forms, SMALL_INDEX_BYTES, lock, stack};
 use crate::execute::StepError;
 use crate::plan::graph::BaseId;
 use crate::solve::snapshot::{LayerRef, Snapshot};
 use crate::tree::index::Index;
 use crate::worker::{From, INDEXES, LowerLayer, To, WriteLayer};
 
-/// Layers that are merged into one where a stack is high. A step's cost grows with the stack by about 20 µs a layer.
-const MERGED_AT_ONCE: usize = 64;
-/// The highest stack that is mounted as it is. Images seldom have so many layers; the kernel takes 500, older ones about 200.
-const HIGHEST_STACK: usize = 128;
 /// Layers that are fetched and unpacked at a time; as many as an image fetches blobs at a time.
 const PARALLEL_LAYERS: usize = 4;
 
@@ -38,26 +34,65 @@ struct Unpacked {
 pub(super) struct Known {
     layers: Mutex<HashMap<LayerRef, Unpacked>>,
     merged: Mutex<HashMap<ContentId, Unpacked>>,
+    settled: Mutex<Option<Settled>>,
+}
+
+/// The merged part of the stack that was asked for last: the next step's is mostly the same.
+#[derive(Clone, Debug)]
+struct Settled {
+    /// All of the stack's layers.
+    layers: Arc<[LayerRef]>,
+    /// How many of them this is about, counted from the bottom.
+    count: usize,
+    stack: Vec<Unpacked>,
 }
 
 impl Forms<'_> {
-    /// A filesystem unpacked, bottom first: the lowers of a RUN. The oldest layers of a high stack are merged, in blocks that stay
-    /// the same for the steps that follow.
+    /// A filesystem unpacked, bottom first: the lowers of a RUN. Of a high stack layers are merged, in blocks that stay the same for
+    /// the steps that follow.
     ///
     /// The kernel refuses a directory that stands twice in a stack. Of a layer that does, the upper place counts: it says again
     /// everything that the lower one said. Layers that change nothing are left out.
     pub fn lowers(&self, snapshot: &Snapshot) -> Result<Vec<LowerLayer>, StepError> {
-        let (old, young) = snapshot.layers.split_at(merged_layers(snapshot.layers.len()));
-        let mut stack = Vec::new();
-        for block in old.chunks(MERGED_AT_ONCE) {
-            stack.push(self.merged(block)?);
-        }
-        stack.extend(self.all_unpacked(young)?);
+        let settled = stack::settled(snapshot.layers.len());
+        let mut stack = if settled > 0 { self.settled(&snapshot.layers, settled)? } else { Vec::new() };
+        stack.extend(self.all_unpacked(&snapshot.layers[settled..])?);
         let mut seen = HashSet::new();
         let mut lowers: Vec<LowerLayer> =
             stack.into_iter().rev().filter(|layer| !layer.is_empty && seen.insert(layer.id)).map(|layer| layer.lower).collect();
         lowers.reverse();
         Ok(lowers)
+    }
+
+    /// The lowest layers of a stack, merged where they are many.
+    fn settled(&self, layers: &Arc<[LayerRef]>, count: usize) -> Result<Vec<Unpacked>, StepError> {
+        if let Some(known) = &*lock(&self.unpacked.settled)
+            && known.count == count
+            && known.layers[..count] == layers[..count]
+        {
+            return Ok(known.stack.clone());
+        }
+        let mut unseen = Vec::new();
+        for layer in &layers[..count] {
+            if let LayerRef::Base { diff_id, .. } = layer
+                && self.known_layer(diff_id)?.is_none()
+            {
+                unseen.push(layer.clone());
+            }
+        }
+        // Whoever asked for their indexes first would read them twice.
+        self.all_unpacked(&unseen)?;
+        let entries = layers[..count].iter().map(|layer| Ok(self.index(layer)?.len())).collect::<Result<Vec<_>, StepError>>()?;
+        let mut stack = Vec::new();
+        for block in stack::blocks(&entries) {
+            if block.len() > 1 {
+                stack.push(self.merged(&layers[block])?);
+            } else {
+                stack.extend(self.all_unpacked(&layers[block])?);
+            }
+        }
+        *lock(&self.unpacked.settled) = Some(Settled { layers: Arc::clone(layers), count, stack: stack.clone() });
+        Ok(stack)
     }
 
     /// Layers unpacked, several at a time where they must be fetched or made.
@@ -165,8 +200,13 @@ impl Forms<'_> {
     }
 
     fn merge(&self, block: &[LayerRef], name: &ContentId, map: &MapId) -> Result<LayerId, StepError> {
-        let unpacked = self.all_unpacked(block)?.into_iter().filter(|layer| !layer.is_empty);
-        let lowers: Vec<LowerLayer> = unpacked.map(|layer| layer.lower).collect();
+        let parts = if block.len() > stack::FAN {
+            // So few at a time that all of their directories can be open.
+            block.chunks(block.len() / stack::FAN).map(|part| self.merged(part)).collect::<Result<_, _>>()?
+        } else {
+            self.all_unpacked(block)?
+        };
+        let lowers: Vec<LowerLayer> = parts.into_iter().filter(|layer| !layer.is_empty).map(|layer| layer.lower).collect();
         self.with_fresh_dir(|dest| {
             let index = self.worker()?.merge(lowers, dest)?;
             let layers = self.store.layers();
@@ -200,11 +240,6 @@ impl Forms<'_> {
     }
 }
 
-/// How many layers of a stack are merged, counted from its bottom: whole blocks, and none of a stack that is not too high.
-fn merged_layers(count: usize) -> usize {
-    if count <= HIGHEST_STACK { 0 } else { (count - MERGED_AT_ONCE) / MERGED_AT_ONCE * MERGED_AT_ONCE }
-}
-
 /// The name of what layers are together. Content ids of another origin are hashed in domains of their own.
 fn merged_name(ids: &[LayerId]) -> ContentId {
     let mut hasher = blake3::Hasher::new_derive_key("shale 2026 merged layers");
@@ -212,22 +247,4 @@ fn merged_name(ids: &[LayerId]) -> ContentId {
         hasher.update(id.as_bytes());
     }
     ContentId::from_bytes(*hasher.finalize().as_bytes())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{HIGHEST_STACK, MERGED_AT_ONCE, merged_layers};
-
-    #[test]
-    fn high_stacks_stay_low_and_blocks_stay_whole() {
-        assert_eq!(merged_layers(HIGHEST_STACK), 0);
-        for count in HIGHEST_STACK + 1..20_000 {
-            let merged = merged_layers(count);
-            assert_eq!(merged % MERGED_AT_ONCE, 0);
-            let stack = merged / MERGED_AT_ONCE + (count - merged);
-            assert!(stack <= HIGHEST_STACK + count / MERGED_AT_ONCE, "{stack} of {count}");
-            // A block is not taken apart again.
-            assert!(merged_layers(count + 1) >= merged);
-        }
-    }
 }
