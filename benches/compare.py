@@ -58,7 +58,7 @@ def cell(found, tool):
     if tool.startswith("docker") and found["size"]:
         notes = ["not compressed"]  # docker save writes layers as they are.
     elif tool == "kaniko" and not found["size"]:
-        notes = ["nothing kept"]  # It has no store: without an archive it builds and drops the image.
+        notes = ["no image kept"]  # It has no store: without an archive it drops what it built, and keeps its cache at most.
     return f'{seconds(found["wall"])} ({"; ".join([seconds(found["cpu"]), *notes])})'
 
 
