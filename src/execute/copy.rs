@@ -238,7 +238,7 @@ pub(super) fn below(
     if op.unpacks_fetched() || (op.unpack_archives && !spool::archives(executor, op, &selection.files, &selection.fetched)?.is_empty()) {
         return Ok(None);
     }
-    let view = executor.forms.view(&step.parent)?;
+    let view = executor.forms.view_without_layers(&step.parent)?;
     let landed = land(&view, op, &selection.files)?;
     let below = executor.store.lists().put(&landed.facts)?;
     selection.landed.set(landed).ok();
@@ -290,7 +290,7 @@ fn write_once(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp, select
     }
     let landed = match landed.into_inner() {
         Some(landed) => landed,
-        None => land(&executor.forms.view(&step.parent)?, op, &files)?,
+        None => land(&executor.forms.view_without_layers(&step.parent)?, op, &files)?,
     };
     let places = places(executor, step, op, (&files, &checkouts), &landed, &mut spool)?;
     // Of a large context the names alone are tens of megabytes.

@@ -5,6 +5,7 @@
 mod accounts;
 mod stack;
 mod unpacked;
+mod views;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -22,11 +23,10 @@ use crate::layer::contents::{Contents, Directory, SameTar};
 use crate::layer::read::index_and_diff_id;
 use crate::oci::manifest::media;
 use crate::plan::graph::BaseId;
-use crate::solve::snapshot::{LayerRef, Snapshot};
+use crate::solve::snapshot::LayerRef;
 use crate::source::registry::Progress;
 use crate::tree::entry::{Entry, Kind};
 use crate::tree::index::Index;
-use crate::tree::view::View;
 use crate::tree::walk::open_dir;
 use crate::worker::{From, Packing, To, Worker, WorkerConfig, WriteLayer, pack};
 
@@ -48,6 +48,7 @@ pub struct Forms<'a> {
     /// The small indexes of the layers that are unpacked, for the processes of the steps.
     bundle: Mutex<Option<File>>,
     unpacked: unpacked::Known,
+    views: views::Known,
     accounts: accounts::Known,
     /// One lock per DiffID or layer that is being looked into, so that two stages do not do the same work.
     making: Mutex<HashMap<String, Arc<Mutex<()>>>>,
@@ -74,6 +75,7 @@ impl<'a> Forms<'a> {
             places: Mutex::default(),
             bundle: Mutex::default(),
             unpacked: unpacked::Known::default(),
+            views: views::Known::default(),
             accounts: accounts::Known::default(),
             making: Mutex::default(),
         }
@@ -184,11 +186,6 @@ impl<'a> Forms<'a> {
         if index.as_bytes().len() <= SMALL_INDEX_BYTES {
             lock(&self.indexes).insert(id, Arc::new(index));
         }
-    }
-
-    /// A filesystem as a view.
-    pub fn view(&self, snapshot: &Snapshot) -> Result<View, StepError> {
-        Ok(View::new(snapshot.layers.iter().map(|layer| self.index(layer)).collect::<Result<_, _>>()?))
     }
 
     /// A layer is known by its DiffID to every image: what an image only says about itself must not become known.

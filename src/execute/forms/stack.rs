@@ -26,10 +26,7 @@ pub(super) fn settled(height: usize) -> usize {
 
 /// What a stack of settled layers with so many entries is mounted as, bottom first. A range of more than one layer is a block.
 pub(super) fn blocks(entries: &[usize]) -> Vec<Range<usize>> {
-    let mut stack: Vec<Range<usize>> = (0..entries.len()).map(|number| number..number + 1).collect();
-    for size in sizes(entries.len()) {
-        stack = joined(&stack, size, entries.len(), |block, _| entries[block.clone()].iter().sum::<usize>() <= LIGHT_ENTRIES);
-    }
+    let mut stack = light_blocks(entries);
     let mut height = stack.len();
     for size in sizes(entries.len()) {
         stack = joined(&stack, size, entries.len(), |_, saved| {
@@ -37,6 +34,15 @@ pub(super) fn blocks(entries: &[usize]) -> Vec<Range<usize>> {
             height -= if is_high { saved } else { 0 };
             is_high
         });
+    }
+    stack
+}
+
+/// The same with the light layers merged alone, whatever the height.
+pub(super) fn light_blocks(entries: &[usize]) -> Vec<Range<usize>> {
+    let mut stack: Vec<Range<usize>> = (0..entries.len()).map(|number| number..number + 1).collect();
+    for size in sizes(entries.len()) {
+        stack = joined(&stack, size, entries.len(), |block, _| entries[block.clone()].iter().sum::<usize>() <= LIGHT_ENTRIES);
     }
     stack
 }

@@ -241,7 +241,7 @@ impl Forms<'_> {
 }
 
 /// The name of what layers are together. Content ids of another origin are hashed in domains of their own.
-fn merged_name(ids: &[LayerId]) -> ContentId {
+pub(super) fn merged_name(ids: &[LayerId]) -> ContentId {
     let mut hasher = blake3::Hasher::new_derive_key("shale 2026 merged layers");
     for id in ids {
         hasher.update(id.as_bytes());
