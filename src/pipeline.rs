@@ -23,7 +23,7 @@ use crate::execute::ahead::{self, Ahead, Wanted};
 use crate::execute::forms::Forms;
 use crate::execute::log::StepLogs;
 use crate::execute::room::{Fullness, Room};
-use crate::execute::{BuildExecutor, StepError, run_upon, runs};
+use crate::execute::{BuildExecutor, StepError, has_privileged, run_upon, runs};
 use crate::image::ImageService;
 use crate::plan::PlanOptions;
 use crate::plan::graph::Plan;
@@ -133,7 +133,7 @@ fn build_for(
     output::check(request, &plan)?;
     warn(&inputs, &dockerfile, &plan, &options, services)?;
     let progress = bases::Pulling::quiet(services);
-    let forms = Forms::new(services.store, services.images, bases.images(), &progress);
+    let forms = Forms::new(services.store, services.images, bases.images(), &progress).with_privileges(has_privileged(&plan.graph));
     // A machine that has come to forbid namespaces must still build what needs none: then it stays for another time.
     drop(forms.remove(left_by_the_dead));
     let written = thread::scope(|scope| {

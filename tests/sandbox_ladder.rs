@@ -17,7 +17,7 @@ fn expected() {
     let (rung, words) = expected.split_once(',').unwrap();
     let dir = tempfile::tempdir().unwrap();
     let store_root = std::env::var_os(STORE).map_or_else(|| dir.path().join("not/yet"), Into::into);
-    let config = WorkerConfig { store_root };
+    let config = WorkerConfig { store_root, privileged: false };
     let report = probe_with(&program(), &config).unwrap();
     assert_eq!(format!("{:?}", report.rung), rung, "{report:?}");
     let Some(refusal) = report.refusal else {

@@ -8,7 +8,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use sandbox_common::{Bench, Guise, ORDINARY, program};
 use shale::plan::graph::NetworkMode;
 use shale::sandbox::{Cancel, SandboxError};
-use shale::worker::{Exit, Ulimit};
+use shale::worker::{Exit, MountSource, RunRequest, StepMount, Ulimit};
 
 #[test]
 fn exit_codes_signals_and_output() {
@@ -182,6 +182,12 @@ fn masked_and_read_only_paths() {
     }
     for path in ["/proc/acpi", "/proc/scsi", "/proc/asound", "/sys/firmware", "/sys/devices/virtual/powercap"] {
         assert_eq!(bench.out(&format!("[ ! -e {path} ] || ls -A {path}")), "", "{path}");
+        // One of them may be hidden by what the step was made on.
+        assert_eq!(
+            bench.out(&format!("touch {path}/x {path} 2>/dev/null || mkdir {path}/x 2>/dev/null || echo refused")),
+            "refused\n",
+            "{path}"
+        );
     }
     for path in ["/proc/sys/kernel/domainname", "/proc/sysrq-trigger", "/proc/irq/default_smp_affinity"] {
         let ran = bench.sh(&format!("[ -e {path} ] || exit 7; echo 0 2>/dev/null >{path}"));
@@ -201,6 +207,16 @@ fn nothing_of_the_machine_leaks() {
     assert_eq!(bench.out("hostname; cat /etc/hosts /etc/resolv.conf"), "buildkitsandbox\n127.0.0.1\tlocalhost\nnameserver 192.0.2.1\n");
     assert_eq!(bench.out("grep -E '^(SigBlk|SigIgn|SigCgt)' /proc/self/status | tr -d '\\t'"), zero_signals());
     assert_eq!(bench.out("cut -d ' ' -f 6,7 /proc/1/stat"), "1 0\n", "a session of its own, no terminal");
+    let script = "awk '$5 == \"/\" {print $(NF - 2)}' /proc/self/mountinfo; cd /..; pwd; ls -d work tmp proc/1; stat -c %i / /.. /proc/.. | uniq | wc -l";
+    let with_a_mount = RunRequest { mounts: vec![tmpfs("/tmpfs")], ..bench.sh_request(script) };
+    for request in [bench.sh_request(script), with_a_mount] {
+        let ran = bench.run(request);
+        assert_eq!(ran.stdout, "overlay\n/\nproc/1\ntmp\n1\n", "the step's root is the only one: {ran:?}");
+    }
+}
+
+fn tmpfs(target: &str) -> StepMount {
+    StepMount { target: target.into(), is_file: false, writable: true, source: MountSource::Tmpfs { size_bytes: None } }
 }
 
 fn zero_signals() -> &'static str {

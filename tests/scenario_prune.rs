@@ -181,7 +181,7 @@ fn verify_finds_nothing_in_what_builds_left_and_everything_that_was_changed() {
             support::skip("damage to files of mapped ids", "only root can do it");
             return;
         }
-        let script = format!("find {}/layers -path '*/fs/*/closed/x' -exec sh -c 'echo y >\"$1\"' sh {{}} ';'", lab.store().display());
+        let script = format!("find {}/layers -path '*/root/closed/x' -exec sh -c 'echo y >\"$1\"' sh {{}} ';'", lab.store().display());
         assert!(Command::new("sh").args(["-c", &script]).status().expect("sh starts").success());
         let said = lab.run(&["store", "verify"]);
         assert!(said.code == 1 && said.stdout.contains("closed/x has another content\n"), "{:?}: {}", lab.who(), said.stdout);

@@ -192,18 +192,28 @@ mod tests {
         store.layers().commit_fs(&layer, &map(), &tree(tmp.path(), "fs")).expect("committed");
         store.steps().put(&record(layer, 1)).expect("put");
         store.layers().set_by_content(&record(layer, 1).content, &known(layer)).expect("set");
+        let room = store.layers().room(&map()).expect("a room");
+        tree(room.root().parent().expect("a room"), "root");
+        store.layers().put_born(&[2], room, Some(&diff_id())).expect("put");
         store.blobs().put(b"a blob").expect("put")
     }
 
-    fn has(store: &Store, blob: &crate::OciDigest) -> [bool; 5] {
+    fn diff_id() -> crate::DiffId {
+        crate::DiffId(crate::OciDigest::sha256_of(b"a tar"))
+    }
+
+    fn has(store: &Store, blob: &crate::OciDigest) -> [bool; 7] {
+        let born = crate::LayerId::of_index(&[2]);
         let layer = crate::LayerId::of_index(&[1]);
         let record = record(layer, 1);
         [
             store.steps().peek(&record.key).expect("looked").is_some(),
             store.layers().has_index(&layer).expect("looked"),
-            store.layers().has_fs(&layer, &map()).expect("looked"),
+            store.layers().fs(&layer, &map()).expect("looked").is_some(),
             store.layers().by_content(&record.content).expect("looked").is_some(),
             store.blobs().size(blob).expect("looked").is_some(),
+            store.layers().fs(&born, &map()).expect("looked").is_some(),
+            store.layers().diff_id(&born, None).expect("looked") == Some(diff_id()),
         ]
     }
 
@@ -211,9 +221,9 @@ mod tests {
     fn entries_of_this_boot_hold() {
         let root = tempfile::tempdir().expect("a directory");
         let blob = fill(&open(root.path(), FIRST));
-        assert_eq!(has(&open(root.path(), FIRST), &blob), [true; 5]);
+        assert_eq!(has(&open(root.path(), FIRST), &blob), [true; 7]);
         // Another time namespace is no other boot.
-        assert_eq!(has(&open(root.path(), &format!("{FIRST}-77")), &blob), [true; 5]);
+        assert_eq!(has(&open(root.path(), &format!("{FIRST}-77")), &blob), [true; 7]);
     }
 
     #[test]
@@ -223,7 +233,7 @@ mod tests {
         let blob = fill(&store);
         assert!(store.sync_after_commit().expect("synced"));
         assert!(!store.sync_after_commit().expect("nothing to do"));
-        assert_eq!(has(&open(root.path(), SECOND), &blob), [true; 5]);
+        assert_eq!(has(&open(root.path(), SECOND), &blob), [true; 7]);
     }
 
     #[test]
@@ -232,10 +242,10 @@ mod tests {
         let blob = fill(&open(root.path(), FIRST));
         let store = open(root.path(), SECOND);
         // The index and the blob prove themselves by their hashes.
-        assert_eq!(has(&store, &blob), [false, true, false, false, true]);
+        assert_eq!(has(&store, &blob), [false, true, false, false, true, false, false]);
         // They were stamped again, and a sync of this boot covers them.
         store.sync_after_commit().expect("synced");
-        assert_eq!(has(&open(root.path(), "33333333"), &blob), [false, true, false, false, true]);
+        assert_eq!(has(&open(root.path(), "33333333"), &blob), [false, true, false, false, true, false, false]);
         let key = record(crate::LayerId::of_index(&[1]), 1).key;
         let Lookup::Miss(lock) = store.steps().lookup(&key).expect("looked") else { panic!("a hit") };
         drop(lock);
@@ -250,12 +260,12 @@ mod tests {
         store.blobs().put(b"other").expect("put");
         store.sync_after_commit().expect("synced");
         let blob = fill(&store);
-        assert_eq!(has(&open(root.path(), SECOND), &blob), [false, true, false, false, true]);
+        assert_eq!(has(&open(root.path(), SECOND), &blob), [false, true, false, false, true, false, false]);
         // A later build of the same boot covers a killed one.
         let other = open(root.path(), FIRST);
         other.blobs().put(b"third").expect("put");
         other.sync_after_commit().expect("synced");
-        assert_eq!(has(&open(root.path(), SECOND), &blob), [true; 5]);
+        assert_eq!(has(&open(root.path(), SECOND), &blob), [true; 7]);
     }
 
     #[test]
@@ -277,17 +287,19 @@ mod tests {
     #[test]
     fn lost_bytes_are_noticed_in_the_next_boot_and_replaced() {
         let root = tempfile::tempdir().expect("a directory");
-        let blob = fill(&open(root.path(), FIRST));
-        let layer = crate::LayerId::of_index(&[1]);
+        let first = open(root.path(), FIRST);
+        let (blob, layer) = (fill(&first), crate::LayerId::of_index(&[1]));
+        let unpacked = first.layers().fs(&layer, &map()).expect("looked").expect("there");
+        drop(first);
         let store = open(root.path(), SECOND);
         fs::write(store.blobs().path(&blob), [0; 6]).expect("zeroed");
         fs::write(store.layers().index_path(&layer), [0; 1]).expect("zeroed");
-        fs::remove_file(store.layers().fs_path(&layer, &map()).join("file")).expect("lost");
-        assert_eq!(has(&store, &blob), [false; 5]);
+        fs::remove_file(unpacked.join("file")).expect("lost");
+        assert_eq!(has(&store, &blob), [false; 7]);
 
         fill(&store);
-        assert_eq!(has(&store, &blob), [true; 5]);
-        assert!(store.layers().fs_path(&layer, &map()).join("file").exists());
+        assert_eq!(has(&store, &blob), [true; 7]);
+        assert!(unpacked.join("file").exists());
         assert_eq!(store.blobs().read(&blob).expect("read").expect("there"), b"a blob");
     }
 

@@ -412,12 +412,16 @@ impl<'a, 'b, 'm> Taking<'a, 'b, 'm> {
             }
         }
         self.kept.insert(Kept::Layer(layer), kept_bytes);
-        for name in names_in(&dir.join("fs"))? {
-            self.date(item, &dir.join("fs").join(&name).join("made"));
+        let later = names_in(&dir.join("fs"))?.into_iter().map(|name| Path::new("fs").join(name));
+        let born = dir.join("root").is_dir().then(|| PathBuf::from("root"));
+        for form in later.chain(born) {
+            if form != Path::new("root") {
+                self.date(item, &dir.join(&form).join("made"));
+            }
             if self.needed.unpacked.contains(&layer) {
-                self.measure(dir.join("fs").join(&name), Whose::Images(layer))?;
+                self.measure(dir.join(form), Whose::Images(layer))?;
             } else {
-                self.add_tree(item, &relative.join("fs").join(name))?;
+                self.add_tree(item, &relative.join(form))?;
             }
         }
         Ok(())

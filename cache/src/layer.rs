@@ -82,14 +82,40 @@ pub(crate) struct PackedEntry {
     pub(crate) packed: Packed,
 }
 
-/// Where a layer with an unpacked form comes to be, before it gets its name. Dropped without a layer, it is deleted.
+/// The stamp of a layer, and what came with its index.
+#[derive(Default, Serialize, Deserialize)]
+pub(crate) struct MadeLayer {
+    /// The length of the index.
+    pub(crate) size_bytes: u64,
+    /// The map of the unpacked form that the layer was born with: the directory `root` beside its index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) map: Option<MapId>,
+    /// The digest of its tar, as it is, if that was known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    diff_id: Option<DiffId>,
+}
+
+/// Where a layer is born with its unpacked form, before it gets its name. Dropped without a layer, it is deleted.
 #[derive(Debug)]
 pub struct LayerRoom {
     dir: TmpDir,
-    /// For the unpacked form and its stamp.
-    fs: PathBuf,
     map: MapId,
 }
+
+impl LayerRoom {
+    /// Where the unpacked form is to be. Nothing is there yet.
+    pub fn root(&self) -> PathBuf {
+        self.dir.path().join(ROOT)
+    }
+
+    /// Deletes it now. Returns where in `trash/` the rest of it is, if files of other ids are in it.
+    pub fn close(self) -> Option<PathBuf> {
+        self.dir.close()
+    }
+}
+
+/// The name of an unpacked form.
+const ROOT: &str = "root";
 
 /// The layers of a store.
 #[derive(Clone, Copy, Debug)]
@@ -110,7 +136,9 @@ impl<'a> Layers<'a> {
         }
         let dir = self.store.scratch()?.fresh();
         make_dir(&dir)?;
-        let installed = self.write_index(&dir, index).and_then(|()| self.install(&dir, &self.dir(&layer), || self.has_index(&layer)));
+        let made = MadeLayer { size_bytes: index.len() as u64, ..MadeLayer::default() };
+        let installed =
+            self.write_index(&dir, index, &made).and_then(|()| self.install(&dir, &self.dir(&layer), || self.has_index(&layer)));
         if installed.is_err() {
             // On a full disk half an index is in the way of everybody.
             self.store.discard(&dir);
@@ -118,37 +146,35 @@ impl<'a> Layers<'a> {
         installed.map(|()| layer)
     }
 
-    fn write_index(self, dir: &Path, index: &[u8]) -> Result<(), StoreError> {
+    fn write_index(self, dir: &Path, index: &[u8], made: &MadeLayer) -> Result<(), StoreError> {
         let path = dir.join("index");
         std::fs::write(&path, index).map_err(|error| StoreError::io("write", &path, error))?;
-        self.store.write_unseen_entry(entry::MADE, &dir.join("made"), &Made { size_bytes: index.len() as u64 })
+        self.store.write_unseen_entry(entry::MADE, &dir.join("made"), made)
     }
 
-    /// Makes room for a layer with an unpacked form: its directories, for who has time before the layer is there.
+    /// Makes room for a layer with an unpacked form, for who has time before the layer is there.
     pub fn room(self, map: &MapId) -> Result<LayerRoom, StoreError> {
-        let dir = TmpDir::new(self.store)?;
-        make_dir(&dir.path().join("fs"))?;
-        let fs = dir.path().join("fs").join(escape(&map.0));
-        make_dir(&fs)?;
-        Ok(LayerRoom { dir, fs, map: map.clone() })
+        Ok(LayerRoom { dir: TmpDir::new(self.store)?, map: map.clone() })
     }
 
-    /// Keeps an index together with the unpacked form: the same as [`put_index`](Self::put_index) and then
-    /// [`commit_fs`](Self::commit_fs), but a layer that is new appears by a single rename.
-    pub fn put_with_fs(self, index: &[u8], room: LayerRoom, from: &Path) -> Result<LayerId, StoreError> {
+    /// Keeps an index together with the unpacked form at the room's [`root`](LayerRoom::root), and with the digest of its tar if it is
+    /// known: the same as [`put_index`](Self::put_index), [`commit_fs`](Self::commit_fs) and [`set_diff_id`](Self::set_diff_id), but a
+    /// layer that is new appears by a single rename.
+    pub fn put_born(self, index: &[u8], room: LayerRoom, diff_id: Option<&DiffId>) -> Result<LayerId, StoreError> {
         let layer = LayerId::of_index(index);
-        if self.has_index(&layer)? {
-            self.commit_fs(&layer, &room.map, from)?;
-            return Ok(layer);
-        }
-        self.write_index(room.dir.path(), index)?;
-        self.fill_fs(&room.fs, from)?;
-        if rename_if_free(room.dir.path(), &self.dir(&layer))? {
-            room.dir.release();
-        } else {
+        if !self.has_index(&layer)? {
+            let made = MadeLayer { size_bytes: index.len() as u64, map: Some(room.map.clone()), diff_id: diff_id.cloned() };
+            self.write_index(room.dir.path(), index, &made)?;
+            if rename_if_free(room.dir.path(), &self.dir(&layer))? {
+                room.dir.release();
+                return Ok(layer);
+            }
             // Somebody else was faster, or a power loss left a bad one.
             self.put_index(index)?;
-            self.commit_fs(&layer, &room.map, &room.fs.join("root"))?;
+        }
+        self.commit_fs(&layer, &room.map, &room.root())?;
+        if let Some(diff_id) = diff_id {
+            self.set_diff_id(&layer, None, diff_id)?;
         }
         Ok(layer)
     }
@@ -161,8 +187,7 @@ impl<'a> Layers<'a> {
     /// Whether the layer's index is there and whole.
     pub fn has_index(self, layer: &LayerId) -> Result<bool, StoreError> {
         self.rely_on(layer)?;
-        let made_path = self.dir(layer).join("made");
-        let Found::Entry(made, trust) = self.store.read_entry::<Made>(entry::MADE, &made_path)? else { return Ok(false) };
+        let Found::Entry(made, trust) = self.made(layer)? else { return Ok(false) };
         let path = self.index_path(layer);
         if file_len(&path)? != Some(made.size_bytes) {
             return Ok(false);
@@ -173,9 +198,19 @@ impl<'a> Layers<'a> {
         let bytes = std::fs::read(&path).map_err(|error| StoreError::io("read", &path, error))?;
         let is_whole = LayerId::of_index(&bytes) == *layer;
         if is_whole && !self.store.is_read_only() {
-            self.store.write_entry(entry::MADE, &made_path, &made)?;
+            // Nothing tells whether what came with it is.
+            let made = MadeLayer { size_bytes: made.size_bytes, ..MadeLayer::default() };
+            self.store.write_entry(entry::MADE, &self.made_path(layer), &made)?;
         }
         Ok(is_whole)
+    }
+
+    fn made(self, layer: &LayerId) -> Result<Found<MadeLayer>, StoreError> {
+        self.store.read_entry(entry::MADE, &self.made_path(layer))
+    }
+
+    fn made_path(self, layer: &LayerId) -> PathBuf {
+        self.dir(layer).join("made")
     }
 
     /// Whether the index is there, for a caller that knows it to have been whole in this boot.
@@ -188,38 +223,34 @@ impl<'a> Layers<'a> {
         if self.store.has_lease() { self.store.rely_on_file(format!("layers/{layer}"), &self.index_path(layer)) } else { Ok(()) }
     }
 
-    /// Where the unpacked form is, if it is there.
-    pub fn fs_path(self, layer: &LayerId, map: &MapId) -> PathBuf {
-        self.fs_dir(layer, map).join("root")
-    }
-
-    /// Whether the unpacked form is there and whole.
-    pub fn has_fs(self, layer: &LayerId, map: &MapId) -> Result<bool, StoreError> {
+    /// Where the unpacked form is, if it is there and whole: the one that the layer was born with, or one that was made later.
+    pub fn fs(self, layer: &LayerId, map: &MapId) -> Result<Option<PathBuf>, StoreError> {
         self.rely_on(layer)?;
-        let made = self.store.read_entry::<Made>(entry::MADE, &self.fs_dir(layer, map).join("made"))?;
-        Ok(made.trusted().is_some() && self.fs_path(layer, map).is_dir())
+        // Evicted, it does not come to this place again.
+        let born = self.dir(layer).join(ROOT);
+        if self.made(layer)?.trusted().is_some_and(|made| made.map.as_ref() == Some(map)) && born.is_dir() {
+            return Ok(Some(born));
+        }
+        let later = self.fs_dir(layer, map);
+        let made = self.store.read_entry::<Made>(entry::MADE, &later.join("made"))?;
+        Ok(Some(later.join(ROOT)).filter(|root| made.trusted().is_some() && root.is_dir()))
     }
 
     /// Makes the directory `from`, which is in the store's `tmp/`, the layer's unpacked form. If there is one already, that one
     /// stays and `from` goes to `trash/`. Returns where the unpacked form is.
     pub fn commit_fs(self, layer: &LayerId, map: &MapId, from: &Path) -> Result<PathBuf, StoreError> {
         self.require_index(layer)?;
-        if self.has_fs(layer, map)? {
+        if let Some(known) = self.fs(layer, map)? {
             self.store.move_to_trash(from)?;
-            return Ok(self.fs_path(layer, map));
+            return Ok(known);
         }
         // Form and stamp appear together, by one rename.
         let dir = self.store.scratch()?.fresh();
         make_dir(&dir)?;
-        self.fill_fs(&dir, from)?;
-        self.install(&dir, &self.fs_dir(layer, map), || self.has_fs(layer, map))?;
-        Ok(self.fs_path(layer, map))
-    }
-
-    /// Puts an unpacked form and its stamp into an empty directory.
-    fn fill_fs(self, dir: &Path, from: &Path) -> Result<(), StoreError> {
-        rename_dir(from, &dir.join("root")).map_err(|error| StoreError::io("move", from, error))?;
-        self.store.write_unseen_entry(entry::MADE, &dir.join("made"), &Made { size_bytes: 0 })
+        rename_dir(from, &dir.join(ROOT)).map_err(|error| StoreError::io("move", from, error))?;
+        self.store.write_unseen_entry(entry::MADE, &dir.join("made"), &Made { size_bytes: 0 })?;
+        self.install(&dir, &self.fs_dir(layer, map), || Ok(self.fs(layer, map)?.is_some()))?;
+        Ok(self.fs_dir(layer, map).join(ROOT))
     }
 
     /// The packed form that was made in this way, if its blob is still there.
@@ -278,6 +309,11 @@ impl<'a> Layers<'a> {
 
     /// The digest of a layer's uncompressed tar, where it was asked for before. `clamp_secs` as in [`PackKey`].
     pub fn diff_id(self, layer: &LayerId, clamp_secs: Option<i64>) -> Result<Option<DiffId>, StoreError> {
+        if clamp_secs.is_none()
+            && let Some(diff_id) = self.made(layer)?.trusted().and_then(|made| made.diff_id)
+        {
+            return Ok(Some(diff_id));
+        }
         Ok(self.store.read_entry::<DiffId>(entry::DIFF, &self.diff_path(layer, clamp_secs))?.trusted())
     }
 

@@ -22,7 +22,7 @@ use crate::digest::{DiffId, LayerId, ListId, OciDigest};
 use crate::entry::{self, Found, Kind};
 use crate::error::StoreError;
 use crate::image::{Images, Named};
-use crate::layer::{KnownLayer, MapId, PackedEntry};
+use crate::layer::{KnownLayer, MadeLayer, MapId, PackedEntry};
 use crate::lease::{Gate, InUse};
 use crate::runs;
 use crate::step::StepRecord;
@@ -160,7 +160,7 @@ impl Check<'_> {
                 continue;
             };
             let index = self.store.root().join(&relative).join("index");
-            let Some(Made { size_bytes }) = self.entry::<Made>(entry::MADE, &relative.join("made"))? else { continue };
+            let Some(MadeLayer { size_bytes, map, .. }) = self.entry::<MadeLayer>(entry::MADE, &relative.join("made"))? else { continue };
             let bytes = match std::fs::read(&index) {
                 Ok(bytes) => bytes,
                 Err(error) if entry::is_absent(&error) => continue,
@@ -172,6 +172,10 @@ impl Check<'_> {
             }
             self.good_layers.insert(layer);
             self.forms(layer, &relative)?;
+            let (path, root) = (relative.join("root"), self.store.root().join(&relative).join("root"));
+            if let Some(map) = map.filter(|_| root.is_dir()) {
+                self.found.unpacked.push(UnpackedForm { layer, map, path, index, root });
+            }
         }
         Ok(())
     }

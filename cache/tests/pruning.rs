@@ -114,7 +114,7 @@ fn every_block_is_counted_once_as_du_does() {
         fs::create_dir_all(path.parent().expect("a parent")).expect("made");
         fs::write(path, [1; 5000]).expect("written");
     }
-    let fs_of = store.layers().fs_path(&LayerId::of_index(&index_of("two", 20)), &map());
+    let fs_of = store.layers().fs(&LayerId::of_index(&index_of("two", 20)), &map()).expect("looked").expect("there");
     fs::hard_link(fs_of.join("file"), fs_of.join("again")).expect("linked");
     let found = inventory(&store);
     assert_eq!(found.total_bytes(), du(store.root()), "{found:#?}");

@@ -166,19 +166,53 @@ fn a_layer_has_an_index_and_forms() {
     assert_eq!(fs::read(layers.index_path(&layer)).expect("read"), b"the index");
 
     let tmp = store.tmp().expect("a directory");
-    assert!(!layers.has_fs(&layer, &map()).expect("looked"));
+    assert!(layers.fs(&layer, &map()).expect("looked").is_none());
     let first = tree(tmp.path(), "first");
     let inode = fs::metadata(&first).expect("there").ino();
     let at = layers.commit_fs(&layer, &map(), &first).expect("committed");
-    assert_eq!((at.clone(), fs::metadata(&at).expect("there").ino()), (layers.fs_path(&layer, &map()), inode));
+    assert_eq!((at.clone(), fs::metadata(&at).expect("there").ino()), (layers.fs(&layer, &map()).expect("looked").expect("there"), inode));
     let second = tree(tmp.path(), "second");
     assert_eq!(layers.commit_fs(&layer, &map(), &second).expect("committed"), at);
     assert_eq!(fs::read_to_string(at.join("file")).expect("read"), "first", "the first one stays");
     assert!(!second.exists());
-    assert!(layers.has_fs(&layer, &map()).expect("looked"));
-    assert!(!layers.has_fs(&layer, &MapId("true".to_owned())).expect("looked"));
+    assert!(layers.fs(&layer, &map()).expect("looked").is_some());
+    assert!(layers.fs(&layer, &MapId("true".to_owned())).expect("looked").is_none());
     let error = layers.commit_fs(&missing, &map(), &tree(tmp.path(), "third")).expect_err("no such layer");
     assert!(matches!(error, StoreError::NoLayer { layer } if layer == missing));
+}
+
+#[test]
+fn a_layer_is_born_with_its_unpacked_form() {
+    let (_dir, store) = store();
+    let layers = store.layers();
+    let (other, diff_id) = (MapId("true".to_owned()), DiffId(OciDigest::sha256_of(b"a tar")));
+    let born = |content: &str| {
+        let room = layers.room(&map()).expect("a room");
+        let root = tree(room.root().parent().expect("a room"), "root");
+        // Not the store's, whatever it is called.
+        fs::write(root.join("made"), content).expect("written");
+        layers.put_born(b"the index", room, Some(&diff_id)).expect("put")
+    };
+    let layer = born("first");
+    let at = layers.fs(&layer, &map()).expect("looked").expect("there");
+    assert_eq!(layers.diff_id(&layer, None).expect("looked"), Some(diff_id.clone()));
+    assert_eq!((layers.diff_id(&layer, Some(0)).expect("looked"), layers.fs(&layer, &other).expect("looked")), (None, None));
+    assert_eq!(born("second"), layer);
+    assert_eq!(layers.fs(&layer, &map()).expect("looked"), Some(at.clone()));
+    assert_eq!(fs::read_to_string(at.join("made")).expect("read"), "first", "the first one stays");
+    let tmp = store.tmp().expect("a directory");
+    let later = layers.commit_fs(&layer, &other, &tree(tmp.path(), "later")).expect("committed");
+    assert_eq!(layers.fs(&layer, &other).expect("looked"), Some(later));
+    // Evicted, it is made again at another place, of which its stamp says nothing.
+    fs::remove_dir_all(&at).expect("evicted");
+    assert_eq!(layers.fs(&layer, &map()).expect("looked"), None);
+    let again = layers.commit_fs(&layer, &map(), &tree(tmp.path(), "again")).expect("committed");
+    assert_eq!(layers.fs(&layer, &map()).expect("looked"), Some(again.clone()));
+    assert_ne!(again, at);
+    drop(tmp);
+    let scratch = fs::read_dir(store.root().join("tmp")).expect("listed").map(|entry| entry.expect("an entry").path());
+    let left: Vec<_> = scratch.filter(|path| path.is_dir()).flat_map(|dir| fs::read_dir(dir).expect("listed")).collect();
+    assert!(left.is_empty(), "of the second: {left:?}");
 }
 
 fn pack(store: &Store, layer: &LayerId, bytes: &[u8]) -> (PackKey, Packed) {
@@ -445,8 +479,8 @@ fn pruning_keeps_images_and_nothing_else() {
     let layer = |number: usize| image.layers[number].layer.expect("a layer");
     let blob = &image.layers[0].blob.as_ref().expect("a blob").digest;
     assert!(store.blobs().size(blob).expect("looked").is_some());
-    assert!(!store.layers().has_fs(&layer(0), &map()).expect("looked"), "it can be made from the blob");
-    assert!(!store.layers().has_fs(&layer(1), &map()).expect("looked"), "nor is it needed beside a tar of the store's own");
+    assert!(store.layers().fs(&layer(0), &map()).expect("looked").is_none(), "it can be made from the blob");
+    assert!(store.layers().fs(&layer(1), &map()).expect("looked").is_none(), "nor is it needed beside a tar of the store's own");
     assert_eq!(files(&store.root().join(format!("layers/{}/packed", layer(1)))).len(), 1, "its packed form stays noted");
     assert!(store.blobs().size(&OciDigest::sha256_of(b"tar 1")).expect("looked").is_some(), "and there");
     assert_eq!(store.layers().by_diff(&image.layers[1].diff_id).expect("looked"), Some(layer(1)));
@@ -476,7 +510,7 @@ fn pruning_keeps_the_best_form_of_a_layer_that_an_image_has_no_blob_of() {
     let diff_id = DiffId(OciDigest::sha256_of(b"tar"));
     image(&store, "config", vec![ImageLayer { diff_id, layer: Some(layer), blob: None }], 1);
     drop(tmp);
-    let has_fs = |store: &Store| store.layers().has_fs(&layer, &map()).expect("looked");
+    let has_fs = |store: &Store| store.layers().fs(&layer, &map()).expect("looked").is_some();
     let store = reopened(store);
     store.gc().prune_all().expect("pruned");
     assert!(has_fs(&store), "it cannot be made from anything");

@@ -74,7 +74,7 @@ pub fn examine(environment: &Environment) -> Vec<Check> {
         Ok(_) => Check { advice: note, ..Check::new("store", Verdict::Good, root.display().to_string()) },
         Err(error) => Check::new("store", Verdict::Bad, error.to_string()).advice("set SHALE_ROOT to a directory of yours on a local disk"),
     };
-    let sandbox = sandbox(Worker::start(&WorkerConfig { store_root: root }).map(drop));
+    let sandbox = sandbox(Worker::start(&WorkerConfig { store_root: root, privileged: false }).map(drop));
     let mut checks = vec![store];
     checks.extend(caps);
     checks.extend([sandbox, overlay(&read("/proc/filesystems")), seccomp(&read("/proc/self/status"))]);

@@ -7,10 +7,10 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 
-use shale_cache::{LayerId, MapId};
+use shale_cache::{LayerId, MapId, TmpDir};
 
 use super::forms::Forms;
-use super::place::Place;
+use crate::sandbox::sys::become_batch_job;
 use crate::worker::Packing;
 
 /// Layers of less content than this are packed when they are exported: it takes less time than to ask for it.
@@ -30,7 +30,7 @@ pub enum Wanted {
 #[derive(Debug)]
 enum Job {
     Pack(LayerId),
-    Delete(Place),
+    Delete(TmpDir),
     Make(MapId),
 }
 
@@ -54,9 +54,9 @@ impl Ahead {
         self.send(Job::Pack(layer));
     }
 
-    /// Takes a place that is not needed any more.
-    pub(super) fn delete(&self, place: Place) {
-        self.send(Job::Delete(place));
+    /// Takes a directory that is not needed any more.
+    pub(super) fn delete(&self, dir: TmpDir) {
+        self.send(Job::Delete(dir));
     }
 
     /// Has a place made for the next step.
@@ -65,7 +65,7 @@ impl Ahead {
     }
 
     fn send(&self, job: Job) {
-        // Nobody listens where nobody could start the thread for it: then a place is deleted by being dropped.
+        // Nobody listens where nobody could start the thread for it: then a directory is deleted by being dropped.
         self.0.lock().unwrap_or_else(PoisonError::into_inner).send(job).ok();
     }
 }
@@ -74,12 +74,13 @@ impl Queue {
     /// Does what comes until nothing more can come. What fails to be packed fails again, and is told, when it is exported; what
     /// cannot be deleted lies in `trash/` for the next build.
     pub fn work(self, forms: &Forms<'_>, wanted: Option<Wanted>) {
+        become_batch_job();
         let mut threads = None;
         while let Ok(job) = self.0.recv() {
             let layer = match job {
                 Job::Pack(layer) => layer,
-                Job::Delete(place) => {
-                    let left: Vec<_> = place.close().into_iter().collect();
+                Job::Delete(dir) => {
+                    let left: Vec<_> = dir.close().into_iter().collect();
                     drop(forms.remove(&left));
                     continue;
                 }

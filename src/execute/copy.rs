@@ -409,7 +409,7 @@ pub(super) fn unpacked(executor: &BuildExecutor<'_>, layer: &Gathering) -> Resul
     let id = executor.put_index(&layer.index)?;
     let layers = executor.store.layers();
     let map = executor.forms.worker()?.map_id();
-    if layers.has_fs(&id, &map)? { Ok(layers.fs_path(&id, &map)) } else { write_unpacked(executor, &id, layer.places.source()) }
+    layers.fs(&id, &map)?.map_or_else(|| write_unpacked(executor, &id, layer.places.source()), Ok)
 }
 
 fn write_unpacked(executor: &BuildExecutor<'_>, layer: &LayerId, from: From) -> Result<PathBuf, StepError> {

@@ -39,6 +39,7 @@ pub struct Forms<'a> {
     images: &'a ImageService,
     bases: &'a [ResolvedImage],
     progress: &'a dyn Progress,
+    privileged: bool,
     worker: Mutex<Option<Arc<Worker>>>,
     indexes: Mutex<HashMap<LayerId, Arc<Index>>>,
     /// The layers of bases that were asked for. A build's lease keeps them there.
@@ -68,6 +69,7 @@ impl<'a> Forms<'a> {
             images,
             bases,
             progress,
+            privileged: false,
             worker: Mutex::default(),
             indexes: Mutex::default(),
             of_bases: Mutex::default(),
@@ -81,13 +83,19 @@ impl<'a> Forms<'a> {
         }
     }
 
+    /// The same for a build that may have privileged steps.
+    #[must_use]
+    pub fn with_privileges(self, privileged: bool) -> Self {
+        Self { privileged, ..self }
+    }
+
     /// The worker, started by the first who asks.
     pub fn worker(&self) -> Result<Arc<Worker>, StepError> {
         let mut slot = lock(&self.worker);
         if let Some(worker) = slot.as_ref() {
             return Ok(Arc::clone(worker));
         }
-        let worker = Arc::new(Worker::start(&WorkerConfig { store_root: self.store.root().to_owned() })?);
+        let worker = Arc::new(Worker::start(&WorkerConfig { store_root: self.store.root().to_owned(), privileged: self.privileged })?);
         *slot = Some(Arc::clone(&worker));
         Ok(worker)
     }
@@ -212,7 +220,7 @@ impl<'a> Forms<'a> {
         // Where no map can be, nothing was unpacked under one.
         let Ok(map) = Worker::map_id_here() else { return Ok(None) };
         let id = self.layer_id(layer)?;
-        Ok(if self.store.layers().has_fs(&id, &map)? { Some(self.store.layers().fs_path(&id, &map)) } else { None })
+        Ok(self.store.layers().fs(&id, &map)?)
     }
 
     /// The same where it must be: if nobody else but a worker could read it, a tar that is there goes before it.

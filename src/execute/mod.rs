@@ -22,6 +22,7 @@ use shale_cache::{ContentId, LayerId, ListId, Store};
 
 use crate::plan::graph::{CopySource, Graph, Op, Vertex, VertexId};
 use crate::sandbox::cancel::Cancel;
+use crate::sandbox::sys::become_batch_job;
 use crate::solve::event::Reporter;
 use crate::solve::key::Inputs;
 use crate::solve::{Executor, Made, Step};
@@ -140,6 +141,10 @@ impl Executor for BuildExecutor<'_> {
         self.forms.content_bytes(layer).unwrap_or(0)
     }
 
+    fn gives_way(&self) {
+        become_batch_job();
+    }
+
     fn cancel(&self) {
         // Not a second wish of the user's: what is being stopped keeps its grace.
         self.cancel.ask();
@@ -153,6 +158,11 @@ impl Executor for BuildExecutor<'_> {
 /// How many RUNs there are.
 pub fn runs(graph: &Graph) -> isize {
     graph.vertices.iter().filter(|vertex| matches!(vertex.op, Op::Run(_))).count() as isize
+}
+
+/// Whether some RUN is to be privileged.
+pub fn has_privileged(graph: &Graph) -> bool {
+    graph.vertices.iter().any(|vertex| matches!(&vertex.op, Op::Run(run) if run.insecure))
 }
 
 /// Which vertices' results lie below a RUN, by its parent or by a mount, and be it by layers on top of them.

@@ -1,6 +1,6 @@
 //! Where the command of a RUN works, and where its layer comes to be.
 //!
-//! On some file systems a directory costs as much as ten files. A place has eight, so each is made while the step before runs.
+//! On some file systems a directory costs as much as ten files. A place has four, so each is made while the step before runs.
 
 use std::fs::{DirBuilder, Permissions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -16,37 +16,41 @@ const MODE: u32 = 0o755;
 /// Directories for one step.
 #[derive(Debug)]
 pub struct Place {
-    /// For what the step has mounted and writes.
+    /// For what the step has mounted, and the overlay's own work.
     tmp: TmpDir,
-    /// For its layer, until there is one.
-    pub(super) layer: Option<LayerRoom>,
+    /// For its changes, which become a layer where they are.
+    layer: LayerRoom,
 }
 
 impl Place {
     /// Makes it in the store's `tmp/`.
     pub(super) fn make(store: &Store, map: &MapId) -> Result<Self, StepError> {
-        let tmp = store.tmp()?;
-        for name in ["upper", "work"] {
-            let dir = tmp.path().join(name);
+        let place = Self { tmp: store.tmp()?, layer: store.layers().room(map)? };
+        for dir in [place.upper(), place.path().join("work")] {
             let made = DirBuilder::new().mode(MODE).create(&dir);
             // Our umask may have taken something away.
             made.and_then(|()| std::fs::set_permissions(&dir, Permissions::from_mode(MODE)))
                 .map_err(StepError::io("make the directory", &dir))?;
         }
-        Ok(Self { tmp, layer: Some(store.layers().room(map)?) })
+        Ok(place)
     }
 
     pub(super) fn path(&self) -> &Path {
         self.tmp.path()
     }
 
-    /// Whether what the step wrote is still there.
-    pub(super) fn holds_changes(&self) -> bool {
-        self.path().join("upper").exists()
+    /// Where the changes go: [`RunRequest::upper`](crate::worker::RunRequest::upper).
+    pub(super) fn upper(&self) -> PathBuf {
+        self.layer.root()
+    }
+
+    /// The changes, and the rest, which nobody needs.
+    pub(super) fn apart(self) -> (LayerRoom, TmpDir) {
+        (self.layer, self.tmp)
     }
 
     /// Deletes it now. Returns where in `trash/` the rest of it is, if files of other ids are in it.
-    pub(super) fn close(self) -> Option<PathBuf> {
-        self.tmp.close()
+    pub(super) fn close(self) -> Vec<PathBuf> {
+        [self.layer.close(), self.tmp.close()].into_iter().flatten().collect()
     }
 }

@@ -27,7 +27,7 @@ const HOSTS: &str = "127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-lo
 /// Runs the command of a RUN.
 pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sources: mounts::Sources) -> Result<Made, StepError> {
     let worker = executor.forms.worker()?;
-    let mut place = executor.forms.place(&worker.map_id())?;
+    let place = executor.forms.place(&worker.map_id())?;
     // The last one of them leaves none behind for nobody.
     if executor.runs_left.fetch_sub(1, Ordering::Relaxed) > 1 {
         executor.ahead.make_place(worker.map_id());
@@ -36,11 +36,10 @@ pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sou
     let lowers = executor.forms.lowers(&step.parent)?;
     let user = executor.forms.process_user(&step.parent, &op.user)?;
     let mut ready = mounts::prepare(executor, step, op, sources, place.path())?;
-    // Who can read the layer himself has its digest without another process.
-    let wants_diff_id = executor.diff_ids && executor.exported[step.id.0] && !executor.forms.reads_everything();
+    let wants_diff_id = executor.diff_ids && executor.exported[step.id.0];
     let stubs = executor.forms.stubs()?;
     let request = request(op, (lowers, user), &mut ready);
-    let mut request = RunRequest { tmp: place.path().to_owned(), stubs, wants_diff_id, ..request };
+    let mut request = RunRequest { tmp: place.path().to_owned(), upper: place.upper(), stubs, wants_diff_id, ..request };
     device::add(&executor.devices, &op.devices, &mut request)?;
     let mut redactors = [(Stream::Stdout, Redactor::new(&ready.secrets)), (Stream::Stderr, Redactor::new(&ready.secrets))];
     let mut log = executor.logs.of_step(step.id.0);
@@ -74,19 +73,20 @@ pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sou
     };
     // Locks of caches go before the rest is tidied up.
     drop(ready);
-    let made = done.map_err(StepError::from).and_then(|done| match done.exit {
-        Exit::Code(0) => keep(executor, &worker.map_id(), done, &mut place),
-        Exit::Cancelled => Err(StepError::Cancelled),
+    let done = done.map_err(StepError::from).and_then(|done| match done.exit {
+        Exit::Code(0) => Ok(done),
         Exit::Code(code) => Err(failed(code)),
         Exit::Signal(signal) => Err(failed(128 + signal)),
+        Exit::Cancelled => Err(StepError::Cancelled),
     });
-    if made.is_ok() && !place.holds_changes() {
-        executor.ahead.delete(place);
-    } else {
-        // What was not kept may be large, and the next step may need the room.
-        let left: Vec<PathBuf> = place.close().into_iter().collect();
-        executor.forms.remove(&left)?;
-    }
+    let made = match done {
+        Ok(done) => keep(executor, &worker.map_id(), done, place),
+        Err(error) => {
+            // What was not kept may be large, and the next step may need the room.
+            executor.forms.remove(&place.close())?;
+            Err(error)
+        }
+    };
     match log_error {
         Some(error) if made.is_ok() => Err(StepError::io("write the log", log.place())(error)),
         _ => made,
@@ -94,23 +94,26 @@ pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sou
 }
 
 /// Keeps what a command left as a layer. Content that is known becomes the layer that has it.
-fn keep(executor: &BuildExecutor<'_>, map: &MapId, done: RunDone, place: &mut Place) -> Result<Made, StepError> {
+fn keep(executor: &BuildExecutor<'_>, map: &MapId, done: RunDone, place: Place) -> Result<Made, StepError> {
     let index = Index::from_bytes(done.index)?;
     let layers = executor.store.layers();
     let content = index.content_id(Some(done.window));
     let known = layers.by_content(&content)?;
     if let Some(known) = &known
-        && layers.has_fs(&known.layer, map)?
+        && layers.fs(&known.layer, map)?.is_some()
     {
+        executor.forms.remove(&place.close())?;
         return Ok(Made { layer: known.layer, content, inputs: None });
     }
-    let room = place.layer.take().map_or_else(|| layers.room(map), Ok)?;
-    let layer = layers.put_with_fs(index.as_bytes(), room, &done.upper)?;
+    let (room, rest) = place.apart();
     // Nobody exports one whose content is known.
-    if let (Some(diff_id), None) = (&done.diff_id, &known) {
-        executor.forms.note_diff_id(&layer, None, diff_id)?;
+    let diff_id = done.diff_id.as_ref().filter(|_| known.is_none());
+    let layer = layers.put_born(index.as_bytes(), room, diff_id)?;
+    if let Some(diff_id) = diff_id {
+        layers.set_by_diff(diff_id, &layer)?;
     }
     executor.forms.remember(layer, index);
+    executor.ahead.delete(rest);
     Ok(Made { layer, content, inputs: None })
 }
 
@@ -123,6 +126,7 @@ fn request(op: &RunOp, (lowers, user): (Vec<LowerLayer>, ProcessUser), ready: &m
     RunRequest {
         lowers,
         tmp: PathBuf::new(),
+        upper: PathBuf::new(),
         stubs: PathBuf::new(),
         wants_diff_id: false,
         argv: op.argv.clone(),

@@ -8,15 +8,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, open};
-use rustix::mount::{UnmountFlags, unmount};
-use rustix::process::{Resource, Rlimit, Signal, chdir, fchdir, pivot_root, setrlimit, setsid, umask};
+use rustix::process::{Resource, Rlimit, Signal, fchdir, setrlimit, setsid, umask};
 use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
 
-use super::mounts::{BoundFile, Root, Stage};
+use super::mounts::{BoundFile, Stage};
 use super::spec::{RunRequest, StepMount};
 use super::standby::{Kind, Order};
 use super::targets::{self, Shape};
-use super::{Deed, Failure, exec, overlay, seccomp, sys};
+use super::{Deed, Failure, exec, seccomp, sys};
 use crate::scoped::open_scoped;
 
 /// The capabilities of a step, as container runtimes give them: chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap,
@@ -26,9 +25,7 @@ const CAPABILITIES: u64 = 0xa804_25fb;
 /// What the handler made ready.
 #[derive(Debug)]
 pub(super) struct Prepared {
-    /// The layers below, top-most first, the stub layer at the end.
-    pub(super) lowers: Vec<PathBuf>,
-    pub(super) upper: PathBuf,
+    /// A directory where the overlay works, in which nobody looks any more.
     pub(super) work: PathBuf,
     /// An empty directory for the root to be attached at.
     pub(super) root: PathBuf,
@@ -63,22 +60,31 @@ pub(super) fn make_ready(kind: Kind) -> Result<Stage, Failure> {
         sys::raise_loopback().deed("bring up the loopback interface")?;
     }
     let stage = Stage::make(kind)?;
-    if !kind.insecure {
+    let has_filter = seccomp::is_in_worker();
+    if kind.insecure && has_filter {
+        return Err(Failure::Other("a privileged step needs a worker that is told of it when it starts".to_owned()));
+    }
+    if !kind.insecure && !has_filter {
         seccomp::install_first().deed("install the system call filter")?;
     }
     Ok(stage)
 }
 
-/// Becomes the command. Returns only why it did not.
-pub(super) fn become_command(order: &Order, stage: &Stage, streams: Vec<OwnedFd>, say: &dyn Fn(Word)) -> Failure {
-    let Err(failure) = set_up_and_exec(order, stage, streams, say);
+/// Becomes the command. Returns only why it did not. The descriptors are stdout, stderr, the root, and a mount for each of the files.
+pub(super) fn become_command(order: &Order, stage: &Stage, fds: Vec<OwnedFd>, say: &dyn Fn(Word)) -> Failure {
+    let Err(failure) = set_up_and_exec(order, stage, fds, say);
     failure
 }
 
-fn set_up_and_exec(order: &Order, stage: &Stage, streams: Vec<OwnedFd>, say: &dyn Fn(Word)) -> Result<std::convert::Infallible, Failure> {
+fn set_up_and_exec(order: &Order, stage: &Stage, fds: Vec<OwnedFd>, say: &dyn Fn(Word)) -> Result<std::convert::Infallible, Failure> {
     let request = &order.request;
-    standard_streams(streams)?;
-    enter_root(order, stage, say)?;
+    let mut fds = fds.into_iter();
+    let (Some(stdout), Some(stderr), Some(root)) = (fds.next(), fds.next(), fds.next()) else {
+        return Err(Failure::Other("a step needs a root and two descriptors".to_owned()));
+    };
+    rustix::stdio::dup2_stdout(&stdout).deed("set up stdout")?;
+    rustix::stdio::dup2_stderr(&stderr).deed("set up stderr")?;
+    enter_root(order, stage, root, fds, say)?;
     rustix::system::sethostname(request.hostname.as_bytes()).deed_on("set the host name", &request.hostname)?;
     for limit in &request.ulimits {
         set_limit(&limit.name, limit.soft, limit.hard)?;
@@ -113,30 +119,26 @@ fn end_with_handler() -> Result<(), Failure> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).deed("tie the step to its handler")
 }
 
-fn standard_streams(streams: Vec<OwnedFd>) -> Result<(), Failure> {
-    let Ok([stdout, stderr]) = <[OwnedFd; 2]>::try_from(streams) else {
-        return Err(Failure::Other("a step needs two descriptors".to_owned()));
-    };
-    rustix::stdio::dup2_stdout(&stdout).deed("set up stdout")?;
-    rustix::stdio::dup2_stderr(&stderr).deed("set up stderr")
-}
-
-/// Builds the root, makes it `/` and lets go of everything outside.
-fn enter_root(Order { request, prepared }: &Order, stage: &Stage, say: &dyn Fn(Word)) -> Result<(), Failure> {
-    overlay::mount_at(&prepared.lowers, &prepared.upper, &prepared.work, &prepared.root)?;
-    let (root, made) = Root::open(&prepared.root)?.furnish(stage, &prepared.files, &prepared.mounts)?;
+/// Furnishes the root, makes it `/` and lets go of everything outside.
+fn enter_root(
+    Order { request, prepared }: &Order,
+    stage: &Stage,
+    root: OwnedFd,
+    files: impl ExactSizeIterator<Item = OwnedFd>,
+    say: &dyn Fn(Word),
+) -> Result<(), Failure> {
+    if files.len() != prepared.files.len() {
+        return Err(Failure::Other("a step needs a mount for each of its files".to_owned()));
+    }
+    let root = stage.attach(root, &prepared.root)?;
+    let (root, made) = root.furnish(stage, prepared.files.iter().zip(files), &prepared.mounts)?;
     if !made.is_empty() {
         say(Word::Made(made));
     }
     if targets::find(root.as_fd(), &request.cwd)?.is_none() {
         targets::make(root.as_fd(), &request.cwd, Shape::Dir, Some((request.uid, request.gid)))?;
     }
-    stage.step_aside(&prepared.work)?;
-    fchdir(&root).deed("enter the root")?;
-    pivot_root(".", ".").deed("make the root the root")?;
-    // The old root is stacked on the new one now.
-    unmount(".", UnmountFlags::DETACH).deed("let go of the old root")?;
-    chdir("/").deed_on("enter", "/")?;
+    stage.leave_for(&root, &prepared.work)?;
     // The step's own, so that nothing of it leads to the machine's mounts.
     let null = open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).deed_on("open", "/dev/null")?;
     rustix::stdio::dup2_stdin(&null).deed("set up stdin")

@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
 use rustix::process::{Pid, WaitId, WaitIdOptions, WaitOptions, waitid, waitpid};
 
 use super::child::{Prepared, Word};
+use super::handover::MAX_FDS;
 use super::spec::{Exit, RunRequest, StepMount};
 use super::standby::{Held, Kind, Order, Standby};
 use super::{Deed, Failure, attach, mounts, overlay, seccomp, stop, stub, targets};
@@ -49,24 +51,38 @@ pub(crate) enum Asked {
     Kill,
 }
 
-/// Runs the command to its end. `streams` are its stdout and its stderr; `ended` is told as soon as there is no process of it left.
+/// Runs the command to its end. `streams` are its stdout and its stderr; until all of `closing` have ended its layers must not be mounted;
+/// `ended` is told as soon as there is no process of it left.
 pub(crate) fn run(
     request: &Arc<RunRequest>,
     streams: [OwnedFd; 2],
+    closing: Vec<UnixStream>,
     standby: Option<Standby>,
     asker: &mut dyn Asker,
     ended: &mut dyn FnMut(Exit),
 ) -> Result<Left, Failure> {
-    let (prepared, before) = prepare(request)?;
-    let (upper, work) = (prepared.upper.clone(), prepared.work.clone());
+    let (prepared, lowers, before) = prepare(request)?;
+    let (upper, work) = (request.upper.clone(), prepared.work.clone());
+    for mut step in closing {
+        // One that breaks has ended, too.
+        drop(io::copy(&mut step, &mut io::sink()));
+    }
+    let mut fds = Vec::from(streams);
+    fds.push(overlay::detached(&lowers, &upper, &work, &prepared.root)?);
+    for file in &prepared.files {
+        fds.push(file.detached()?);
+    }
+    if fds.len() > MAX_FDS {
+        return Err(Failure::Other(format!("a step can have {} files of its own", MAX_FDS - fds.len() + prepared.files.len())));
+    }
     let kind = Kind::of(request);
     let standby = match standby.filter(|standby| standby.is_for(kind)) {
         Some(standby) => standby,
         None => Standby::start(kind)?,
     };
-    let begun = standby.begin(Order { request: Arc::clone(request), prepared }, &streams[0], &streams[1]);
-    // Only the command is to have the other ends of its output.
-    drop(streams);
+    let begun = standby.begin(Order { request: Arc::clone(request), prepared }, &fds);
+    // Only the command is to have the other ends of its output, and its root.
+    drop(fds);
     let exit = attend(begun.pid, &begun.pidfd, asker)?;
     let mut made = Vec::new();
     for word in begun.words {
@@ -83,10 +99,10 @@ pub(crate) fn run(
 }
 
 /// Makes directories and files for the step, few of them: on a disk each costs as much as several mounts. Returns also the time
-/// before the step, as the file system sees it.
-fn prepare(request: &RunRequest) -> Result<(Prepared, Mtime), Failure> {
-    let [upper, work] = ["upper", "work"].map(|name| request.tmp.join(name));
-    for dir in [&upper, &work] {
+/// before the step, as the file system sees it, and the layers below, top-most first, the stub at the end.
+fn prepare(request: &RunRequest) -> Result<(Prepared, Vec<PathBuf>, Mtime), Failure> {
+    let (upper, work) = (&request.upper, request.tmp.join("work"));
+    for dir in [upper, &work] {
         // The worker has no umask, and the upper directory's mode is what the step sees of `/`.
         match fs::DirBuilder::new().mode(0o755).create(dir) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -99,7 +115,7 @@ fn prepare(request: &RunRequest) -> Result<(Prepared, Mtime), Failure> {
     // The root is attached over a directory that nothing inside needs by its path any more.
     let root = upper.clone();
     let lowers = request.lowers.iter().rev().map(|l| l.fs.clone()).chain([stub]).collect();
-    Ok((Prepared { lowers, upper, work, root, files, mounts }, before))
+    Ok((Prepared { work, root, files, mounts }, lowers, before))
 }
 
 /// Makes a directory to work in for each mount of the step.

@@ -8,8 +8,8 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-/// The most descriptors that one message carries.
-const MAX_FDS: usize = 4;
+/// The most descriptors that one message carries; a few less than the kernel's limit (`SCM_MAX_FD`).
+pub(crate) const MAX_FDS: usize = 250;
 
 /// Sends bytes and descriptors as one message.
 pub(crate) fn send_with_fds(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {

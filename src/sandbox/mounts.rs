@@ -5,12 +5,13 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Dev, FileType, Mode, OFlags, ResolveFlags, makedev, mkdirat, mknodat, openat, statfs, symlinkat};
+use rustix::fs::{AtFlags, CWD, Dev, FileType, Mode, OFlags, ResolveFlags, makedev, mkdirat, mknodat, openat, statfs, symlinkat, unlinkat};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
-    move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount,
+    fsopen, move_mount, open_tree, unmount,
 };
+use rustix::process::{chdir, fchdir, pivot_root};
 
 use super::attach;
 use super::spec::StepMount;
@@ -70,12 +71,33 @@ pub(super) struct BoundFile {
     pub(super) executable: bool,
 }
 
-/// Where the mounts that every step has are made before there is a root for them: a file system in memory, attached over the root, where
-/// no path leads into it.
+impl BoundFile {
+    /// A mount of it that is attached nowhere yet.
+    pub(super) fn detached(&self) -> Result<OwnedFd, Failure> {
+        let source = self.source.to_str().ok_or_else(|| Failure::Other(format!("{} is not UTF-8", self.source.display())))?;
+        let mount = clone(CWD, source, false).deed_on("copy the mount of", &self.source)?;
+        let attributes = RDONLY | NOSUID | NODEV | if self.executable { 0 } else { NOEXEC };
+        sys::set_mount_attributes(mount.as_fd(), attributes, false).deed_on("make read-only", &self.source)?;
+        Ok(mount)
+    }
+}
+
+/// Where the mounts that every step has are made before there is a root for them: a file system in memory.
+///
+/// To take the machine's root down takes the kernel a grace period. So it goes as soon as nothing is made from it any more, before there is
+/// a step: then the stage is the root, until the step's own comes. It needs not go for that: read-only, with nothing in it, it hides one of
+/// the directories that are to be hidden.
+///
+/// Where something is still made from the machine's root, the stage is attached over that, where no path leads into it.
 #[derive(Debug)]
 pub(super) struct Stage {
     root: Root,
+    /// What it is to hide, if the machine's root is gone.
+    hides: Option<&'static str>,
 }
+
+/// Where the step's root is attached on a stage that is the root.
+const ROOT: &str = "root";
 
 /// What is mounted in every step, with what lies below.
 const COMMON: [&str; 3] = ["proc", "dev", "sys"];
@@ -83,28 +105,60 @@ const COMMON: [&str; 3] = ["proc", "dev", "sys"];
 impl Stage {
     /// Mounts everything that does not depend on the step.
     pub(super) fn make(kind: Kind) -> Result<Self, Failure> {
-        let fs = new("tmpfs", &[("mode", "700")], NOSUID | NODEV | NOEXEC)?;
+        let fs = new("tmpfs", &[("mode", "755")], NOSUID | NODEV | NOEXEC)?;
         let slash = openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).deed_on("open", "/")?;
         // Over the root: paths that begin there go on below it. Mounts can be made in what is attached only.
         attach_at(fs.as_fd(), slash.as_fd(), "/")?;
         let mut root = Root { fd: fs, made: Vec::new() };
-        for name in COMMON {
+        for name in COMMON.into_iter().chain([ROOT]) {
             mkdirat(&root.fd, name, Mode::from_raw_mode(0o755)).deed_on("make the directory", name)?;
         }
         root.proc()?;
         root.dev(kind.shm_size_bytes, kind.insecure)?;
         root.sys(if kind.insecure { 0 } else { RDONLY })?;
-        if !kind.insecure {
-            root.hide()?;
+        let hides = if kind.insecure { None } else { root.hide(!kind.needs_machine)? };
+        if hides.is_some() {
+            replace_root(&root.fd)?;
         }
-        Ok(Self { root })
+        Ok(Self { root, hides })
     }
 
-    /// Moves what is left of it to a directory. Over the root it would be let go of in the place of what is below.
-    pub(super) fn step_aside(&self, to: &Path) -> Result<(), Failure> {
-        let target = openat(CWD, to, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).deed_on("open", to)?;
-        attach_at(self.root.fd.as_fd(), target.as_fd(), "the stage")
+    /// Attaches the step's root, which is mounted nowhere yet, at an empty directory: of its own, or of the machine.
+    pub(super) fn attach(&self, root: OwnedFd, of_machine: &Path) -> Result<Root, Failure> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let target = match self.hides {
+            Some(_) => openat(&self.root.fd, ROOT, flags, Mode::empty()),
+            None => openat(CWD, of_machine, flags, Mode::empty()),
+        };
+        attach_at(root.as_fd(), target.deed_on("open", of_machine)?.as_fd(), "the root")?;
+        Ok(Root { fd: root, made: Vec::new() })
     }
+
+    /// Makes the step's root, furnished, the root. Nothing of the machine is left then. `aside` is an empty directory of the machine.
+    pub(super) fn leave_for(&self, root: &OwnedFd, aside: &Path) -> Result<(), Failure> {
+        let Some(hides) = self.hides else {
+            // Over the machine's root it would be let go of in the place of that.
+            let target = openat(CWD, aside, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).deed_on("open", aside)?;
+            attach_at(self.root.fd.as_fd(), target.as_fd(), "the stage")?;
+            return replace_root(root);
+        };
+        fchdir(root).deed("enter the root")?;
+        pivot_root(".", hides).deed("make the root the root")?;
+        chdir("/").deed_on("enter", "/")?;
+        for name in COMMON.into_iter().chain([ROOT]) {
+            unlinkat(&self.root.fd, name, AtFlags::REMOVEDIR).deed_on("empty the mask of", hides)?;
+        }
+        sys::set_mount_attributes(self.root.fd.as_fd(), RDONLY, false).deed_on("make read-only", hides)
+    }
+}
+
+/// Makes a mount the root and lets go of the one that was it, with everything below.
+fn replace_root(root: &OwnedFd) -> Result<(), Failure> {
+    fchdir(root).deed("enter the root")?;
+    pivot_root(".", ".").deed("make the root the root")?;
+    // The old root is stacked on the new one now.
+    unmount(".", UnmountFlags::DETACH).deed("let go of the old root")?;
+    chdir("/").deed_on("enter", "/")
 }
 
 /// The attached root of a step.
@@ -116,17 +170,12 @@ pub(super) struct Root {
 }
 
 impl Root {
-    /// The mount at `path`.
-    pub(super) fn open(path: &Path) -> Result<Self, Failure> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Self { fd: openat(CWD, path, flags, Mode::empty()).deed_on("open", path)?, made: Vec::new() })
-    }
-
-    /// Mounts everything. Returns the mount points that had to be made in the upper directory.
-    pub(super) fn furnish(
+    /// Mounts everything: what the stage has, files with their mounts, and what the step asks for. Returns the mount points that had to be made
+    /// in the upper directory.
+    pub(super) fn furnish<'a>(
         mut self,
         stage: &Stage,
-        files: &[BoundFile],
+        files: impl Iterator<Item = (&'a BoundFile, OwnedFd)>,
         mounts: &[(StepMount, PathBuf)],
     ) -> Result<(OwnedFd, Vec<PathBuf>), Failure> {
         for name in COMMON {
@@ -134,8 +183,8 @@ impl Root {
             let mount = openat(&stage.root.fd, name, flags, Mode::empty()).deed_on("open", name)?;
             self.attach_plainly(&mount, name)?;
         }
-        for file in files {
-            self.bind_file(file)?;
+        for (file, mount) in files {
+            self.bind_file(file, &mount)?;
         }
         for (mount, workspace) in mounts {
             let made = attach::attach(self.fd.as_fd(), mount, workspace)?;
@@ -244,11 +293,7 @@ impl Root {
         attach_at(mount.as_fd(), target.as_fd(), "sys/fs/cgroup")
     }
 
-    fn bind_file(&mut self, file: &BoundFile) -> Result<(), Failure> {
-        let source = file.source.to_str().ok_or_else(|| Failure::Other(format!("{} is not UTF-8", file.source.display())))?;
-        let mount = clone(CWD, source, false).deed_on("copy the mount of", &file.source)?;
-        let attributes = RDONLY | NOSUID | NODEV | if file.executable { 0 } else { NOEXEC };
-        sys::set_mount_attributes(mount.as_fd(), attributes, false).deed_on("make read-only", &file.source)?;
+    fn bind_file(&mut self, file: &BoundFile, mount: &OwnedFd) -> Result<(), Failure> {
         let target = if let Some(fd) = targets::find(self.fd.as_fd(), &file.target)? {
             fd
         } else {
@@ -260,8 +305,8 @@ impl Root {
         attach_at(mount.as_fd(), target.as_fd(), &file.target)
     }
 
-    /// Masks and write-protects parts of /proc and /sys.
-    fn hide(&self) -> Result<(), Failure> {
+    /// Masks and write-protects parts of /proc and /sys. One directory is left to be masked by the stage, if that is wanted and there is one.
+    fn hide(&self, leaves_one: bool) -> Result<Option<&'static str>, Failure> {
         let inside = |path: &str| {
             let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
             match open_scoped(&self.fd, path, OFlags::PATH | OFlags::CLOEXEC, resolve) {
@@ -270,20 +315,24 @@ impl Root {
                 Err(error) => Err(Failure::call("open in the step's root", Some(Path::new(path)), error)),
             }
         };
-        let empty = new("tmpfs", &[("mode", "755"), ("size", "4096"), ("nr_inodes", "2")], RDONLY | NOSUID | NODEV | NOEXEC)?;
-        let mut is_attached = false;
+        let (mut left, mut empty) = (None, None);
         for path in MASKED {
             let Some(target) = inside(path)? else { continue };
             let stat = rustix::fs::fstat(&target).deed_on("look at", path)?;
             let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-            if is_dir && !is_attached {
-                // Itself, for what is attached nowhere is taken down when it is closed, which takes the kernel a grace period.
-                attach_at(empty.as_fd(), target.as_fd(), path)?;
-                is_attached = true;
+            if is_dir && leaves_one && left.is_none() {
+                left = Some(*path);
                 continue;
             }
-            let mask = if is_dir { clone(empty.as_fd(), "", false) } else { clone(self.fd.as_fd(), "dev/null", false) };
-            attach_at(mask.deed_on("copy the mask of", path)?.as_fd(), target.as_fd(), path)?;
+            let mask = match &empty {
+                _ if !is_dir => clone(self.fd.as_fd(), "dev/null", false).deed_on("copy the mask of", path)?,
+                Some(empty) => clone(AsFd::as_fd(empty), "", false).deed_on("copy the mask of", path)?,
+                None => new("tmpfs", &[("mode", "755"), ("size", "4096"), ("nr_inodes", "2")], RDONLY | NOSUID | NODEV | NOEXEC)?,
+            };
+            attach_at(mask.as_fd(), target.as_fd(), path)?;
+            if is_dir {
+                empty.get_or_insert(mask);
+            }
         }
         for path in READ_ONLY {
             let Some(target) = inside(path)? else { continue };
@@ -291,7 +340,7 @@ impl Root {
             sys::set_mount_attributes(copy.as_fd(), RDONLY | NOSUID | NODEV | NOEXEC, true).deed_on("make read-only", path)?;
             attach_at(copy.as_fd(), target.as_fd(), path)?;
         }
-        Ok(())
+        Ok(left)
     }
 }
 

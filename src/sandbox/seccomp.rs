@@ -3,11 +3,13 @@
 //! The program dispatches on the architecture, then searches the number in a balanced tree of ranges. The kernel caches the calls
 //! that are allowed whatever their arguments are, so only the few with a condition cost anything.
 //!
-//! There are two programs, of which the kernel takes the stricter verdict. The first, long one is installed before there is a step, for
-//! the kernel compiles it each time: it still lets through what a step's root is made with. The second refuses that.
+//! There are two programs, of which the kernel takes the stricter verdict. The first, long one is installed in the worker, if all steps
+//! are to have it, for the kernel compiles it each time: it still lets through what a step is made with. The second refuses that.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::seccomp_table::{Abi, NEWEST, TABLE};
 use super::sys;
@@ -47,7 +49,7 @@ const OFFSET_ARGUMENT_0: u32 = 16;
 
 type Program = Vec<libc::sock_filter>;
 
-/// What the process of a step still does under the first program, though no step may: native numbers.
+/// What is still done under the first program, though no step may: native numbers. To make namespaces is `clone`'s part of it.
 const SET_UP: [libc::c_long; 10] = [
     libc::SYS_fsconfig,
     libc::SYS_fsmount,
@@ -61,11 +63,25 @@ const SET_UP: [libc::c_long; 10] = [
     libc::SYS_umount2,
 ];
 
+/// Whether this process has the first program from the worker.
+static IS_WORKERS: AtomicBool = AtomicBool::new(false);
 static PROGRAMS: OnceLock<[Program; 2]> = OnceLock::new();
 
 /// Makes the programs, which forks then share.
 pub(crate) fn prepare() -> &'static [Program; 2] {
     PROGRAMS.get_or_init(|| [first_program(sys::kernel_has_x32()), second_program()])
+}
+
+/// Installs the first program in the worker: what it forks from now on has it, and no step of it can do without.
+pub(crate) fn install_in_worker() -> io::Result<()> {
+    sys::install_filter(&prepare()[0])?;
+    IS_WORKERS.store(true, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Whether the worker that this process comes from has the first program.
+pub(super) fn is_in_worker() -> bool {
+    IS_WORKERS.load(Ordering::Relaxed)
 }
 
 /// Installs the first program for this process and all that comes of it. Needs CAP_SYS_ADMIN in the user namespace, as
@@ -74,7 +90,7 @@ pub(super) fn install_first() -> io::Result<()> {
     sys::install_filter(&prepare()[0])
 }
 
-/// Installs the second program: after this nothing can be mounted any more.
+/// Installs the second program: after this nothing can be mounted any more, and no namespace made.
 pub(super) fn install_second() -> io::Result<()> {
     sys::install_filter(&prepare()[1])
 }
@@ -83,8 +99,11 @@ pub(super) fn install_second() -> io::Result<()> {
 fn second_program() -> Program {
     let arch = if cfg!(target_arch = "aarch64") { AUDIT_ARCH_AARCH64 } else { AUDIT_ARCH_X86_64 };
     let count = SET_UP.len() as u8;
-    let mut out = vec![load(OFFSET_ARCH), jump(libc::BPF_JEQ, arch, 0, count + 1), load(OFFSET_NUMBER)];
-    out.extend(SET_UP.iter().zip(1..).map(|(number, at)| jump(libc::BPF_JEQ, *number as u32, count - at + 1, 0)));
+    let namespaces = leaf(Rule::NoNamespaces);
+    let mut out = vec![load(OFFSET_ARCH), jump(libc::BPF_JEQ, arch, 0, count + 2 + namespaces.len() as u8), load(OFFSET_NUMBER)];
+    out.extend(SET_UP.iter().zip(1..).map(|(number, at)| jump(libc::BPF_JEQ, *number as u32, count - at + 2 + namespaces.len() as u8, 0)));
+    out.push(jump(libc::BPF_JEQ, libc::SYS_clone as u32, 0, namespaces.len() as u8));
+    out.extend(namespaces);
     out.extend([allow(), refuse(libc::EPERM)]);
     out
 }
@@ -93,15 +112,15 @@ fn second_program() -> Program {
 fn first_program(with_x32: bool) -> Program {
     let mut out = vec![load(OFFSET_ARCH)];
     let (native, compat) = if cfg!(target_arch = "aarch64") {
-        ((AUDIT_ARCH_AARCH64, search(Abi::Aarch64, &SET_UP)), (AUDIT_ARCH_ARM, search(Abi::Arm, &[])))
+        ((AUDIT_ARCH_AARCH64, search(Abi::Aarch64, true)), (AUDIT_ARCH_ARM, search(Abi::Arm, false)))
     } else {
         let mut native = vec![jump(libc::BPF_JGE, X32_BIT, 0, 1)];
-        let (plain, mut x32) = (search(Abi::X86_64, &SET_UP), vec![statement(libc::BPF_ALU | libc::BPF_AND, !X32_BIT)]);
-        x32.extend(if with_x32 { search(Abi::X32, &[]) } else { vec![refuse(libc::ENOSYS)] });
+        let (plain, mut x32) = (search(Abi::X86_64, true), vec![statement(libc::BPF_ALU | libc::BPF_AND, !X32_BIT)]);
+        x32.extend(if with_x32 { search(Abi::X32, false) } else { vec![refuse(libc::ENOSYS)] });
         native.push(statement(libc::BPF_JMP | libc::BPF_JA, plain.len() as u32));
         native.extend(plain);
         native.extend(x32);
-        ((AUDIT_ARCH_X86_64, native), (AUDIT_ARCH_I386, search(Abi::X86, &[])))
+        ((AUDIT_ARCH_X86_64, native), (AUDIT_ARCH_I386, search(Abi::X86, false)))
     };
     for (arch, body) in [native, compat] {
         // Unlike conditional jumps, an unconditional one may skip more than 255 instructions.
@@ -113,12 +132,12 @@ fn first_program(with_x32: bool) -> Program {
     out
 }
 
-/// The tree for one ABI, with more calls that are allowed; expects the number in the accumulator.
-fn search(abi: Abi, more: &[libc::c_long]) -> Program {
+/// The tree for one ABI, the calls of the set-up allowed or not; expects the number in the accumulator.
+fn search(abi: Abi, sets_up: bool) -> Program {
     let of_abi = TABLE.iter().filter_map(|(_, rule, numbers)| u32::try_from(numbers[abi as usize]).ok().map(|n| (n, *rule)));
-    let mut rules: Vec<(u32, Rule)> = of_abi.chain(more.iter().map(|number| (*number as u32, Rule::Allow))).collect();
-    rules.sort_unstable_by_key(|(n, _)| *n);
-    rules.dedup_by_key(|(n, _)| *n);
+    let of_set_up = SET_UP.iter().chain([&libc::SYS_clone]).filter(|_| sets_up).map(|number| (*number as u32, Rule::Allow));
+    // What comes later counts.
+    let rules: BTreeMap<u32, Rule> = of_abi.chain(of_set_up).collect();
     let mut ranges: Vec<(u32, Rule)> = vec![(0, Rule::Deny)];
     let mut start = |from: u32, rule: Rule| match ranges.last_mut() {
         Some(last) if last.0 == from => last.1 = rule,
@@ -340,6 +359,10 @@ mod tests {
             assert_eq!(verdict(&second, arch, number, 0), if is_of_set_up { EPERM } else { OK }, "{number}");
             assert!(!is_of_set_up || verdict(&first, arch, number, 0) == OK, "{number}");
         }
+        for (flags, want) in [(libc::CLONE_NEWPID, EPERM), (libc::CLONE_NEWUSER, EPERM), (libc::CLONE_VM, OK)] {
+            let verdicts = [&first, &second].map(|program| verdict(program, arch, libc::SYS_clone as u32, flags as u32));
+            assert_eq!(verdicts, [OK, want], "{flags:#x}");
+        }
         assert!(TABLE.iter().all(|(name, ..)| !["mount", "umount2", "move_mount", "pivot_root"].contains(name)));
     }
 
@@ -349,7 +372,7 @@ mod tests {
         assert!(lens[0] < 1300 && lens[1] < 900, "{lens:?}");
         assert!(TABLE.windows(2).all(|w| w[0].0 < w[1].0));
         for abi in [Abi::X86_64, Abi::X32, Abi::X86, Abi::Aarch64, Abi::Arm] {
-            let code = search(abi, &[]);
+            let code = search(abi, false);
             for (name, rule, numbers) in TABLE.iter().filter(|(_, rule, _)| *rule == Rule::Allow) {
                 let Ok(number) = u32::try_from(numbers[abi as usize]) else { continue };
                 let whole: Program = [load(OFFSET_NUMBER)].into_iter().chain(code.clone()).collect();

@@ -37,9 +37,10 @@ pub struct Ulimit {
 pub struct RunRequest {
     /// The layers below, bottom first.
     pub lowers: Vec<LowerLayer>,
-    /// A fresh directory on the store's file system, for the worker's use; the upper directory comes to lie in it. `upper` and `work` may
-    /// be there, empty and of mode 0755.
+    /// A fresh directory on the store's file system, for the worker's use. `work` may be there, empty and of mode 0755.
     pub tmp: PathBuf,
+    /// Where the changes go, on the same file system: made unless it is there, empty and of mode 0755.
+    pub upper: PathBuf,
     /// A directory on the same file system that outlives the step: what all steps of a build have mounted upon is made there once.
     pub stubs: PathBuf,
     /// Whether the digest of the layer's tar is wanted, if it takes no time to speak of.

@@ -25,11 +25,18 @@ pub(crate) struct Kind {
     pub(super) insecure: bool,
     /// As in [`RunRequest`].
     pub(super) shm_size_bytes: Option<u64>,
+    /// The machine's files, of which it is to mount some.
+    pub(super) needs_machine: bool,
 }
 
 impl Kind {
     pub(super) fn of(request: &RunRequest) -> Self {
-        Self { own_network: request.network == NetworkMode::None, insecure: request.insecure, shm_size_bytes: request.shm_size_bytes }
+        Self {
+            own_network: request.network == NetworkMode::None,
+            insecure: request.insecure,
+            shm_size_bytes: request.shm_size_bytes,
+            needs_machine: !request.mounts.is_empty(),
+        }
     }
 }
 
@@ -93,10 +100,11 @@ impl Standby {
         self.kind == kind && poll(&mut fds, Some(&Timespec::default())) == Ok(0)
     }
 
-    /// Has it become the command; returns when it has, or has said why not.
-    pub(super) fn begin(self, order: Order, stdout: &OwnedFd, stderr: &OwnedFd) -> Begun {
+    /// Has it become the command; returns when it has, or has said why not. `fds` as [`child::become_command`] takes them.
+    pub(super) fn begin(self, order: Order, fds: &[OwnedFd]) -> Begun {
         drop(self.shared.order.set(order));
-        let words = match self.companion.turn(&[stdout.as_fd(), stderr.as_fd()]) {
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        let words = match self.companion.turn(&fds) {
             Ok(_) => self.shared.take_words(),
             Err(error) => {
                 self.companion.dismiss();
@@ -131,7 +139,7 @@ fn stand_by(kind: Kind, turns: &Turns, shared: &Shared) {
     // Where it cannot be opened the end of the command takes longer, and nothing else.
     let mounts = File::open("/proc/self/ns/mnt").ok();
     let mounts: Vec<_> = mounts.iter().map(AsFd::as_fd).collect();
-    let streams = turns.pass(&mounts);
+    let fds = turns.pass(&mounts);
     let Some(order) = shared.order.get() else { return };
-    shared.say(Word::Failed(child::become_command(order, &stage, streams, &|word| shared.say(word))));
+    shared.say(Word::Failed(child::become_command(order, &stage, fds, &|word| shared.say(word))));
 }

@@ -49,6 +49,16 @@ pub fn return_large_allocations() {
     }
 }
 
+/// Has the calling thread begin its work when others pause, never in the middle of theirs: as a batch job it does not take their core
+/// when it is woken (`sched(7)`).
+pub fn become_batch_job() {
+    let param = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the call reads `param` and changes how the calling thread is scheduled. One that fails changes nothing.
+    unsafe {
+        libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const param);
+    }
+}
+
 /// Forks. `None` in the child.
 ///
 /// Only single-threaded processes may call it: the worker and what it forks never start a thread before they fork.

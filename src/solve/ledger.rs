@@ -34,27 +34,34 @@ impl Ledger {
         Self { journal: Some(journal), ..Self::default() }
     }
 
-    /// A step is about to run.
-    pub(super) fn begins(&self, step: &BuildStep) {
+    /// A step is about to run. Returns what the journal is to have.
+    pub(super) fn begins(&self, step: &BuildStep) -> Vec<BuildStep> {
         let begun = BuildStep { status: StepStatus::Running, ..step.clone() };
-        self.note(&mut self.steps.lock().unwrap_or_else(PoisonError::into_inner), Some(begun));
+        self.new_to_the_journal(&mut self.steps.lock().unwrap_or_else(PoisonError::into_inner), Some(begun))
     }
 
-    /// Adds a step that has ended.
-    pub(super) fn add(&self, step: BuildStep) {
+    /// Adds a step that has ended. Returns what the journal is to have.
+    pub(super) fn add(&self, step: BuildStep) -> Vec<BuildStep> {
         let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
         let is_hit = matches!(step.status, StepStatus::Hit | StepStatus::CutOffHit);
         steps.all.push(step);
-        if !is_hit {
-            self.note(&mut steps, None);
-        }
+        if is_hit { Vec::new() } else { self.new_to_the_journal(&mut steps, None) }
     }
 
-    fn note(&self, steps: &mut Steps, begun: Option<BuildStep>) {
-        let Some(journal) = &self.journal else { return };
-        let new: Vec<BuildStep> = steps.all[steps.noted..].iter().cloned().chain(begun).collect();
+    fn new_to_the_journal(&self, steps: &mut Steps, begun: Option<BuildStep>) -> Vec<BuildStep> {
+        if self.journal.is_none() {
+            return Vec::new();
+        }
+        let new = steps.all[steps.noted..].iter().cloned().chain(begun).collect();
         steps.noted = steps.all.len();
-        journal.add(&new);
+        new
+    }
+
+    /// Adds lines to the journal.
+    pub(super) fn write(&self, lines: &[BuildStep]) {
+        if let Some(journal) = &self.journal {
+            journal.add(lines);
+        }
     }
 
     /// The build before this one.

@@ -2,6 +2,7 @@
 
 pub mod event;
 pub mod explain;
+mod filing;
 pub mod key;
 pub mod ledger;
 pub mod schedule;
@@ -77,6 +78,8 @@ pub trait Executor: Sync {
     fn settled(&self, _vertex: VertexId, _layer: &LayerId) {}
     /// Bytes of the files in a layer, for the account of the build: 0 if nobody can tell.
     fn size_bytes(&self, layer: &LayerId) -> u64;
+    /// Has the calling thread, which nobody waits for, leave the cores to others.
+    fn gives_way(&self) {}
     /// Ends whatever runs, soon: another step failed or the user asked.
     fn cancel(&self);
     /// Whether [`Executor::cancel`] was called.

@@ -7,6 +7,7 @@ use std::thread;
 use shale_cache::Store;
 
 use super::event::{Event, Reporter, TaskId};
+use super::filing::Filing;
 use super::ledger::Ledger;
 use super::snapshot::Snapshot;
 use super::step::Selected;
@@ -47,9 +48,30 @@ impl<E: Executor> Solver<'_, E> {
         let needed = reachable(self.graph, roots);
         let mut state = State::new(self.graph, &needed, roots, |vertex| self.executor.reads_early(vertex));
         let (sender, results) = mpsc::channel::<Done<E>>();
-        let mut failure = None;
+        let failure = thread::scope(|desk| {
+            let filing = Filing::new(self, desk, sender.clone());
+            self.solve_all(&mut state, &filing, (&sender, &results), reporter)
+        });
+        // What was filed last.
+        let unfiled =
+            || results.try_iter().find_map(|done| if let Done::Unfiled(id, task, error) = done { Some((id, task, error)) } else { None });
+        match failure.or_else(unfiled) {
+            Some((vertex, task, cause)) => Err(SolveError::Step { vertex, task, cause }),
+            None if roots.iter().any(|root| state.snapshots[root.0].is_none()) => Err(SolveError::Cancelled),
+            None => Ok(Solved { snapshots: state.snapshots, tally: state.tally }),
+        }
+    }
+
+    /// Runs whatever can run until nothing is left, or nothing more is to be begun. Returns the first failure.
+    fn solve_all(
+        &self,
+        state: &mut State<E>,
+        filing: &Filing<'_, '_, E>,
+        (sender, results): (&mpsc::Sender<Done<E>>, &mpsc::Receiver<Done<E>>),
+        reporter: &dyn Reporter,
+    ) -> Option<Failed<E>> {
+        let (mut running, mut failure) = (0, None);
         thread::scope(|scope| {
-            let mut running = 0;
             loop {
                 for id in state.awaited() {
                     state.shown.insert(id, self.show(id, reporter));
@@ -60,15 +82,16 @@ impl<E: Executor> Solver<'_, E> {
                     // The receiver lives as long as the scope.
                     if let Some((id, early)) = state.next() {
                         let task = state.shown.remove(&id).unwrap_or_else(|| self.show(id, reporter));
-                        let step = self.step(id, task, &state);
+                        let step = self.step(id, task, state);
                         if running == 0 && !state.has_more() {
                             // Nothing can run beside it: a thread for it would only cost time.
-                            alone = Some(Done::Step(id, task, self.one(step, early, reporter)));
+                            alone = Some(Done::Step(id, task, self.one(step, early, filing, reporter)));
+                            running = 1;
                             break;
                         }
                         scope.spawn(move || {
                             let task = step.task;
-                            sender.send(Done::Step(id, task, self.one(step, early, reporter))).ok();
+                            sender.send(Done::Step(id, task, self.one(step, early, filing, reporter))).ok();
                         });
                     } else if let Some(id) = state.next_early() {
                         scope.spawn(move || sender.send(Done::Early(id, self.early(id))).ok());
@@ -77,28 +100,20 @@ impl<E: Executor> Solver<'_, E> {
                     }
                     running += 1;
                 }
-                if running == 0 && alone.is_none() {
+                if running == 0 {
                     break;
                 }
-                let done = alone.unwrap_or_else(|| {
-                    running -= 1;
-                    results.recv().expect("a running step holds a sender")
-                });
-                match done {
-                    Done::Early(id, selected) => state.selected(id, selected),
-                    Done::Step(id, _, Ok(outcome)) => state.solved(self.graph, id, outcome),
-                    Done::Step(id, task, Err(error)) => {
+                let first = alone.unwrap_or_else(|| results.recv().expect("a running step holds a sender"));
+                for done in std::iter::once(first).chain(results.try_iter()) {
+                    running -= usize::from(!matches!(done, Done::Unfiled(..)));
+                    if let Some(failed) = state.take(self.graph, done) {
                         self.executor.cancel();
-                        failure.get_or_insert((id, task, error));
+                        failure.get_or_insert(failed);
                     }
                 }
             }
         });
-        match failure {
-            Some((vertex, task, cause)) => Err(SolveError::Step { vertex, task, cause }),
-            None if roots.iter().any(|root| state.snapshots[root.0].is_none()) => Err(SolveError::Cancelled),
-            None => Ok(Solved { snapshots: state.snapshots, tally: state.tally }),
-        }
+        failure
     }
 
     /// What a step reads, before its parent is known. Nothing is shown of it: its turn comes later.
@@ -132,22 +147,33 @@ impl<E: Executor> Solver<'_, E> {
         }
     }
 
-    fn one(&self, step: Step<'_>, early: Option<Selected<E>>, reporter: &dyn Reporter) -> Result<Outcome, E::Error> {
+    fn one(
+        &self,
+        step: Step<'_>,
+        early: Option<Selected<E>>,
+        filing: &Filing<'_, '_, E>,
+        reporter: &dyn Reporter,
+    ) -> Result<Outcome, E::Error> {
         match step.vertex.op {
             Op::Scratch => Ok(Outcome { snapshot: Snapshot::scratch(), hit: None, changed_by: None }),
             Op::Image(BaseId(number)) => {
                 reporter.report(Event::Cached { task: step.task });
                 Ok(Outcome { snapshot: Snapshot::base(BaseId(number), &self.bases[number].diff_ids), hit: None, changed_by: None })
             }
-            _ => step::run(self, &step, early, reporter),
+            _ => step::run(self, &step, early, filing, reporter),
         }
     }
 }
 
+/// A step that failed, its line in the display, and why.
+type Failed<E> = (VertexId, TaskId, <E as Executor>::Error);
+
 /// What a thread did.
-enum Done<E: Executor> {
+pub(super) enum Done<E: Executor> {
     /// A vertex, start to end.
     Step(VertexId, TaskId, Result<Outcome, E::Error>),
+    /// A vertex that was solved, and whose record could not be written.
+    Unfiled(VertexId, TaskId, E::Error),
     /// What a step selects, before its turn.
     Early(VertexId, Selected<E>),
 }
@@ -255,6 +281,16 @@ impl<E: Executor> State<E> {
 
     fn selected(&mut self, id: VertexId, selected: Selected<E>) {
         self.early.insert(id, Early::Selected(selected));
+    }
+
+    /// Takes note of what a thread did; returns what failed.
+    fn take(&mut self, graph: &Graph, done: Done<E>) -> Option<Failed<E>> {
+        match done {
+            Done::Early(id, selected) => self.selected(id, selected),
+            Done::Step(id, _, Ok(outcome)) => self.solved(graph, id, outcome),
+            Done::Step(id, task, Err(error)) | Done::Unfiled(id, task, error) => return Some((id, task, error)),
+        }
+        None
     }
 
     fn solved(&mut self, graph: &Graph, id: VertexId, outcome: Outcome) {

@@ -11,6 +11,7 @@ use shale_cache::{
 
 use super::event::{Event, Reporter};
 use super::explain::{self, MissReason, Side};
+use super::filing::{Filing, Paper};
 use super::key::{self, Inputs};
 use super::schedule::{Outcome, Solver};
 use super::snapshot::LayerRef;
@@ -25,6 +26,7 @@ pub(super) fn run<E: Executor>(
     solver: &Solver<'_, E>,
     step: &Step<'_>,
     early: Option<Selected<E>>,
+    filing: &Filing<'_, '_, E>,
     reporter: &dyn Reporter,
 ) -> Result<Outcome, E::Error> {
     let started = Instant::now();
@@ -37,7 +39,7 @@ pub(super) fn run<E: Executor>(
         platform: step.vertex.platform.to_string(),
         ..BuildStep::default()
     };
-    let outcome = look_then_run(solver, step, early, reporter, started, &mut account);
+    let outcome = look_then_run(solver, step, early, filing, reporter, started, &mut account);
     if let Err(error) = &outcome {
         let is_cancelled = solver.executor.is_cancelled();
         account.status = if is_cancelled { StepStatus::Cancelled } else { StepStatus::Failed };
@@ -47,7 +49,7 @@ pub(super) fn run<E: Executor>(
         }
     }
     account.duration_ms = started.elapsed().as_millis() as u64;
-    solver.ledger.add(account);
+    filing.note(solver.ledger.add(account));
     reporter.report(match &outcome {
         Ok(Outcome { hit: Some(true), .. }) => Event::Cached { task },
         Ok(_) => Event::Done { task, elapsed: started.elapsed() },
@@ -61,6 +63,7 @@ fn look_then_run<E: Executor>(
     solver: &Solver<'_, E>,
     step: &Step<'_>,
     early: Option<Selected<E>>,
+    filing: &Filing<'_, '_, E>,
     reporter: &dyn Reporter,
     started: Instant,
     account: &mut BuildStep,
@@ -105,7 +108,7 @@ fn look_then_run<E: Executor>(
     let reason = tell_why(solver, step, last.as_ref(), &first, reporter);
     (account.status, account.reason, account.changes) = (StepStatus::Executed, reason.to_string(), reason.changes().to_vec());
     solver.store.require_writable("keep what the step makes, which it does not have yet, in steps/ and layers/")?;
-    solver.ledger.begins(account);
+    filing.note(solver.ledger.begins(account));
     let made = solver.executor.execute(step, selection)?;
     let record = record(solver, step, &made, site, first, started)?;
     solver.executor.settled(step.id, &record.layer);
@@ -121,8 +124,8 @@ fn look_then_run<E: Executor>(
         hit: Some(false),
         changed_by: step.changed_by.clone().or_else(own),
     };
-    let written = made.inputs.as_ref();
-    store_records(solver, step, lock, record, second, written)?;
+    let records = records(step, record, second, made.inputs.as_ref());
+    filing.take(Paper::Records { of: (step.id, step.task), records, lock });
     Ok(outcome)
 }
 
@@ -267,29 +270,14 @@ fn record<E: Executor>(
     Ok(record)
 }
 
-/// Commits under the key of the bytes that were written: where they changed after they had been hashed, that is another key.
-fn store_records<E: Executor>(
-    solver: &Solver<'_, E>,
-    step: &Step<'_>,
-    lock: Held,
-    record: StepRecord,
-    second: Option<KeyParts>,
-    written: Option<&Inputs>,
-) -> Result<(), E::Error> {
-    let steps = solver.store.steps();
+/// The record under the key of the bytes that were written: where they changed after they had been hashed, that is another key. And
+/// under that of the second look.
+fn records(step: &Step<'_>, record: StepRecord, second: Option<KeyParts>, written: Option<&Inputs>) -> Vec<StepRecord> {
+    let under = |parts: KeyParts| StepRecord { key: parts.key(), parts, ..record.clone() };
     if let Some(written) = written {
-        let parts = key::first_look(step.vertex, &step.parent.chain, written);
-        steps.put(&StepRecord { key: parts.key(), parts, ..record })?;
-        return Ok(());
+        return vec![under(key::first_look(step.vertex, &step.parent.chain, written))];
     }
-    if let Some(second) = second {
-        steps.put(&StepRecord { key: second.key(), parts: second, ..record.clone() })?;
-    }
-    match lock {
-        Some(lock) => commit(Some(lock), &record)?,
-        None => steps.put(&record)?,
-    }
-    Ok(())
+    second.map(under).into_iter().chain([record.clone()]).collect()
 }
 
 fn commit(lock: Held, record: &StepRecord) -> Result<(), shale_cache::StoreError> {

@@ -96,7 +96,7 @@ impl Abandoned {
         drop(store.builds().end_cancelled(std::process::id(), self.began_ms));
         let left = store.reap().unwrap_or_default();
         if !left.is_empty() {
-            let config = WorkerConfig { store_root: self.store_root.clone() };
+            let config = WorkerConfig { store_root: self.store_root.clone(), privileged: false };
             drop(Worker::start(&config).and_then(|worker| worker.remove(&left)));
         }
         self.after.detach();

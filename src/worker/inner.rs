@@ -24,6 +24,10 @@ use crate::sandbox::standby::{Held, Kind, Standby};
 use crate::sandbox::{Exit, Failure, RunRequest, seccomp, sys};
 
 pub(super) const ROLE: &str = "inner";
+/// Said to a worker with a user namespace of its own.
+pub(super) const MAPPED: &str = "mapped";
+/// Said to one that may have privileged steps: see [`WorkerConfig`](super::WorkerConfig).
+pub(super) const PRIVILEGED: &str = "privileged";
 
 /// A layer of less content is packed by the step itself, for its digest: to ask another process for it takes longer.
 const SMALL_BYTES: u64 = 256 << 10;
@@ -31,12 +35,17 @@ const SMALL_BYTES: u64 = 256 << 10;
 /// Does not return. Whatever is left in the pid namespace ends with it.
 pub(super) fn main() -> ! {
     let Ok(control) = take_control() else { sys::exit_now(1) };
-    let user_namespace = std::env::args().nth(2).is_some_and(|a| a == "mapped");
+    let is_told = |word: &str| std::env::args().skip(2).any(|told| told == word);
+    let user_namespace = is_told(MAPPED);
     sys::reset_signals();
     // Handlers and orphans of handlers are reaped by the kernel.
     sys::ignore_children();
     sys::leave_session_keyring();
+    // Made once, both programs are there for every fork. One that cannot be installed yet is by each step, which says what is wrong.
     seccomp::prepare();
+    if !is_told(PRIVILEGED) {
+        drop(seccomp::install_in_worker());
+    }
     rustix::process::umask(Mode::empty());
     if protocol::send_start(&control, &Start::Ready { user_namespace }).is_err() {
         sys::exit_now(1);
@@ -188,15 +197,18 @@ fn run(
     fds: Vec<OwnedFd>,
     standby: Option<Standby>,
 ) -> Result<(Reply, Vec<u8>, Option<Held>), Failure> {
-    let Ok(streams) = <[OwnedFd; 2]>::try_from(fds) else {
+    let mut fds = fds.into_iter();
+    let (Some(stdout), Some(stderr)) = (fds.next(), fds.next()) else {
         return Err(Failure::Other("a RUN needs two descriptors".to_owned()));
     };
+    // Their ends say that the mounts of steps before are gone.
+    let closing: Vec<UnixStream> = fds.map(UnixStream::from).collect();
     let mut exit = None;
     let mut ended = |code| {
         exit = Some(code);
         drop(protocol::write_frame(socket, &Reply::Exited(code), &[]));
     };
-    let left = handler::run(request, streams, standby, &mut Wishes(socket), &mut ended)?;
+    let left = handler::run(request, [stdout, stderr], closing, standby, &mut Wishes(socket), &mut ended)?;
     // What a failed command left is thrown away, so it need not be read.
     let (mut index, mut diff_id) = (Vec::new(), None);
     if exit == Some(Exit::Code(0)) {

@@ -15,7 +15,7 @@ pub struct Mapped {
 impl Mapped {
     /// Nothing is started yet.
     pub fn new(store_root: &Path) -> Self {
-        Self { config: WorkerConfig { store_root: store_root.to_owned() }, worker: None }
+        Self { config: WorkerConfig { store_root: store_root.to_owned(), privileged: false }, worker: None }
     }
 
     /// The worker, or why there is none.

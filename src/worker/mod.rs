@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::geteuid;
 use shale_cache::{DiffId, MapId};
@@ -75,6 +76,8 @@ pub fn hook() {
 pub struct WorkerConfig {
     /// The store that it works in.
     pub store_root: PathBuf,
+    /// Whether steps may be privileged ([`RunRequest::insecure`]): then each of the others has its system call filter compiled anew.
+    pub privileged: bool,
 }
 
 /// What a RUN left.
@@ -125,6 +128,7 @@ impl Worker {
         let mut child = Command::new(program)
             .arg0(NAME)
             .arg(outer::ROLE)
+            .args(config.privileged.then_some(inner::PRIVILEGED))
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(theirs))
@@ -168,8 +172,10 @@ impl Worker {
     /// Runs a command on top of layers and captures what it changed. `output` gets what it writes as it comes.
     pub fn run(&self, request: RunRequest, output: &mut dyn FnMut(Stream, &[u8]), cancel: &Cancel) -> Result<RunDone, SandboxError> {
         let pipes = relay::Pipes::new().map_err(|e| SandboxError::call("make pipes for a step's output", e))?;
-        self.await_closing();
-        let socket = self.ask(&Request::Run(Box::new(request)), &[pipes.stdout.1.as_fd(), pipes.stderr.1.as_fd()])?;
+        let closing = self.still_closing().map_err(|e| SandboxError::call("look after the mounts of a step", e))?;
+        let fds: Vec<_> = [&pipes.stdout.1, &pipes.stderr.1].into_iter().chain(&closing).map(AsFd::as_fd).collect();
+        let socket = self.ask(&Request::Run(Box::new(request)), &fds)?;
+        drop(closing);
         // The worker starts without looking at the store, so what is wrong with that shows here.
         let explained = |error| if overlay_failed(&error) { refusal_or(error, &self.program, &self.config) } else { error };
         let done = relay::run(&socket, pipes, output, cancel).map_err(explained)?;
@@ -177,8 +183,20 @@ impl Worker {
         Ok(done)
     }
 
-    /// Waits until the mounts of steps that are over are gone: what one of them wrote to may lie below the next one, and must not be
-    /// an upper directory then.
+    /// The sockets of steps that are over and whose mounts are not gone yet, for the next step to wait for: what one of them wrote to may lie
+    /// below it, and must not be an upper directory then.
+    fn still_closing(&self) -> io::Result<Vec<OwnedFd>> {
+        let mut closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fds: Vec<_> = closing.iter().map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
+        let is_quiet = fds.is_empty() || poll(&mut fds, Some(&Timespec::default()))? == 0;
+        // Nothing more comes from them but their end.
+        let ended: Vec<bool> = fds.iter().map(|fd| !is_quiet && !fd.revents().is_empty()).collect();
+        let mut ended = ended.into_iter();
+        closing.retain(|_| !ended.next().unwrap_or_default());
+        closing.iter().map(|socket| socket.as_fd().try_clone_to_owned()).collect()
+    }
+
+    /// Waits until they are gone.
     fn await_closing(&self) {
         // Held meanwhile: others that start now wait for the same ones.
         let mut closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);

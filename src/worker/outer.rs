@@ -110,7 +110,9 @@ fn become_inner(control: &OwnedFd, program: &File, user_namespace: bool) -> ! {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).deed("tie the worker to its parent")?;
         rustix::stdio::dup2_stdin(control).deed("hand over the control socket")?;
         let word = |w: &str| CString::new(w).expect("no zero byte");
-        let argv = [word(NAME), word(inner::ROLE), word(if user_namespace { "mapped" } else { "true" })];
+        let told = [(inner::MAPPED, user_namespace), (inner::PRIVILEGED, std::env::args().skip(2).any(|told| told == inner::PRIVILEGED))];
+        let told = told.into_iter().filter(|(_, is_so)| *is_so).map(|(told, _)| told);
+        let argv: Vec<_> = [NAME, inner::ROLE].into_iter().chain(told).map(word).collect();
         Err::<(), _>(Failure::call("start the inner process", None, sys::exec_file(program.as_fd(), &argv, &[])))
     })();
     drop(failure.map_err(|failure| protocol::send_start(control, &Start::Failed(failure))));

@@ -74,6 +74,7 @@ impl Bench {
         fs::create_dir(&tmp).unwrap();
         RunRequest {
             lowers: vec![LowerLayer { fs: self.base(), index: self.dir.path().join("base/index"), part: None }],
+            upper: tmp.join("upper"),
             tmp,
             stubs: self.dir.path().to_owned(),
             wants_diff_id: false,
@@ -135,7 +136,7 @@ pub(crate) fn program() -> PathBuf {
 }
 
 pub(crate) fn start(store: &Path) -> Result<Worker, SandboxError> {
-    Worker::start_program(&program(), &WorkerConfig { store_root: store.to_owned() })
+    Worker::start_program(&program(), &WorkerConfig { store_root: store.to_owned(), privileged: false })
 }
 
 /// A small root: busybox with its links, accounts.

@@ -9,7 +9,7 @@ mod tty;
 
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -25,6 +25,10 @@ pub(super) use raw::warning_json;
 
 /// Events that may wait for the screen. A terminal that is stopped stops the build's output, as it would any program's.
 const QUEUE_LIMIT: usize = 1024;
+/// The pause after a picture.
+const REST: Duration = Duration::from_millis(4);
+/// So many events since the last one, and there is none: a command that writes a lot would fill the queue.
+const BUSY: usize = 64;
 
 /// What the display learnt and the end of a build needs.
 #[derive(Clone, Debug, Default)]
@@ -105,6 +109,7 @@ impl Display {
         let Some(thread) = thread else { return Summary::default() };
         // Fails only if the thread is gone, and then `join` says so.
         drop(self.sender.send(Message::Finish));
+        thread.thread().unpark();
         thread.join().unwrap_or_default()
     }
 }
@@ -133,9 +138,27 @@ enum View {
     Quiet,
 }
 
+/// The next message. `shown` counts those since the last rest: whoever sends one to a thread that rests needs not wake it, which takes
+/// longer than everything else that is done for an event.
+fn next(receiver: &Receiver<Message>, wait: Option<Duration>, shown: &mut usize) -> Result<Message, RecvTimeoutError> {
+    let mut message = receiver.try_recv();
+    if matches!(message, Err(TryRecvError::Empty)) && (1..BUSY).contains(shown) {
+        // Ended early by `finish`.
+        std::thread::park_timeout(REST);
+        *shown = 0;
+        message = receiver.try_recv();
+    }
+    let message = match message {
+        Err(TryRecvError::Empty) => wait.map_or_else(|| receiver.recv().map_err(Into::into), |wait| receiver.recv_timeout(wait)),
+        message => message.map_err(|_| RecvTimeoutError::Disconnected),
+    };
+    *shown += 1;
+    message
+}
+
 /// The display's thread.
 fn show(receiver: &Receiver<Message>, mut view: View, mut screen: Screen, start: Instant) -> Summary {
-    let mut board = Board::default();
+    let (mut board, mut shown) = (Board::default(), 0);
     if let View::Plain(plain) = &mut view {
         plain.open(&mut screen.writer);
     }
@@ -145,10 +168,7 @@ fn show(receiver: &Receiver<Message>, mut view: View, mut screen: Screen, start:
             View::Tty(tty) => Some(tty.next_look(start.elapsed())),
             View::Raw(_) | View::Quiet => None,
         };
-        let message = match wait {
-            None => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(wait) => receiver.recv_timeout(wait),
-        };
+        let message = next(receiver, wait, &mut shown);
         let now = start.elapsed();
         match message {
             Ok(Message::Event(event, at)) => {

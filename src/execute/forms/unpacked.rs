@@ -138,17 +138,16 @@ impl Forms<'_> {
             LayerRef::Base { image, number, diff_id } => {
                 let turn = self.turn(&diff_id.0.to_string());
                 let _turn = lock(&turn);
-                match layers.by_diff(diff_id)? {
-                    Some(id) if layers.has_fs(&id, &map)? => (id, layers.fs_path(&id, &map)),
-                    _ => self.unpack_base(*image, *number, diff_id, &map)?,
-                }
+                let known = layers.by_diff(diff_id)?.map(|id| layers.fs(&id, &map).map(|fs| fs.map(|fs| (id, fs)))).transpose()?;
+                known.flatten().map_or_else(|| self.unpack_base(*image, *number, diff_id, &map), Ok)?
             }
             LayerRef::Own { layer: id, .. } => {
                 // One that changes nothing is never mounted, and a WORKDIR that is there makes it without any form.
                 let is_empty = self.index_of(id)?.is_empty();
                 let turn = self.turn(&id.to_string());
                 let _turn = lock(&turn);
-                if is_empty || layers.has_fs(id, &map)? { (*id, layers.fs_path(id, &map)) } else { (*id, self.unpack_own(id, &map)?) }
+                let fs = if is_empty { Some(PathBuf::new()) } else { layers.fs(id, &map)? };
+                (*id, fs.map_or_else(|| self.unpack_own(id, &map), Ok)?)
             }
         };
         self.as_unpacked(id, fs)
@@ -190,16 +189,15 @@ impl Forms<'_> {
         let _turn = lock(&turn);
         let layers = self.store.layers();
         let map = self.worker()?.map_id();
-        let id = match layers.by_content(&name)? {
-            Some(known) if layers.has_fs(&known.layer, &map)? => known.layer,
-            _ => self.merge(block, &name, &map)?,
-        };
-        let merged = self.as_unpacked(id, layers.fs_path(&id, &map))?;
+        let known =
+            layers.by_content(&name)?.map(|known| layers.fs(&known.layer, &map).map(|fs| fs.map(|fs| (known.layer, fs)))).transpose()?;
+        let (id, fs) = known.flatten().map_or_else(|| self.merge(block, &name, &map), Ok)?;
+        let merged = self.as_unpacked(id, fs)?;
         lock(&self.unpacked.merged).insert(name, merged.clone());
         Ok(merged)
     }
 
-    fn merge(&self, block: &[LayerRef], name: &ContentId, map: &MapId) -> Result<LayerId, StepError> {
+    fn merge(&self, block: &[LayerRef], name: &ContentId, map: &MapId) -> Result<(LayerId, PathBuf), StepError> {
         let parts = if block.len() > stack::FAN {
             // So few at a time that all of their directories can be open.
             block.chunks(block.len() / stack::FAN).map(|part| self.merged(part)).collect::<Result<_, _>>()?
@@ -211,9 +209,9 @@ impl Forms<'_> {
             let index = self.worker()?.merge(lowers, dest)?;
             let layers = self.store.layers();
             let id = layers.put_index(&index)?;
-            layers.commit_fs(&id, map, dest)?;
+            let fs = layers.commit_fs(&id, map, dest)?;
             layers.set_by_content(name, &KnownLayer { layer: id, created_secs: 0, created_nanos: 0 })?;
-            Ok(id)
+            Ok((id, fs))
         })
     }
 
