@@ -335,11 +335,15 @@ fn a_record_that_cannot_be_written_fails_the_build() {
         lab.context("ctx", &[("Dockerfile", "FROM busybox\nRUN echo 1 >/f\nRUN echo 2 >/g\n")]);
         let steps = lab.store().join("steps");
         let taken: Vec<_> = (0..=255).map(|byte| steps.join(format!("{byte:02x}"))).filter(|path| !path.exists()).collect();
-        taken.iter().for_each(|path| fs::write(path, "").expect("written"));
+        for path in &taken {
+            fs::write(path, "").expect("written");
+        }
         let said = lab.run(&["build", "-t", "app", "ctx"]);
         fails(&said, 1, &["/steps/", "Not a directory"], &format!("{:?}", lab.who()));
         assert_eq!(lab.run(&["images", "-q", "app"]).stdout, "", "{:?}", lab.who());
-        taken.iter().for_each(|path| fs::remove_file(path).expect("removed"));
+        for path in &taken {
+            fs::remove_file(path).expect("removed");
+        }
         let said = lab.run(&["build", "-t", "app", "ctx"]);
         assert!(said.ok(), "{:?}: {}", lab.who(), said.stderr);
     });

@@ -17,7 +17,7 @@ use crate::error::StoreError;
 use crate::image::Images;
 use crate::inventory::{Inventory, Item, ItemKind, each_record, lists_of};
 use crate::last_use;
-use crate::layer::KnownLayer;
+use crate::layer::{BORN, KnownLayer};
 use crate::lease::{Gate, InUse};
 use crate::needed::Needed;
 use crate::policy::{Disk, Policy, Reason, Turn, Urgency};
@@ -454,8 +454,7 @@ impl<'a> Gc<'a> {
 
 /// Whether images can do without an item. One that was listed as nobody's may have become part of an image since.
 fn is_free(item: &Item, needed: &Needed) -> bool {
-    let has_unpacked =
-        item.is_shared && item.paths.iter().any(|path| path.iter().nth(2).is_some_and(|part| part == "fs" || part == "root"));
+    let has_unpacked = item.is_shared && item.paths.iter().any(|path| path.iter().nth(2).is_some_and(|part| part == "fs" || part == BORN));
     let is_needed = |layer| if item.is_shared { has_unpacked && needed.unpacked.contains(&layer) } else { needed.layers.contains(&layer) };
     let is_layer_free = item.layer.is_none_or(|layer| !is_needed(layer));
     is_layer_free && !item.blobs.iter().any(|blob| needed.blobs.contains(blob))

@@ -27,7 +27,7 @@ use crate::error::StoreError;
 use crate::image::Images;
 use crate::key::KeyValue;
 use crate::last_use;
-use crate::layer::PackedEntry;
+use crate::layer::{BORN, PackedEntry};
 use crate::lease::InUse;
 use crate::needed::Needed;
 use crate::step::StepRecord;
@@ -413,11 +413,9 @@ impl<'a, 'b, 'm> Taking<'a, 'b, 'm> {
         }
         self.kept.insert(Kept::Layer(layer), kept_bytes);
         let later = names_in(&dir.join("fs"))?.into_iter().map(|name| Path::new("fs").join(name));
-        let born = dir.join("root").is_dir().then(|| PathBuf::from("root"));
+        let born = dir.join(BORN).is_dir().then(|| PathBuf::from(BORN));
         for form in later.chain(born) {
-            if form != Path::new("root") {
-                self.date(item, &dir.join(&form).join("made"));
-            }
+            self.date(item, &dir.join(&form).join("made"));
             if self.needed.unpacked.contains(&layer) {
                 self.measure(dir.join(form), Whose::Images(layer))?;
             } else {

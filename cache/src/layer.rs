@@ -87,7 +87,7 @@ pub(crate) struct PackedEntry {
 pub(crate) struct MadeLayer {
     /// The length of the index.
     pub(crate) size_bytes: u64,
-    /// The map of the unpacked form that the layer was born with: the directory `root` beside its index.
+    /// The map of the unpacked form that the layer was born with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) map: Option<MapId>,
     /// The digest of its tar, as it is, if that was known.
@@ -105,7 +105,7 @@ pub struct LayerRoom {
 impl LayerRoom {
     /// Where the unpacked form is to be. Nothing is there yet.
     pub fn root(&self) -> PathBuf {
-        self.dir.path().join(ROOT)
+        self.dir.path().join(BORN).join(ROOT)
     }
 
     /// Deletes it now. Returns where in `trash/` the rest of it is, if files of other ids are in it.
@@ -114,8 +114,11 @@ impl LayerRoom {
     }
 }
 
+/// The directory of the unpacked form that a layer was born with. It is ours, which the form itself may not be: a directory that belongs to
+/// another id cannot be moved.
+pub(crate) const BORN: &str = "born";
 /// The name of an unpacked form.
-const ROOT: &str = "root";
+pub(crate) const ROOT: &str = "root";
 
 /// The layers of a store.
 #[derive(Clone, Copy, Debug)]
@@ -154,7 +157,9 @@ impl<'a> Layers<'a> {
 
     /// Makes room for a layer with an unpacked form, for who has time before the layer is there.
     pub fn room(self, map: &MapId) -> Result<LayerRoom, StoreError> {
-        Ok(LayerRoom { dir: TmpDir::new(self.store)?, map: map.clone() })
+        let dir = TmpDir::new(self.store)?;
+        make_dir(&dir.path().join(BORN))?;
+        Ok(LayerRoom { dir, map: map.clone() })
     }
 
     /// Keeps an index together with the unpacked form at the room's [`root`](LayerRoom::root), and with the digest of its tar if it is
@@ -172,7 +177,9 @@ impl<'a> Layers<'a> {
             // Somebody else was faster, or a power loss left a bad one.
             self.put_index(index)?;
         }
-        self.commit_fs(&layer, &room.map, &room.root())?;
+        if self.fs(&layer, &room.map)?.is_none() {
+            self.install_fs(&layer, &room.map, &room.dir.path().join(BORN))?;
+        }
         if let Some(diff_id) = diff_id {
             self.set_diff_id(&layer, None, diff_id)?;
         }
@@ -227,7 +234,7 @@ impl<'a> Layers<'a> {
     pub fn fs(self, layer: &LayerId, map: &MapId) -> Result<Option<PathBuf>, StoreError> {
         self.rely_on(layer)?;
         // Evicted, it does not come to this place again.
-        let born = self.dir(layer).join(ROOT);
+        let born = self.dir(layer).join(BORN).join(ROOT);
         if self.made(layer)?.trusted().is_some_and(|made| made.map.as_ref() == Some(map)) && born.is_dir() {
             return Ok(Some(born));
         }
@@ -248,8 +255,13 @@ impl<'a> Layers<'a> {
         let dir = self.store.scratch()?.fresh();
         make_dir(&dir)?;
         rename_dir(from, &dir.join(ROOT)).map_err(|error| StoreError::io("move", from, error))?;
+        self.install_fs(layer, map, &dir)
+    }
+
+    /// Stamps a directory with an unpacked form in it, and makes it the layer's.
+    fn install_fs(self, layer: &LayerId, map: &MapId, dir: &Path) -> Result<PathBuf, StoreError> {
         self.store.write_unseen_entry(entry::MADE, &dir.join("made"), &Made { size_bytes: 0 })?;
-        self.install(&dir, &self.fs_dir(layer, map), || Ok(self.fs(layer, map)?.is_some()))?;
+        self.install(dir, &self.fs_dir(layer, map), || Ok(self.fs(layer, map)?.is_some()))?;
         Ok(self.fs_dir(layer, map).join(ROOT))
     }
 

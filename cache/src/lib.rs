@@ -11,8 +11,8 @@
 //!   blobs/<algorithm>/<hex>    OCI content: configs, manifests, packed layers             blob
 //!   blobs/made/<alg>-<hex>     its size and stamp
 //!   layers/<LayerId>/index     the sorted index; its blake3 is the name                   layer
-//!                    made      its size and stamp, and of what it was born with: the map of `root`, a DiffID
-//!                    root/     the unpacked form that it was born with
+//!                    made      its size and stamp, and of what it was born with: map, DiffID
+//!                    born/root/                    the unpacked form that it was born with
 //!                    packed/<hash of PackKey>      blob, size, diff id, media type
 //!                    diff/as-is, diff/clamp-<secs>  DiffID of its tar
 //!                    fs/<MapId>/root/              an unpacked form that was made later

@@ -22,7 +22,7 @@ use crate::digest::{DiffId, LayerId, ListId, OciDigest};
 use crate::entry::{self, Found, Kind};
 use crate::error::StoreError;
 use crate::image::{Images, Named};
-use crate::layer::{KnownLayer, MadeLayer, MapId, PackedEntry};
+use crate::layer::{BORN, KnownLayer, MadeLayer, MapId, PackedEntry, ROOT};
 use crate::lease::{Gate, InUse};
 use crate::runs;
 use crate::step::StepRecord;
@@ -172,7 +172,8 @@ impl Check<'_> {
             }
             self.good_layers.insert(layer);
             self.forms(layer, &relative)?;
-            let (path, root) = (relative.join("root"), self.store.root().join(&relative).join("root"));
+            let path = relative.join(BORN);
+            let root = self.store.root().join(&path).join(ROOT);
             if let Some(map) = map.filter(|_| root.is_dir()) {
                 self.found.unpacked.push(UnpackedForm { layer, map, path, index, root });
             }

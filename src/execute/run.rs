@@ -80,7 +80,7 @@ pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sou
         Exit::Cancelled => Err(StepError::Cancelled),
     });
     let made = match done {
-        Ok(done) => keep(executor, &worker.map_id(), done, place),
+        Ok(done) => keep(executor, &worker.map_id(), done, place).inspect_err(|_| executor.forms.tidy()),
         Err(error) => {
             // What was not kept may be large, and the next step may need the room.
             executor.forms.remove(&place.close())?;

@@ -112,7 +112,7 @@ fn prepare(request: &RunRequest) -> Result<(Prepared, Vec<PathBuf>, Mtime), Fail
     let (stub, files) = stub::prepare(request)?;
     let mounts = prepare_mounts(request)?;
     let before = touched(&work)?;
-    // The root is attached over a directory that nothing inside needs by its path any more.
+    // A root that is attached in the machine's is so over a directory that nothing inside needs by its path any more.
     let root = upper.clone();
     let lowers = request.lowers.iter().rev().map(|l| l.fs.clone()).chain([stub]).collect();
     Ok((Prepared { work, root, files, mounts }, lowers, before))

@@ -143,7 +143,11 @@ impl Stage {
             return replace_root(root);
         };
         fchdir(root).deed("enter the root")?;
-        pivot_root(".", hides).deed("make the root the root")?;
+        match pivot_root(".", hides) {
+            // The part of the kernel that it belonged to is gone.
+            Err(Errno::NOENT) => return replace_root(root),
+            done => done.deed("make the root the root")?,
+        }
         chdir("/").deed_on("enter", "/")?;
         for name in COMMON.into_iter().chain([ROOT]) {
             unlinkat(&self.root.fd, name, AtFlags::REMOVEDIR).deed_on("empty the mask of", hides)?;

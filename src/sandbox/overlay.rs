@@ -16,7 +16,7 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, move_mount, open_tree, unmount,
 };
 
-use super::{Deed, Failure, SandboxError};
+use super::{Deed, Failure, SandboxError, sys};
 
 /// The kernel's limit on the number of lower layers.
 pub(crate) const MAX_LOWERS: usize = 500;
@@ -29,33 +29,54 @@ const PAUSE: Duration = Duration::from_millis(2);
 const MAX_OPTION_BYTES: usize = 256;
 
 const CREATE: &str = "create the overlay";
+const CREATE_AT: &str = "mount the overlay at";
 
 /// Whether the kernel refused to make an overlay of the directories it was given.
 pub(crate) fn overlay_failed(error: &SandboxError) -> bool {
-    matches!(error, SandboxError::Worker { deed, .. } if deed == CREATE)
+    matches!(error, SandboxError::Worker { deed, .. } if deed == CREATE || deed == CREATE_AT)
 }
 
 /// Mounts the layers (top-most first) and the upper directory at `target`.
 pub(super) fn mount_at(lowers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> Result<(), Failure> {
-    let overlay = detached(lowers, upper, work, target)?;
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    move_mount(&overlay, "", CWD, target, flags).deed_on("attach the overlay at", target)
+    patiently(lowers, || match new_api(lowers, upper, work) {
+        Ok(overlay) => {
+            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+            move_mount(&overlay, "", CWD, target, flags).deed_on("attach the overlay at", target)
+        }
+        Err(Step::Unsupported) => old_api(lowers, upper, work, target),
+        Err(Step::Failed(failure)) => Err(failure),
+    })
 }
 
-/// The same, attached nowhere yet. `place` is an empty directory to work at.
+/// The same, attached nowhere yet. Kernels without the new API need an empty directory to work at, `place`, and the calling process gets a
+/// mount namespace of its own there: in another one's the process of another step could find the overlay, and keep it.
 pub(super) fn detached(lowers: &[PathBuf], upper: &Path, work: &Path, place: &Path) -> Result<OwnedFd, Failure> {
+    patiently(lowers, || match new_api(lowers, upper, work) {
+        Ok(overlay) => Ok(overlay),
+        Err(Step::Unsupported) => {
+            sys::unshare(libc::CLONE_NEWNS).deed("unshare(NEWNS)")?;
+            detached_by_old_api(lowers, upper, work, place)
+        }
+        Err(Step::Failed(failure)) => Err(failure),
+    })
+}
+
+fn detached_by_old_api(lowers: &[PathBuf], upper: &Path, work: &Path, place: &Path) -> Result<OwnedFd, Failure> {
+    old_api(lowers, upper, work, place)?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let copy = open_tree(CWD, place, flags).deed_on("copy the mount of the overlay at", place);
+    unmount(place, UnmountFlags::DETACH).deed_on("let go of the overlay at", place)?;
+    copy
+}
+
+/// Tries it until no layer is another mount's upper directory any more.
+fn patiently<T>(lowers: &[PathBuf], mut mount: impl FnMut() -> Result<T, Failure>) -> Result<T, Failure> {
     if lowers.len() > MAX_LOWERS {
         return Err(Failure::Other(format!("{} layers below a step, where the kernel mounts at most {MAX_LOWERS}", lowers.len())));
     }
-    let (upper, work) = (open_directory(upper)?, open_directory(work)?);
     let start = Instant::now();
     loop {
-        let mounted = match new_api(lowers, &upper, &work) {
-            Err(Step::Unsupported) => old_api(lowers, &upper, &work, place),
-            Err(Step::Failed(failure)) => Err(failure),
-            Ok(overlay) => Ok(overlay),
-        };
-        match mounted {
+        match mount() {
             Err(failure) if is_busy(&failure) && start.elapsed() < PATIENCE => sleep(PAUSE),
             mounted => return mounted,
         }
@@ -79,7 +100,7 @@ impl From<Failure> for Step {
     }
 }
 
-fn new_api(lowers: &[PathBuf], upper: &File, work: &File) -> Result<OwnedFd, Step> {
+fn new_api(lowers: &[PathBuf], upper: &Path, work: &Path) -> Result<OwnedFd, Step> {
     let fs = match fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC) {
         Err(Errno::NOSYS) => return Err(Step::Unsupported),
         other => other.deed("open the file system type overlay")?,
@@ -91,10 +112,19 @@ fn new_api(lowers: &[PathBuf], upper: &File, work: &File) -> Result<OwnedFd, Ste
     for lower in lowers {
         lower_option(&fs, lower)?;
     }
-    directory_option(&fs, "upperdir", upper)?;
-    directory_option(&fs, "workdir", work)?;
-    fsconfig_create(fs.as_fd()).deed(CREATE)?;
+    directory_option(&fs, "upperdir", &open_directory(upper)?)?;
+    directory_option(&fs, "workdir", &open_directory(work)?)?;
+    match fsconfig_create(fs.as_fd()) {
+        Err(Errno::INVAL) if is_legacy()? => return Err(Step::Unsupported),
+        done => done.deed(CREATE)?,
+    }
     Ok(fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).deed("mount the overlay")?)
+}
+
+/// Whether the kernel's overlay has no options of its own in the new API (before 6.5): then any text is taken for one, and refused at the end.
+fn is_legacy() -> Result<bool, Failure> {
+    let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).deed("open the file system type overlay")?;
+    Ok(fsconfig_set_string(fs.as_fd(), "no-option", "of-any-kernel").is_ok())
 }
 
 /// By path, which costs half as much as to open each of many, where it is short enough and has nothing that the kernel takes for more.
@@ -121,19 +151,16 @@ fn directory_option(fs: &OwnedFd, key: &str, directory: &File) -> Result<(), Ste
 }
 
 /// One page of options: room for about 200 layers by their descriptors.
-fn old_api(lowers: &[PathBuf], upper: &File, work: &File, place: &Path) -> Result<OwnedFd, Failure> {
+fn old_api(lowers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> Result<(), Failure> {
     let lowers = lowers.iter().map(|path| open_directory(path)).collect::<Result<Vec<_>, _>>()?;
+    let (upper, work) = (open_directory(upper)?, open_directory(work)?);
     let lowers: Vec<_> = lowers.iter().map(proc_path).collect();
-    let options = format!("lowerdir={},upperdir={},workdir={},userxattr,volatile", lowers.join(":"), proc_path(upper), proc_path(work));
+    let options = format!("lowerdir={},upperdir={},workdir={},userxattr,volatile", lowers.join(":"), proc_path(&upper), proc_path(&work));
     if options.len() >= 4096 {
         return Err(Failure::Other(format!("{} layers below a step are more than this kernel can mount", lowers.len())));
     }
     let options = std::ffi::CString::new(options).map_err(|_| Failure::Other("a zero byte in mount options".to_owned()))?;
-    mount("overlay", place, "overlay", MountFlags::empty(), &*options).deed_on("mount the overlay at", place)?;
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let copy = open_tree(CWD, place, flags).deed_on("copy the mount of the overlay at", place);
-    unmount(place, UnmountFlags::DETACH).deed_on("let go of the overlay at", place)?;
-    copy
+    mount("overlay", target, "overlay", MountFlags::empty(), &*options).deed_on(CREATE_AT, target)
 }
 
 fn proc_path(file: &File) -> String {
@@ -143,4 +170,50 @@ fn proc_path(file: &File) -> String {
 fn open_directory(path: &Path) -> Result<File, Failure> {
     let fd = open(path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).deed_on("open", path)?;
     Ok(File::from(fd))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use rustix::fs::openat;
+    use rustix::mount::{MountPropagationFlags, mount_change};
+
+    use super::*;
+
+    type Api = fn(&[PathBuf], &Path, &Path, &Path) -> Result<OwnedFd, Failure>;
+
+    /// What the kernels that shale is made on never ask for.
+    #[test]
+    fn the_old_api_gives_the_same_root() {
+        let mounts = || {
+            // Of this thread alone.
+            sys::unshare(libc::CLONE_NEWNS)?;
+            Ok::<_, std::io::Error>(mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?)
+        };
+        let thread = std::thread::spawn(move || {
+            if let Err(error) = mounts() {
+                println!("SKIP: the old mount API: no mounts can be made here ({error})");
+                return;
+            }
+            for api in [detached_by_old_api as Api, detached] {
+                let dir = tempfile::tempdir().unwrap();
+                let at = |name: &str| dir.path().join(name);
+                for name in ["above", "below", "upper", "work"] {
+                    fs::create_dir(at(name)).unwrap();
+                }
+                fs::write(at("above/same"), "above").unwrap();
+                fs::write(at("below/same"), "below").unwrap();
+                fs::write(at("below/f"), "f").unwrap();
+                let root = api(&[at("above"), at("below")], &at("upper"), &at("work"), &at("upper")).unwrap();
+                let read =
+                    |name: &str| std::io::read_to_string(File::from(openat(&root, name, OFlags::RDONLY, Mode::empty()).unwrap())).unwrap();
+                assert_eq!((read("same"), read("f")), ("above".to_owned(), "f".to_owned()));
+                drop(openat(&root, "new", OFlags::WRONLY | OFlags::CREATE, Mode::from_raw_mode(0o644)).unwrap());
+                let names: Vec<_> = fs::read_dir(at("upper")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+                assert_eq!(names, ["new"], "the place shows what lies there, not the overlay");
+            }
+        });
+        thread.join().unwrap();
+    }
 }

@@ -50,7 +50,7 @@ const OFFSET_ARGUMENT_0: u32 = 16;
 type Program = Vec<libc::sock_filter>;
 
 /// What is still done under the first program, though no step may: native numbers. To make namespaces is `clone`'s part of it.
-const SET_UP: [libc::c_long; 10] = [
+const SET_UP: [libc::c_long; 11] = [
     libc::SYS_fsconfig,
     libc::SYS_fsmount,
     libc::SYS_fsopen,
@@ -61,6 +61,7 @@ const SET_UP: [libc::c_long; 10] = [
     libc::SYS_pivot_root,
     libc::SYS_sethostname,
     libc::SYS_umount2,
+    libc::SYS_unshare,
 ];
 
 /// Whether this process has the first program from the worker.

@@ -149,7 +149,10 @@ fn next(receiver: &Receiver<Message>, wait: Option<Duration>, shown: &mut usize)
         message = receiver.try_recv();
     }
     let message = match message {
-        Err(TryRecvError::Empty) => wait.map_or_else(|| receiver.recv().map_err(Into::into), |wait| receiver.recv_timeout(wait)),
+        Err(TryRecvError::Empty) => {
+            *shown = 0;
+            wait.map_or_else(|| receiver.recv().map_err(Into::into), |wait| receiver.recv_timeout(wait))
+        }
         message => message.map_err(|_| RecvTimeoutError::Disconnected),
     };
     *shown += 1;
