@@ -21,6 +21,9 @@ use super::standby::{Held, Kind, Order, Standby};
 use super::{Deed, Failure, attach, mounts, overlay, seccomp, stop, stub, targets};
 use crate::tree::entry::Mtime;
 
+/// The most files of ours that a step can see: each is handed over as a descriptor, beside its output and its root.
+const MAX_FILES: usize = MAX_FDS - 3;
+
 /// What a step left behind.
 #[derive(Debug)]
 pub(crate) struct Left {
@@ -62,6 +65,9 @@ pub(crate) fn run(
     ended: &mut dyn FnMut(Exit),
 ) -> Result<Left, Failure> {
     let (prepared, lowers, before) = prepare(request)?;
+    if prepared.files.len() > MAX_FILES {
+        return Err(Failure::Other(format!("the step has {} files of its own, where {MAX_FILES} are possible", prepared.files.len())));
+    }
     let (upper, work) = (request.upper.clone(), prepared.work.clone());
     for mut step in closing {
         // One that breaks has ended, too.
@@ -71,9 +77,6 @@ pub(crate) fn run(
     fds.push(overlay::detached(&lowers, &upper, &work, &prepared.root)?);
     for file in &prepared.files {
         fds.push(file.detached()?);
-    }
-    if fds.len() > MAX_FDS {
-        return Err(Failure::Other(format!("a step can have {} files of its own", MAX_FDS - fds.len() + prepared.files.len())));
     }
     let kind = Kind::of(request);
     let standby = match standby.filter(|standby| standby.is_for(kind)) {

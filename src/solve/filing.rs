@@ -74,8 +74,7 @@ fn file<E: Executor>(solver: &Solver<'_, E>, paper: Paper, results: &Sender<Done
     match paper {
         Paper::Lines(lines) => solver.ledger.write(&lines),
         Paper::Records { of: (id, task), records, lock } => {
-            let put = || records.iter().try_for_each(|record| solver.store.steps().put(record));
-            let filed: Result<(), StoreError> = put();
+            let filed: Result<(), StoreError> = records.iter().try_for_each(|record| solver.store.steps().put(record));
             drop(lock);
             if let Err(error) = filed {
                 // The receiver lives as long as the build.

@@ -138,8 +138,8 @@ impl Forms<'_> {
             LayerRef::Base { image, number, diff_id } => {
                 let turn = self.turn(&diff_id.0.to_string());
                 let _turn = lock(&turn);
-                let known = layers.by_diff(diff_id)?.map(|id| layers.fs(&id, &map).map(|fs| fs.map(|fs| (id, fs)))).transpose()?;
-                known.flatten().map_or_else(|| self.unpack_base(*image, *number, diff_id, &map), Ok)?
+                let known = self.with_fs(layers.by_diff(diff_id)?, &map)?;
+                known.map_or_else(|| self.unpack_base(*image, *number, diff_id, &map), Ok)?
             }
             LayerRef::Own { layer: id, .. } => {
                 // One that changes nothing is never mounted, and a WORKDIR that is there makes it without any form.
@@ -151,6 +151,12 @@ impl Forms<'_> {
             }
         };
         self.as_unpacked(id, fs)
+    }
+
+    /// A layer with its unpacked form, if both are there.
+    fn with_fs(&self, layer: Option<LayerId>, map: &MapId) -> Result<Option<(LayerId, PathBuf)>, StepError> {
+        let Some(layer) = layer else { return Ok(None) };
+        Ok(self.store.layers().fs(&layer, map)?.map(|fs| (layer, fs)))
     }
 
     fn as_unpacked(&self, id: LayerId, fs: PathBuf) -> Result<Unpacked, StepError> {
@@ -189,9 +195,8 @@ impl Forms<'_> {
         let _turn = lock(&turn);
         let layers = self.store.layers();
         let map = self.worker()?.map_id();
-        let known =
-            layers.by_content(&name)?.map(|known| layers.fs(&known.layer, &map).map(|fs| fs.map(|fs| (known.layer, fs)))).transpose()?;
-        let (id, fs) = known.flatten().map_or_else(|| self.merge(block, &name, &map), Ok)?;
+        let known = self.with_fs(layers.by_content(&name)?.map(|known| known.layer), &map)?;
+        let (id, fs) = known.map_or_else(|| self.merge(block, &name, &map), Ok)?;
         let merged = self.as_unpacked(id, fs)?;
         lock(&self.unpacked.merged).insert(name, merged.clone());
         Ok(merged)
