@@ -236,6 +236,14 @@ fn hosts_limits_files_and_the_network() {
     request.network = NetworkMode::None;
     let ran = bench.run(request);
     assert_eq!(ran.stdout, "127.0.0.1\tlocalhost\n10.0.0.7\tdb\n100\n200\nwent /run/scripts/go\nheredoc\nlo\n1\n", "{ran:?}");
+    let mut request = bench.sh_request("ls /run/many | wc -l");
+    request.files = (0..300).map(|n| (format!("/run/many/{n}"), Vec::new(), 0o644)).collect();
+    let error = bench.try_run(request.clone(), &Cancel::new().unwrap()).expect_err("more than can be handed over");
+    assert!(error.to_string().contains("302 files of its own"), "{error}");
+    request.files.truncate(240);
+    request.tmp = bench.sh_request("").tmp;
+    request.upper = request.tmp.join("upper");
+    assert_eq!(bench.run(request).stdout, "240\n");
     let mut request = bench.sh_request("true");
     request.ulimits = vec![Ulimit { name: "nonsense".to_owned(), soft: 1, hard: 1 }];
     assert!(bench.try_run(request, &Cancel::new().unwrap()).is_err());
