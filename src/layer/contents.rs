@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Cursor, Read, Seek as _, SeekFrom};
+use std::io::{self, Cursor, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use serde::{Deserialize, Serialize};
@@ -149,18 +150,37 @@ pub struct Gathered {
     pub sources: HashMap<Vec<u8>, SourceRef>,
 }
 
-impl Contents for Gathered {
-    fn open<'a>(&'a mut self, entry: &Entry) -> io::Result<Box<dyn Read + 'a>> {
+impl Gathered {
+    /// As [`Contents::open`], in any order and by any number of threads.
+    pub fn open_any<'a>(&'a self, entry: &Entry) -> io::Result<Box<dyn Read + 'a>> {
         let source = self.sources.get(&entry.path).ok_or_else(|| io::Error::other("no source was given for the file"))?;
         Ok(match source {
             SourceRef::Root { root, path } => Box::new(open_beneath(&self.roots[*root], path)?),
             SourceRef::Spool { spool, offset, size_bytes } => {
-                let mut file = &self.spools[*spool];
-                file.seek(SeekFrom::Start(*offset))?;
-                Box::new(file.take(*size_bytes))
+                Box::new(Part { file: &self.spools[*spool], offset: *offset }.take(*size_bytes))
             }
             SourceRef::Inline(bytes) => Box::new(Cursor::new(bytes.as_slice())),
         })
+    }
+}
+
+impl Contents for Gathered {
+    fn open<'a>(&'a mut self, entry: &Entry) -> io::Result<Box<dyn Read + 'a>> {
+        self.open_any(entry)
+    }
+}
+
+/// A file from an offset on, whoever else reads it.
+struct Part<'a> {
+    file: &'a File,
+    offset: u64,
+}
+
+impl Read for Part<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, self.offset)?;
+        self.offset += read as u64;
+        Ok(read)
     }
 }
 

@@ -5,7 +5,10 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write as _};
+use std::num::NonZero;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags, chownat, fchmod, fchown, fsetxattr,
@@ -13,7 +16,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::contents::Contents;
+use super::contents::{Contents, Gathered};
 use super::read::Sink;
 use super::{LayerError, shown};
 use crate::tree::entry::{Entry, Kind, Mtime, file_name, parent};
@@ -23,6 +26,8 @@ use crate::tree::walk::{Options, WalkError, walk};
 /// The attribute by which overlay knows an opaque directory in a user namespace.
 pub const OPAQUE_XATTR: &str = "user.overlay.opaque";
 
+/// Files that a thread writes one after the other: neighbours, which mostly share a directory.
+const BLOCK_FILES: usize = 32;
 /// Bytes copied at once.
 const COPY_BYTES: usize = 128 << 10;
 
@@ -216,18 +221,65 @@ fn write_with(unpacker: &mut Unpacker, index: &Index, contents: &mut dyn Content
         match &entry.kind {
             Kind::File { hardlink: Some(first), .. } => unpacker.link(&entry.path, first)?,
             Kind::File { hardlink: None, .. } if unpacker.share(&entry, contents)? => {}
-            Kind::File { size, digest, hardlink: None } => {
-                let source = contents.open(&entry).map_err(LayerError::io("read", shown(&entry.path)))?;
-                let mut source = Hashing { source, hash: blake3::Hasher::new(), size_bytes: 0 };
-                unpacker.file(&entry, &mut source)?;
-                if source.size_bytes != *size || source.hash.finalize().as_bytes() != digest {
-                    return Err(LayerError::Changed { path: shown(&entry.path) });
-                }
-            }
+            Kind::File { hardlink: None, .. } => write_file(unpacker, &entry, contents.open(&entry))?,
             _ => unpacker.other(&entry)?,
         }
     }
     unpacker.end(index)
+}
+
+/// As [`write_dir`], files by all cores: to make one costs the kernel more than to read it.
+pub fn write_gathered(index: &Index, contents: &Gathered, root: OwnedFd) -> Result<(), LayerError> {
+    let mut unpacker = Unpacker::new(root);
+    let (mut files, mut links) = (Vec::new(), Vec::new());
+    for (number, entry) in index.iter().enumerate() {
+        match entry.kind {
+            Kind::File { hardlink: None, .. } => files.push(number),
+            Kind::File { hardlink: Some(first), .. } => links.push((entry.path, first)),
+            _ => unpacker.other(&entry)?,
+        }
+    }
+    let blocks: Vec<&[usize]> = files.chunks(BLOCK_FILES).collect();
+    let next = AtomicUsize::new(0);
+    let write = |unpacker: &mut Unpacker| {
+        while let Some(block) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) {
+            for number in *block {
+                let entry = index.entry(*number);
+                // The others end their blocks and begin no more.
+                write_file(unpacker, &entry, contents.open_any(&entry)).inspect_err(|_| next.store(blocks.len(), Ordering::Relaxed))?;
+            }
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let more = thread::available_parallelism().map_or(1, NonZero::get).min(blocks.len()).saturating_sub(1);
+        // Without one of the threads the others have more to do.
+        let others: Vec<_> = (0..more)
+            .filter_map(|_| {
+                let mut own = Unpacker::new(unpacker.root.try_clone().ok()?);
+                thread::Builder::new().spawn_scoped(scope, move || write(&mut own)).ok()
+            })
+            .collect();
+        let own = write(&mut unpacker);
+        let ended = others.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        ended.fold(own, Result::and)
+    })?;
+    for (path, first) in links {
+        unpacker.link(&path, &first)?;
+    }
+    unpacker.end(index)
+}
+
+/// Writes one file, if its content is what the entry says.
+fn write_file(unpacker: &mut Unpacker, entry: &Entry, source: io::Result<Box<dyn Read + '_>>) -> Result<(), LayerError> {
+    let Kind::File { size, digest, .. } = &entry.kind else { unreachable!("the caller has looked") };
+    let source = source.map_err(LayerError::io("read", shown(&entry.path)))?;
+    let mut source = Hashing { source, hash: blake3::Hasher::new(), size_bytes: 0 };
+    unpacker.file(entry, &mut source)?;
+    if source.size_bytes != *size || source.hash.finalize().as_bytes() != digest {
+        return Err(LayerError::Changed { path: shown(&entry.path) });
+    }
+    Ok(())
 }
 
 struct Hashing<R> {

@@ -14,7 +14,7 @@ use crate::layer::LayerError;
 use crate::layer::compress::{Decoder, Encoder, PackNumbers, PackWriter};
 use crate::layer::contents::{Contents, Directory, Gathered, SameTar, Shared, SourceRef, sources_text};
 use crate::layer::read::read_digested;
-use crate::layer::unpack::{Unpacker, write_dir};
+use crate::layer::unpack::{Unpacker, write_dir, write_gathered};
 use crate::layer::write::{Options, write_tar};
 use crate::sandbox::{Deed, Failure, LowerLayer};
 use crate::tree::entry::{Entry, Kind, Mtime};
@@ -99,7 +99,14 @@ pub(super) fn write(request: WriteLayer, fds: Vec<OwnedFd>) -> Result<Option<Pac
         To::Directory(_) => None,
     };
     let index = Index::open(&request.index).map_err(|error| Failure::Other(error.to_string()))?;
-    let mut contents = contents(request.from, fds.next())?;
+    let mut contents = match (&request.to, request.from) {
+        (To::Directory(dest), From::Gathered { roots, spools, sources }) => {
+            let root = open_dir(dest).deed_on("open", dest)?;
+            write_gathered(&index, &gathered(&roots, &spools, sources)?, root)?;
+            return Ok(None);
+        }
+        (_, from) => contents(from, fds.next())?,
+    };
     Ok(match (request.to, out) {
         (To::Packed(packing), Some(out)) => Some(pack(&index, contents.as_mut(), packing, File::from(out))?),
         (To::Directory(dest), _) => {
