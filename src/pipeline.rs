@@ -23,7 +23,7 @@ use crate::execute::ahead::{self, Ahead, Wanted};
 use crate::execute::forms::Forms;
 use crate::execute::log::StepLogs;
 use crate::execute::room::{Fullness, Room};
-use crate::execute::{BuildExecutor, StepError, has_privileged, run_upon, runs};
+use crate::execute::{BuildExecutor, StepError, has_privileged, leads_to_run, run_upon, runs};
 use crate::image::ImageService;
 use crate::plan::PlanOptions;
 use crate::plan::graph::Plan;
@@ -211,6 +211,7 @@ fn solve(
         repositories: &inputs.remotes.repositories,
         devices,
         run_upon: run_upon(&plan.graph),
+        leads_to_run: leads_to_run(&plan.graph),
         runs_left: runs(&plan.graph).into(),
         packing: output::first_packing(request, plan),
         exported: output::exported(plan),

@@ -206,7 +206,7 @@ fn nothing_of_the_machine_leaks() {
     assert_eq!(bench.out("readlink /proc/1/root; readlink /proc/1/cwd; [ -e /proc/1/root/work ] || echo none"), "/\n/\nnone\n");
     assert_eq!(bench.out("hostname; cat /etc/hosts /etc/resolv.conf"), "buildkitsandbox\n127.0.0.1\tlocalhost\nnameserver 192.0.2.1\n");
     assert_eq!(bench.out("grep -E '^(SigBlk|SigIgn|SigCgt)' /proc/self/status | tr -d '\\t'"), zero_signals());
-    assert_eq!(bench.out("cut -d ' ' -f 6,7 /proc/1/stat"), "1 0\n", "a session of its own, no terminal");
+    assert_eq!(bench.out("cut -d ' ' -f 6,7,41 /proc/1/stat"), "1 0 0\n", "a session of its own, no terminal, no batch job");
     let script = "awk '$5 == \"/\" {print $(NF - 2)}' /proc/self/mountinfo; cd /..; pwd; ls -d work tmp proc/1; stat -c %i / /.. /proc/.. | uniq | wc -l";
     let with_a_mount = RunRequest { mounts: vec![tmpfs("/tmpfs")], ..bench.sh_request(script) };
     for request in [bench.sh_request(script), with_a_mount] {

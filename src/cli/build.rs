@@ -34,7 +34,7 @@ use crate::sandbox::{Cancel, SandboxError};
 use crate::source::context::Missing;
 use crate::source::registry::Client;
 use crate::span::Span;
-use crate::worker::{Abandoned, Afterwork, Collection};
+use crate::worker::{Abandoned, Afterwork, Collection, Successor};
 
 /// The line `#0` of plain progress.
 const OPENING: &str = "building with \"default\" instance using shale";
@@ -48,6 +48,17 @@ const EMULATOR: &str = "register qemu-user as root with the flag F (apt-get inst
 
 /// Runs `shale build`.
 pub fn run(args: &BuildArgs, environment: &Environment) -> Result<(), Failure> {
+    let mut behind = None;
+    let result = build(args, environment, &mut behind);
+    // Now that the store is closed: a disk that is written back keeps whoever deletes something on it waiting.
+    if let Some((work, successor)) = behind {
+        work.detach(successor);
+    }
+    result
+}
+
+/// Says in `behind` what is left to do when everything is let go of, and by whom.
+fn build(args: &BuildArgs, environment: &Environment, behind: &mut Option<(Afterwork, Option<Successor>)>) -> Result<(), Failure> {
     check_buildkit(environment)?;
     let (mut request, notes) = request::resolve(args, environment).map_err(|error| Diagnostic::of(&error))?;
     request.command = called(std::env::args_os());
@@ -83,7 +94,9 @@ pub fn run(args: &BuildArgs, environment: &Environment) -> Result<(), Failure> {
     let reason = Reason::routine(store.growth().bytes(), store.growth().has_mounts());
     let sync = store.take_sync_job();
     if sync.is_some() || reason.grown_bytes > 0 {
-        Afterwork { sync, collection: Some(Collection { store_root: store.root().to_owned(), policy, reason }) }.detach();
+        let store_root = store.root().to_owned();
+        let collection = Some(Collection { store_root: store_root.clone(), policy, reason });
+        *behind = Some((Afterwork { store_root, sync, collection }, room.successor()));
     } else if policy.keep_builds != 0 {
         // Nobody looks after the store behind a build that found everything, or failed early: only its record is new. The next one
         // tries again.
@@ -211,7 +224,7 @@ fn give_up(store: &Store, request: &BuildRequest) -> impl Fn(i32) + Send + 'stat
     let began_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
     move |signal| {
         say(CANCELED);
-        let after = Afterwork { sync: store.take_sync_job(), collection: None };
+        let after = Afterwork { store_root: store.root().to_owned(), sync: store.take_sync_job(), collection: None };
         let (store_root, outputs) = (store.root().to_owned(), outputs.clone());
         let code = Failure::signal_code(signal);
         let error = Abandoned { store_root, outputs, code, after, began_ms }.tidy_up();

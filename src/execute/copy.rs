@@ -408,7 +408,7 @@ pub(super) fn gather(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp,
 pub(super) fn unpacked(executor: &BuildExecutor<'_>, layer: &Gathering) -> Result<PathBuf, StepError> {
     let id = executor.put_index(&layer.index)?;
     let layers = executor.store.layers();
-    let map = executor.forms.worker()?.map_id();
+    let map = executor.forms.map_id()?;
     layers.fs(&id, &map)?.map_or_else(|| write_unpacked(executor, &id, layer.places.source()), Ok)
 }
 
@@ -418,7 +418,7 @@ fn write_unpacked(executor: &BuildExecutor<'_>, layer: &LayerId, from: From) -> 
     executor.forms.with_fresh_dir(|dest| {
         let request = WriteLayer { index, from, to: To::Directory(dest.to_owned()) };
         worker.write(request, None, None)?;
-        Ok(executor.store.layers().commit_fs(layer, &worker.map_id(), dest)?)
+        Ok(executor.store.layers().commit_fs(layer, &executor.forms.map_id()?, dest)?)
     })
 }
 

@@ -4,6 +4,7 @@
 
 mod accounts;
 mod stack;
+mod staff;
 mod unpacked;
 mod views;
 
@@ -28,7 +29,7 @@ use crate::source::registry::Progress;
 use crate::tree::entry::{Entry, Kind};
 use crate::tree::index::Index;
 use crate::tree::walk::open_dir;
-use crate::worker::{From, Packing, To, Worker, WorkerConfig, WriteLayer, pack};
+use crate::worker::{From, Packing, To, Worker, WriteLayer, pack};
 
 /// Indexes up to this size are kept as they were made.
 const SMALL_INDEX_BYTES: usize = 16 << 10;
@@ -40,14 +41,14 @@ pub struct Forms<'a> {
     bases: &'a [ResolvedImage],
     progress: &'a dyn Progress,
     privileged: bool,
-    worker: Mutex<Option<Arc<Worker>>>,
+    staff: staff::Staff,
     indexes: Mutex<HashMap<LayerId, Arc<Index>>>,
     /// The layers of bases that were asked for. A build's lease keeps them there.
     of_bases: Mutex<HashMap<DiffId, LayerId>>,
     stubs: Mutex<Option<TmpDir>>,
     places: Mutex<Vec<Place>>,
     /// The small indexes of the layers that are unpacked, for the processes of the steps.
-    bundle: Mutex<Option<File>>,
+    bundle: Mutex<Option<Arc<File>>>,
     unpacked: unpacked::Known,
     views: views::Known,
     accounts: accounts::Known,
@@ -70,7 +71,7 @@ impl<'a> Forms<'a> {
             bases,
             progress,
             privileged: false,
-            worker: Mutex::default(),
+            staff: staff::Staff::default(),
             indexes: Mutex::default(),
             of_bases: Mutex::default(),
             stubs: Mutex::default(),
@@ -89,17 +90,6 @@ impl<'a> Forms<'a> {
         Self { privileged, ..self }
     }
 
-    /// The worker, started by the first who asks.
-    pub fn worker(&self) -> Result<Arc<Worker>, StepError> {
-        let mut slot = lock(&self.worker);
-        if let Some(worker) = slot.as_ref() {
-            return Ok(Arc::clone(worker));
-        }
-        let worker = Arc::new(Worker::start(&WorkerConfig { store_root: self.store.root().to_owned(), privileged: self.privileged })?);
-        *slot = Some(Arc::clone(&worker));
-        Ok(worker)
-    }
-
     /// Deletes what the store could not: trees of mapped ids. Nothing is started for nothing.
     pub fn remove(&self, paths: &[PathBuf]) -> Result<(), StepError> {
         if paths.is_empty() { Ok(()) } else { Ok(self.worker()?.remove(paths)?) }
@@ -107,7 +97,7 @@ impl<'a> Forms<'a> {
 
     /// Deletes what is in the store's way and only a worker can delete, if there is one: the trees of a build that was faster, say.
     pub fn tidy(&self) {
-        if lock(&self.worker).is_some() {
+        if self.staff.is_there() {
             // What stays is in nobody's way, and the next build tries again.
             drop(self.store.reap().map_err(StepError::from).and_then(|left| self.remove(&left)));
         }
@@ -321,7 +311,7 @@ impl<'a> Forms<'a> {
 
     /// Packs a layer of ours, from its unpacked form or from another packed one.
     pub fn own_packed(&self, id: &LayerId, packing: Packing) -> Result<Packed, StepError> {
-        let turn = self.turn(&id.to_string());
+        let turn = self.turn(&pack_turn(id));
         let _turn = lock(&turn);
         if let Some(packed) = self.store.layers().packed(id, &pack_key(packing))? {
             return Ok(packed);
@@ -368,7 +358,7 @@ impl<'a> Forms<'a> {
 
     /// The same of a layer of ours.
     pub fn own_diff_id(&self, id: &LayerId, clamp_secs: Option<i64>) -> Result<DiffId, StepError> {
-        let turn = self.turn(&id.to_string());
+        let turn = self.turn(&pack_turn(id));
         let _turn = lock(&turn);
         if let Some(known) = self.store.layers().diff_id(id, clamp_secs)? {
             return Ok(known);
@@ -454,6 +444,11 @@ impl Read for AbandonedFile<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.forms.is_given_up() { Err(io::Error::other("the build was given up")) } else { self.file.read(buffer) }
     }
+}
+
+/// Who packs a layer holds up others who pack it, and nobody who unpacks it: that needs a form which is there.
+fn pack_turn(id: &LayerId) -> String {
+    format!("pack {id}")
 }
 
 fn pack_key(packing: Packing) -> PackKey {

@@ -55,6 +55,8 @@ pub struct BuildExecutor<'a> {
     pub devices: Devices,
     /// Which vertices' results a RUN will have below it ([`run_upon`]).
     pub run_upon: Vec<bool>,
+    /// Which vertices a RUN comes after ([`leads_to_run`]).
+    pub leads_to_run: Vec<bool>,
     /// RUNs that may still begin ([`runs`]).
     pub runs_left: AtomicIsize,
     /// How layers of the vertices that are exported are packed at once; the others are not compressed.
@@ -118,6 +120,9 @@ impl Executor for BuildExecutor<'_> {
 
     fn execute(&self, step: &Step<'_>, selection: Self::Selection) -> Result<Made, StepError> {
         self.room.watch();
+        if self.leads_to_run[step.id.0] {
+            self.forms.expect_worker();
+        }
         match (&step.vertex.op, selection) {
             (Op::Run(op), Selection::Run(sources)) => run::run(self, step, op, sources),
             (Op::Copy(op), Selection::Copy(selection)) => copy::write(self, step, op, selection),
@@ -179,6 +184,20 @@ pub fn run_upon(graph: &Graph) -> Vec<bool> {
         }
     }
     upon
+}
+
+/// Which vertices are RUNs, or stand below one in whatever way: when such a step has to be done, so has most likely the RUN.
+pub fn leads_to_run(graph: &Graph) -> Vec<bool> {
+    let mut leads = vec![false; graph.vertices.len()];
+    for (number, vertex) in graph.vertices.iter().enumerate().rev() {
+        leads[number] |= matches!(vertex.op, Op::Run(_));
+        if leads[number] {
+            for input in vertex.inputs() {
+                leads[input.0] = true;
+            }
+        }
+    }
+    leads
 }
 
 impl BuildExecutor<'_> {

@@ -199,11 +199,10 @@ impl Ready {
         taken: Option<Taken>,
     ) -> Result<MountSource, StepError> {
         let RunMount::Cache { id, from, path, sharing, owner, .. } = mount else { unreachable!("the caller has looked") };
-        let worker = executor.forms.worker()?;
         // What another step began with, or owned, is another cache.
         let identity = format!("{id:?} {:?} {owner:?}", taken.as_ref().map(|taken| taken.input.to_string()));
         let name = blake3::hash(identity.as_bytes()).to_hex();
-        let all = executor.store.root().join("mounts").join(worker.map_id().to_string());
+        let all = executor.store.root().join("mounts").join(executor.forms.map_id()?.to_string());
         let place = self.place(executor, step, &all, &name[..32], *sharing)?;
         let directory = place.join("data");
         executor.store.growth().add_mount();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use shale_cache::{Disk, Growth, Policy, Reason, Store};
 
-use crate::worker::Collection;
+use crate::worker::{Collection, Successor};
 
 /// How often the disk is looked at.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -27,11 +27,12 @@ pub struct Room {
     watch: OnceLock<Arc<Watch>>,
 }
 
-/// Whether the build is over.
+/// Whether the build is over, and who looks after the store then.
 #[derive(Debug, Default)]
 struct Watch {
     is_over: Mutex<bool>,
     ended: Condvar,
+    successor: Mutex<Option<Successor>>,
 }
 
 impl Room {
@@ -53,6 +54,11 @@ impl Room {
         });
     }
 
+    /// The process that is there for what is left to do when the build is over.
+    pub fn successor(&self) -> Option<Successor> {
+        self.watch.get().and_then(|watch| watch.successor.lock().unwrap_or_else(PoisonError::into_inner).take())
+    }
+
     /// Frees what can be freed on a full disk, and waits for it. Whether anything was.
     pub fn make(&self, is_hidden: bool) -> bool {
         self.collection.as_ref().is_some_and(|asked| Collection { reason: Reason::full(is_hidden), ..asked.clone() }.wait())
@@ -70,6 +76,8 @@ impl Drop for Room {
 
 impl Watch {
     fn run(&self, collection: &Collection, growth: &Growth) {
+        // Where there can be none now, there may be one at the end.
+        *self.successor.lock().unwrap_or_else(PoisonError::into_inner) = Successor::start(&collection.store_root).ok();
         let (mut pause, mut told) = (Duration::ZERO, 0);
         while !self.is_over_after(pause) {
             pause = PAUSE;

@@ -26,20 +26,20 @@ const HOSTS: &str = "127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-lo
 
 /// Runs the command of a RUN.
 pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sources: mounts::Sources) -> Result<Made, StepError> {
-    let worker = executor.forms.worker()?;
-    let place = executor.forms.place(&worker.map_id())?;
+    let map = executor.forms.map_id()?;
+    let place = executor.forms.place(&map)?;
     // The last one of them leaves none behind for nobody.
     if executor.runs_left.fetch_sub(1, Ordering::Relaxed) > 1 {
-        executor.ahead.make_place(worker.map_id());
+        executor.ahead.make_place(map.clone());
     }
     emulator::check(&step.vertex.platform, place.path())?;
     let lowers = executor.forms.lowers(&step.parent)?;
     let user = executor.forms.process_user(&step.parent, &op.user)?;
     let mut ready = mounts::prepare(executor, step, op, sources, place.path())?;
     let wants_diff_id = executor.diff_ids && executor.exported[step.id.0];
-    let stubs = executor.forms.stubs()?;
+    let (stubs, indexes) = (executor.forms.stubs()?, executor.forms.bundle());
     let request = request(op, (lowers, user), &mut ready);
-    let mut request = RunRequest { tmp: place.path().to_owned(), upper: place.upper(), stubs, wants_diff_id, ..request };
+    let mut request = RunRequest { tmp: place.path().to_owned(), upper: place.upper(), stubs, indexes, wants_diff_id, ..request };
     device::add(&executor.devices, &op.devices, &mut request)?;
     let mut redactors = [(Stream::Stdout, Redactor::new(&ready.secrets)), (Stream::Stderr, Redactor::new(&ready.secrets))];
     let mut log = executor.logs.of_step(step.id.0);
@@ -55,7 +55,7 @@ pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sou
         }
         executor.reporter.report(Event::Output { task: step.task, stream, bytes });
     };
-    let done = worker.run(
+    let done = executor.forms.worker()?.run(
         request,
         &mut |stream, bytes| {
             let redactor = redactors.iter_mut().find(|(of, _)| *of == stream);
@@ -80,7 +80,7 @@ pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sou
         Exit::Cancelled => Err(StepError::Cancelled),
     });
     let made = match done {
-        Ok(done) => keep(executor, &worker.map_id(), done, place).inspect_err(|_| executor.forms.tidy()),
+        Ok(done) => keep(executor, &map, done, place).inspect_err(|_| executor.forms.tidy()),
         Err(error) => {
             // What was not kept may be large, and the next step may need the room.
             executor.forms.remove(&place.close())?;
@@ -125,6 +125,7 @@ fn request(op: &RunOp, (lowers, user): (Vec<LowerLayer>, ProcessUser), ready: &m
     }
     RunRequest {
         lowers,
+        indexes: None,
         tmp: PathBuf::new(),
         upper: PathBuf::new(),
         stubs: PathBuf::new(),

@@ -299,6 +299,11 @@ impl Outputs<'_> {
             None if is_packed(output) => self.exportable(output, names, false)?.1,
             None => self.images.iter().map(Finish::unpacked).collect::<Result<_, _>>()?,
         };
+        if !output.unpack {
+            // Everything is known that a layer has to be read for.
+            self.forms.tidy();
+            self.forms.dismiss_worker();
+        }
         let annotations = annotations(self.request, output);
         let ids: Vec<OciDigest> = images.iter().map(|image| OciDigest::sha256_of(&image.config)).collect();
         let native = self.native();

@@ -77,6 +77,7 @@ pub(super) fn become_command(order: &Order, stage: &Stage, fds: Vec<OwnedFd>, sa
 }
 
 fn set_up_and_exec(order: &Order, stage: &Stage, fds: Vec<OwnedFd>, say: &dyn Fn(Word)) -> Result<std::convert::Infallible, Failure> {
+    sys::take_turn();
     let request = &order.request;
     let mut fds = fds.into_iter();
     let (Some(stdout), Some(stderr), Some(root)) = (fds.next(), fds.next(), fds.next()) else {

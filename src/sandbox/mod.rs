@@ -27,4 +27,4 @@ pub use cancel::Cancel;
 pub(crate) use failure::Deed;
 pub use failure::{Failure, SandboxError};
 pub(crate) use overlay::overlay_failed;
-pub use spec::{Exit, INDEXES, LowerLayer, MountOwner, MountSource, RunRequest, StepMount, Ulimit};
+pub use spec::{Exit, LowerLayer, MountOwner, MountSource, RunRequest, StepMount, Ulimit};

@@ -1,6 +1,8 @@
 //! What a step is to be, in the form that goes to the worker.
 
+use std::fs::File;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,13 +15,10 @@ pub struct LowerLayer {
     pub fs: PathBuf,
     /// Its index.
     pub index: PathBuf,
-    /// Where the same bytes lie in [`INDEXES`] of the step's [`RunRequest::stubs`], if they are few: offset and length.
+    /// Where the same bytes lie in [`RunRequest::indexes`], if they are few: offset and length.
     #[serde(default)]
     pub part: Option<(u64, u64)>,
 }
-
-/// The file that holds all small indexes of a build, one behind the other: a step opens it and not a hundred files.
-pub const INDEXES: &str = "indexes";
 
 /// A resource limit by its name in the Dockerfile (`nofile`).
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,6 +36,9 @@ pub struct Ulimit {
 pub struct RunRequest {
     /// The layers below, bottom first.
     pub lowers: Vec<LowerLayer>,
+    /// All small indexes of a build, one behind the other: a step maps this file and not a hundred. Goes beside the request.
+    #[serde(skip)]
+    pub indexes: Option<Arc<File>>,
     /// A fresh directory on the store's file system, for the worker's use. `work` may be there, empty and of mode 0755.
     pub tmp: PathBuf,
     /// Where the changes go, on the same file system: made unless it is there, empty and of mode 0755.
@@ -77,6 +79,13 @@ pub struct RunRequest {
     pub files: Vec<(String, Vec<u8>, u32)>,
     /// `RUN --mount`s, parents before what lies in them.
     pub mounts: Vec<StepMount>,
+}
+
+impl RunRequest {
+    /// Whether some layer's index lies in [`Self::indexes`].
+    pub fn needs_indexes(&self) -> bool {
+        self.lowers.iter().any(|lower| lower.part.is_some())
+    }
 }
 
 /// A mount that the step asks for.

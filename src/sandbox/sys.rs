@@ -7,6 +7,7 @@ use std::io;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::{Pid, Signal};
 
@@ -56,6 +57,29 @@ pub fn become_batch_job() {
     // SAFETY: the call reads `param` and changes how the calling thread is scheduled. One that fails changes nothing.
     unsafe {
         libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const param);
+    }
+}
+
+/// Whether this process, or the one that it is a fork of, became a batch job by [`give_way`].
+static GIVES_WAY: AtomicBool = AtomicBool::new(false);
+
+/// As [`become_batch_job`], for a process whose forks are to become what it was: [`take_turn`].
+pub(crate) fn give_way() {
+    // SAFETY: the call only asks how the calling thread is scheduled.
+    if unsafe { libc::sched_getscheduler(0) } == libc::SCHED_OTHER {
+        become_batch_job();
+        GIVES_WAY.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Ends that for the calling thread and what it starts from now on.
+pub(crate) fn take_turn() {
+    if GIVES_WAY.load(Ordering::Relaxed) {
+        let param = libc::sched_param { sched_priority: 0 };
+        // SAFETY: as in `become_batch_job`.
+        unsafe {
+            libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const param);
+        }
     }
 }
 

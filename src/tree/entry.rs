@@ -111,12 +111,26 @@ impl Entry {
 
 /// Orders paths by component: `/` sorts below every other byte, so a subtree is contiguous.
 pub fn cmp_paths(a: &[u8], b: &[u8]) -> Ordering {
-    match a.iter().zip(b).find(|(one, other)| one != other) {
-        None => a.len().cmp(&b.len()),
-        Some((b'/', _)) => Ordering::Less,
-        Some((_, b'/')) => Ordering::Greater,
-        Some((one, other)) => one.cmp(other),
+    cmp_behind(a, b, common_len(a, b))
+}
+
+/// The same of two paths that are equal for just so many bytes.
+pub(super) fn cmp_behind(a: &[u8], b: &[u8], common: usize) -> Ordering {
+    match (a.get(common), b.get(common)) {
+        (Some(one), Some(other)) if *one != b'/' && *other != b'/' => one.cmp(other),
+        // What ends comes first, and then a directory's descendants.
+        (None, _) => a.len().cmp(&b.len()),
+        (_, None) => Ordering::Greater,
+        (Some(b'/'), _) => Ordering::Less,
+        _ => Ordering::Greater,
     }
+}
+
+/// For how many bytes two paths are equal.
+pub(super) fn common_len(a: &[u8], b: &[u8]) -> usize {
+    let words = |bytes| <[u8]>::as_chunks::<8>(bytes).0;
+    let same = words(a).iter().zip(words(b)).take_while(|(one, other)| one == other).count() * 8;
+    same + a[same..].iter().zip(&b[same..]).take_while(|(one, other)| one == other).count()
 }
 
 /// The directory part of a path, empty for a top-level name.

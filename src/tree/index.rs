@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use shale_cache::{ContentId, LayerId};
 
-use super::entry::{Entry, Kind, Mtime, cmp_paths};
+use super::entry::{Entry, Kind, Mtime, cmp_behind, cmp_paths, common_len};
 use crate::sandbox::sys::{Mapping, map_file};
 
 use super::record::{Cursor, LINKED, OPAQUE, RECORD, Record, encode_record, tag, u32_at, u64_at};
@@ -99,10 +99,10 @@ fn load(path: &Path) -> io::Result<Bytes> {
 pub struct Bundle(Arc<Mapping>);
 
 impl Bundle {
-    /// Opens it.
-    pub fn open(path: &Path) -> Result<Self, IndexError> {
-        let mapped = File::open(path).and_then(|file| map_file(&file));
-        mapped.map(|bytes| Self(Arc::new(bytes))).map_err(|source| IndexError::Read { path: path.to_owned(), source })
+    /// Maps it.
+    pub fn of(file: &File) -> Result<Self, IndexError> {
+        let mapped = map_file(file).map(|bytes| Self(Arc::new(bytes)));
+        mapped.map_err(|source| IndexError::Read { path: "of small layers".into(), source })
     }
 
     /// The index at a place. Looks at its header alone, as [`Index::open_checked`].
@@ -366,11 +366,17 @@ impl Index {
                 return corrupt(i, "offset out of order");
             }
             let Some(record) = Record::parse(&index.bytes[range.0..range.1]) else { return corrupt(i, "malformed record") };
-            if previous.is_some_and(|p| cmp_paths(p.path, record.path) != Ordering::Less) {
+            let common = previous.map_or(0, |p| common_len(p.path, record.path));
+            if previous.is_some_and(|p| cmp_behind(p.path, record.path, common) != Ordering::Less) {
                 return corrupt(i, "path out of order");
             }
-            if previous.is_some_and(|p| p.kind != tag::DIR && is_below(record.path, p.path)) {
+            if previous.is_some_and(|p| p.kind != tag::DIR && common == p.path.len() && is_below(record.path, p.path)) {
                 return corrupt(i, "entry below something that is no directory");
+            }
+            // The names that it shares with the path before it were looked at there.
+            let fresh = record.path[..common].iter().rposition(|b| *b == b'/').map_or(0, |slash| slash + 1);
+            if !is_clean(&record.path[fresh..]) {
+                return corrupt(i, "malformed path");
             }
             if record.flags & LINKED != 0 {
                 links.insert(record.path, (i, false));

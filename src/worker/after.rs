@@ -2,10 +2,10 @@
 //! for, and a build that does not end when it is asked to is replaced by one that tidies up behind it.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{WaitOptions, setsid, wait};
@@ -24,6 +24,8 @@ const BURIAL: Duration = Duration::from_secs(5);
 /// What is left to do behind a build.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Afterwork {
+    /// Of which store.
+    pub store_root: PathBuf,
     /// Writes the disk back, if something was committed.
     pub sync: Option<SyncJob>,
     /// Keeps to the caps.
@@ -31,16 +33,39 @@ pub struct Afterwork {
 }
 
 impl Afterwork {
-    /// Starts a process that does it and is waited for by nobody. It holds no descriptor of ours, and while it syncs of the store's locks
-    /// none but that of the marks' folder. If it cannot be started the disk is written back here.
-    pub fn detach(&self) {
+    /// Leaves it to a process that is waited for by nobody, the successor if there is one. It holds no descriptor of ours, and while it
+    /// syncs of the store's locks none but that of the marks' folder. If it cannot be started the disk is written back here.
+    pub fn detach(&self, successor: Option<Successor>) {
         if self.sync.is_none() && self.collection.is_none() {
             return;
         }
-        if self.spawn().is_err() {
+        let successor = successor.map_or_else(|| Successor::start(&self.store_root), Ok);
+        if successor.and_then(|successor| successor.take_over(self)).is_err() {
             // Without the mark a power loss costs cache entries, nothing else.
             drop(self.sync.as_ref().map(SyncJob::run));
         }
+    }
+}
+
+/// A process that waits to be told what is left to do: to start one takes longer than what a build does at its end. It ends with this one
+/// if it is told nothing.
+#[derive(Debug)]
+pub struct Successor(Child);
+
+impl Successor {
+    /// Starts it. It holds no descriptor of ours. The store is named for who lists processes.
+    pub fn start(store_root: &Path) -> io::Result<Self> {
+        let mut command = Command::new(OURSELVES);
+        command.arg0(NAME).arg(SYNC).arg(store_root).env_clear().current_dir("/");
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().map(Self)
+    }
+
+    /// Says what is to be done.
+    pub(super) fn take_over(mut self, work: &Afterwork) -> io::Result<Child> {
+        if let Some(mut pipe) = self.0.stdin.take() {
+            pipe.write_all(&serde_json::to_vec(work)?)?;
+        }
+        Ok(self.0)
     }
 }
 
@@ -48,7 +73,7 @@ impl Afterwork {
 pub(super) fn sync_main() -> ! {
     // The terminal's signals are not for it.
     let is_alone = setsid().is_ok();
-    let Some(Afterwork { sync, collection }) = argument::<Afterwork>() else { sys::exit_now(64) };
+    let Ok(Afterwork { sync, collection, .. }) = serde_json::from_reader(io::stdin().lock()) else { sys::exit_now(64) };
     let is_synced = sync.is_none_or(|job| job.run().is_ok());
     let freed = collection.as_ref().and_then(Collection::run);
     let is_freed = collection.is_none_or(|asked| asked.reason.urgency == Urgency::Routine || freed.is_some_and(|bytes| bytes > 0));
@@ -99,7 +124,7 @@ impl Abandoned {
             let config = WorkerConfig { store_root: self.store_root.clone(), privileged: false };
             drop(Worker::start(&config).and_then(|worker| worker.remove(&left)));
         }
-        self.after.detach();
+        self.after.detach(None);
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a RUN left: the upper directory becomes a layer, and equal to its index on disk.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, mknodat, unlinkat, utimensat};
 
-use crate::sandbox::{Deed, Failure, INDEXES, LowerLayer};
+use crate::sandbox::{Deed, Failure, LowerLayer};
 use crate::scoped::open_scoped;
 use crate::tree::NodeKind;
 use crate::tree::diff::{Diff, Fix, Upper, diff};
@@ -27,22 +28,22 @@ impl From<WalkError> for Failure {
 }
 
 /// Compares an upper directory with the layers below it and brings it into the form of its index, which is returned.
-/// `stubs` as in the request of the step.
-pub(super) fn capture(upper: &Path, lowers: &[LowerLayer], stubs: &Path) -> Result<Index, Failure> {
+/// `indexes` as in the request of the step.
+pub(super) fn capture(upper: &Path, lowers: &[LowerLayer], indexes: Option<&File>) -> Result<Index, Failure> {
     let root = walk::open_dir(upper).deed_on("open", upper)?;
     let (found, inline) = walk_upper(&root)?;
     if found.is_empty() {
         return Ok(Index::empty());
     }
-    let below = indexes(lowers, stubs).map_err(|error| Failure::Other(error.to_string()))?;
+    let below = opened(lowers, indexes).map_err(|error| Failure::Other(error.to_string()))?;
     let made = diff(&found, &View::new(below), &inline);
     apply(&root, &made)?;
     Ok(made.index)
 }
 
 /// The indexes of the layers below, which the main process has checked. Most are small, and lie in one file.
-fn indexes(lowers: &[LowerLayer], stubs: &Path) -> Result<Vec<Arc<Index>>, IndexError> {
-    let small = if lowers.iter().any(|lower| lower.part.is_some()) { Some(Bundle::open(&stubs.join(INDEXES))?) } else { None };
+fn opened(lowers: &[LowerLayer], indexes: Option<&File>) -> Result<Vec<Arc<Index>>, IndexError> {
+    let small = indexes.map(Bundle::of).transpose()?;
     let open = |lower: &LowerLayer| match (&small, lower.part) {
         (Some(small), Some((offset, len))) => small.index(offset, len),
         _ => Index::open_checked(&lower.index),

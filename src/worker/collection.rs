@@ -2,13 +2,13 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 
 use serde::{Deserialize, Serialize};
 use shale_cache::{Policy, Reason, Store, Urgency};
 
-use super::after::{Afterwork, SYNC};
-use super::{Mapped, NAME, OURSELVES};
+use super::Mapped;
+use super::after::{Afterwork, Successor};
 
 /// By how much a collection that nobody waits for is nicer than builds.
 const NICER: i32 = 10;
@@ -42,21 +42,12 @@ impl Collection {
 
     /// Starts it in a process that goes on even if this one ends.
     pub fn start(&self) -> io::Result<Child> {
-        Afterwork { sync: None, collection: Some(self.clone()) }.spawn()
+        let work = Afterwork { store_root: self.store_root.clone(), sync: None, collection: Some(self.clone()) };
+        Successor::start(&self.store_root)?.take_over(&work)
     }
 
     /// The same, and waits for it. Whether it freed anything.
     pub fn wait(&self) -> bool {
         self.start().and_then(|mut child| child.wait()).is_ok_and(|status| status.success())
-    }
-}
-
-impl Afterwork {
-    /// Starts the process. It holds no descriptor of ours.
-    pub(super) fn spawn(&self) -> io::Result<Child> {
-        let text = serde_json::to_string(self)?;
-        let mut command = Command::new(OURSELVES);
-        std::os::unix::process::CommandExt::arg0(&mut command, NAME).args([SYNC, &text]).env_clear().current_dir("/");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
     }
 }

@@ -47,6 +47,8 @@ pub(super) fn main() -> ! {
         drop(seccomp::install_in_worker());
     }
     rustix::process::umask(Mode::empty());
+    // Who makes ready for the next command must not take the core of the one that is about to begin.
+    sys::give_way();
     if protocol::send_start(&control, &Start::Ready { user_namespace }).is_err() {
         sys::exit_now(1);
     }
@@ -153,6 +155,7 @@ fn take(control: &OwnedFd) -> io::Result<Option<UnixStream>> {
 
 /// Serves one request. Nobody can be told if the socket is closed, and nobody wants to know.
 fn serve(socket: &UnixStream, request: io::Result<(Request, Vec<OwnedFd>)>, standby: Option<Standby>) {
+    sys::take_turn();
     let mut held = None;
     let reply = match request {
         Ok((Request::Run(request), fds)) => run(socket, &Arc::from(request), fds, standby).map(|(reply, index, mounts)| {
@@ -201,6 +204,7 @@ fn run(
     let (Some(stdout), Some(stderr)) = (fds.next(), fds.next()) else {
         return Err(Failure::Other("a RUN needs two descriptors".to_owned()));
     };
+    let indexes = if request.needs_indexes() { fds.next().map(File::from) } else { None };
     // Their ends say that the mounts of steps before are gone.
     let closing: Vec<UnixStream> = fds.map(UnixStream::from).collect();
     let mut exit = None;
@@ -212,7 +216,7 @@ fn run(
     // What a failed command left is thrown away, so it need not be read.
     let (mut index, mut diff_id) = (Vec::new(), None);
     if exit == Some(Exit::Code(0)) {
-        let captured = capture(&left.upper, &request.lowers, &request.stubs)?;
+        let captured = capture(&left.upper, &request.lowers, indexes.as_ref())?;
         if request.wants_diff_id && captured.content_bytes() < SMALL_BYTES {
             diff_id = Some(layers::diff_id(&captured, &left.upper)?);
         }

@@ -41,14 +41,14 @@ use crate::solve::event::Stream;
 use crate::tree::entry::Mtime;
 use protocol::{Reply, Request, Start};
 
-pub use after::{Abandoned, Afterwork};
+pub use after::{Abandoned, Afterwork, Successor};
 pub use collection::Collection;
 pub use layers::{From, Packing, To, WriteLayer, gathered, pack};
 
 pub use mapped::Mapped;
 pub use probe::{probe, probe_with};
 
-pub use crate::sandbox::{Cancel, Exit, INDEXES, LowerLayer, MountOwner, MountSource, RunRequest, StepMount, Ulimit};
+pub use crate::sandbox::{Cancel, Exit, LowerLayer, MountOwner, MountSource, RunRequest, StepMount, Ulimit};
 
 /// The name under which the program finds itself to be a worker.
 const NAME: &str = "shale-worker";
@@ -173,7 +173,9 @@ impl Worker {
     pub fn run(&self, request: RunRequest, output: &mut dyn FnMut(Stream, &[u8]), cancel: &Cancel) -> Result<RunDone, SandboxError> {
         let pipes = relay::Pipes::new().map_err(|e| SandboxError::call("make pipes for a step's output", e))?;
         let closing = self.still_closing().map_err(|e| SandboxError::call("look after the mounts of a step", e))?;
-        let fds: Vec<_> = [&pipes.stdout.1, &pipes.stderr.1].into_iter().chain(&closing).map(AsFd::as_fd).collect();
+        let indexes = request.indexes.clone().filter(|_| request.needs_indexes());
+        let fds = [&pipes.stdout.1, &pipes.stderr.1].map(AsFd::as_fd).into_iter();
+        let fds: Vec<_> = fds.chain(indexes.iter().map(|file| file.as_fd())).chain(closing.iter().map(AsFd::as_fd)).collect();
         let socket = self.ask(&Request::Run(Box::new(request)), &fds)?;
         drop(closing);
         // The worker starts without looking at the store, so what is wrong with that shows here.

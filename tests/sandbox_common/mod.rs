@@ -73,6 +73,7 @@ impl Bench {
         let tmp = self.dir.path().join(format!("tmp-{}", self.next.fetch_add(1, Ordering::SeqCst)));
         fs::create_dir(&tmp).unwrap();
         RunRequest {
+            indexes: None,
             lowers: vec![LowerLayer { fs: self.base(), index: self.dir.path().join("base/index"), part: None }],
             upper: tmp.join("upper"),
             tmp,

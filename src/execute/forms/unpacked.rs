@@ -2,12 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::Write as _;
+use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use rustix::fs::{MemfdFlags, memfd_create};
 use shale_cache::{ContentId, DiffId, KnownLayer, LayerId, MapId};
 
 use super::{Forms, SMALL_INDEX_BYTES, lock, stack};
@@ -15,7 +17,7 @@ use crate::execute::StepError;
 use crate::plan::graph::BaseId;
 use crate::solve::snapshot::{LayerRef, Snapshot};
 use crate::tree::index::Index;
-use crate::worker::{From, INDEXES, LowerLayer, To, WriteLayer};
+use crate::worker::{From, LowerLayer, To, WriteLayer};
 
 /// Layers that are fetched and unpacked at a time; as many as an image fetches blobs at a time.
 const PARALLEL_LAYERS: usize = 4;
@@ -101,6 +103,12 @@ impl Forms<'_> {
             let known = lock(&self.unpacked.layers);
             layers.iter().map(|layer| known.get(layer).cloned()).collect()
         };
+        for (layer, found) in layers.iter().zip(&mut found).filter(|(_, found)| found.is_none()) {
+            *found = self.find_unpacked(layer)?;
+            if let Some(found) = found {
+                lock(&self.unpacked.layers).insert(layer.clone(), found.clone());
+            }
+        }
         let absent: Vec<usize> = (0..layers.len()).filter(|n| found[*n].is_none()).collect();
         let made = Mutex::new(Vec::new());
         let next = AtomicUsize::new(0);
@@ -130,25 +138,32 @@ impl Forms<'_> {
         Ok(found.into_iter().map(|layer| layer.expect("all were found or made")).collect())
     }
 
-    /// One layer's unpacked form.
+    /// One layer's unpacked form, if it is there: no worker is needed to find it, and none to wait for.
+    fn find_unpacked(&self, layer: &LayerRef) -> Result<Option<Unpacked>, StepError> {
+        let map = self.map_id()?;
+        let found = match layer {
+            LayerRef::Base { diff_id, .. } => self.with_fs(self.known_layer(diff_id)?, &map)?,
+            // One that changes nothing is never mounted, and a WORKDIR that is there makes it without any form.
+            LayerRef::Own { layer: id, .. } if self.index_of(id)?.is_empty() => Some((*id, PathBuf::new())),
+            LayerRef::Own { layer: id, .. } => self.with_fs(Some(*id), &map)?,
+        };
+        found.map(|(id, fs)| self.as_unpacked(id, fs)).transpose()
+    }
+
+    /// One layer's unpacked form. It is made if nobody else has made it meanwhile.
     fn unpacked(&self, layer: &LayerRef) -> Result<Unpacked, StepError> {
-        let layers = self.store.layers();
-        let map = self.worker()?.map_id();
+        let map = self.map_id()?;
+        let turn = self.turn(&match layer {
+            LayerRef::Base { diff_id, .. } => diff_id.0.to_string(),
+            LayerRef::Own { layer: id, .. } => id.to_string(),
+        });
+        let _turn = lock(&turn);
+        if let Some(found) = self.find_unpacked(layer)? {
+            return Ok(found);
+        }
         let (id, fs) = match layer {
-            LayerRef::Base { image, number, diff_id } => {
-                let turn = self.turn(&diff_id.0.to_string());
-                let _turn = lock(&turn);
-                let known = self.with_fs(layers.by_diff(diff_id)?, &map)?;
-                known.map_or_else(|| self.unpack_base(*image, *number, diff_id, &map), Ok)?
-            }
-            LayerRef::Own { layer: id, .. } => {
-                // One that changes nothing is never mounted, and a WORKDIR that is there makes it without any form.
-                let is_empty = self.index_of(id)?.is_empty();
-                let turn = self.turn(&id.to_string());
-                let _turn = lock(&turn);
-                let fs = if is_empty { Some(PathBuf::new()) } else { layers.fs(id, &map)? };
-                (*id, fs.map_or_else(|| self.unpack_own(id, &map), Ok)?)
-            }
+            LayerRef::Base { image, number, diff_id } => self.unpack_base(*image, *number, diff_id, &map)?,
+            LayerRef::Own { layer: id, .. } => (*id, self.unpack_own(id, &map)?),
         };
         self.as_unpacked(id, fs)
     }
@@ -171,17 +186,23 @@ impl Forms<'_> {
         if bytes.len() > SMALL_INDEX_BYTES {
             return Ok(None);
         }
-        let path = self.stubs()?.join(INDEXES);
-        let failed = || StepError::io("write", &path);
+        let failed = |error: io::Error| StepError::io("keep in memory", "the indexes of small layers")(error);
         let mut slot = lock(&self.bundle);
-        if slot.is_none() {
-            *slot = Some(File::options().append(true).create_new(true).open(&path).map_err(failed())?);
-        }
-        let Some(file) = slot.as_mut() else { return Ok(None) };
+        let file = match slot.take() {
+            Some(file) => file,
+            // In memory: what no other build will read need not come near the disk.
+            None => Arc::new(File::from(memfd_create("shale-indexes", MemfdFlags::CLOEXEC).map_err(|error| failed(error.into()))?)),
+        };
+        let file = slot.insert(file);
         // A write that failed may have left something.
-        let offset = file.metadata().map_err(failed())?.len();
-        file.write_all(bytes).map_err(failed())?;
+        let offset = file.metadata().map_err(failed)?.len();
+        file.write_all_at(bytes, offset).map_err(failed)?;
         Ok(Some((offset, bytes.len() as u64)))
+    }
+
+    /// The file that [`LowerLayer::part`] is about, for a step's [`RunRequest::indexes`](crate::worker::RunRequest::indexes).
+    pub fn bundle(&self) -> Option<Arc<File>> {
+        lock(&self.bundle).clone()
     }
 
     /// Several layers unpacked as one, which is kept under a name of its own for the next steps and builds.
@@ -194,7 +215,7 @@ impl Forms<'_> {
         let turn = self.turn(&name.to_string());
         let _turn = lock(&turn);
         let layers = self.store.layers();
-        let map = self.worker()?.map_id();
+        let map = self.map_id()?;
         let known = self.with_fs(layers.by_content(&name)?.map(|known| known.layer), &map)?;
         let (id, fs) = known.map_or_else(|| self.merge(block, &name, &map), Ok)?;
         let merged = self.as_unpacked(id, fs)?;

@@ -121,7 +121,7 @@ fn indexes_behind_each_other_are_read_from_one_file() {
     let path = dir.path().join("indexes");
     let indexes = [build(&sample()), build(&[file("x", None)]), Index::empty()];
     std::fs::write(&path, indexes.iter().flat_map(|index| index.as_bytes().to_vec()).collect::<Vec<u8>>()).expect("written");
-    let bundle = Bundle::open(&path).expect("opened");
+    let bundle = Bundle::of(&File::open(&path).expect("opened")).expect("mapped");
     let mut offset = 0;
     for index in &indexes {
         let len = index.as_bytes().len() as u64;
