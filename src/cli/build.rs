@@ -48,17 +48,26 @@ const EMULATOR: &str = "register qemu-user as root with the flag F (apt-get inst
 
 /// Runs `shale build`.
 pub fn run(args: &BuildArgs, environment: &Environment) -> Result<(), Failure> {
-    let mut behind = None;
+    let mut behind = Behind::default();
     let result = build(args, environment, &mut behind);
     // Now that the store is closed: a disk that is written back keeps whoever deletes something on it waiting.
-    if let Some((work, successor)) = behind {
-        work.detach(successor);
-    }
+    behind.leave();
     result
 }
 
-/// Says in `behind` what is left to do when everything is let go of, and by whom.
-fn build(args: &BuildArgs, environment: &Environment, behind: &mut Option<(Afterwork, Option<Successor>)>) -> Result<(), Failure> {
+/// What is left to do when everything is let go of, and who does it.
+#[derive(Default)]
+struct Behind(Option<(Afterwork, Option<Successor>)>);
+
+impl Behind {
+    fn leave(&mut self) {
+        if let Some((work, successor)) = self.0.take() {
+            work.detach(successor);
+        }
+    }
+}
+
+fn build(args: &BuildArgs, environment: &Environment, behind: &mut Behind) -> Result<(), Failure> {
     check_buildkit(environment)?;
     let (mut request, notes) = request::resolve(args, environment).map_err(|error| Diagnostic::of(&error))?;
     request.command = called(std::env::args_os());
@@ -96,7 +105,7 @@ fn build(args: &BuildArgs, environment: &Environment, behind: &mut Option<(After
     if sync.is_some() || reason.grown_bytes > 0 {
         let store_root = store.root().to_owned();
         let collection = Some(Collection { store_root: store_root.clone(), policy, reason });
-        *behind = Some((Afterwork { store_root, sync, collection }, room.successor()));
+        behind.0 = Some((Afterwork { store_root, sync, collection }, room.successor()));
     } else if policy.keep_builds != 0 {
         // Nobody looks after the store behind a build that found everything, or failed early: only its record is new. The next one
         // tries again.
@@ -110,7 +119,11 @@ fn build(args: &BuildArgs, environment: &Environment, behind: &mut Option<(After
             finish(&request, &report, &summary, environment)?;
             let names: Vec<String> = report.id.iter().map(ToString::to_string).filter(|_| report.names.is_empty()).collect();
             let names: Vec<&str> = report.names.iter().chain(&names).map(String::as_str).collect();
-            engine.map_or(Ok(()), |engine| engine.load(&images, &names))
+            engine.map_or(Ok(()), |engine| {
+                // That may take long.
+                behind.leave();
+                engine.load(&images, &names)
+            })
         }
         Err(BuildError::Export(ExportError::Stream { source })) if source.kind() == io::ErrorKind::BrokenPipe => Err(Failure::ClosedPipe),
         Err(error) => {

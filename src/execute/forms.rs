@@ -1,6 +1,6 @@
 //! The forms of a layer, made from each other on demand: index, unpacked directory, packed tar.
 //!
-//! One value serves a whole build: it starts the worker when the first unpacked form is needed, and never before.
+//! One value serves a whole build: it starts the worker when an unpacked form will be needed, and never before.
 
 mod accounts;
 mod stack;

@@ -1,5 +1,6 @@
 //! Room on the disk for what a build writes. A thread looks a few times a second, from the first step that is not in the cache on:
-//! when a cap of the store is crossed, or soon will be, another process evicts what was used least recently and no build uses.
+//! when a cap of the store is crossed, or soon will be, another process evicts what was used least recently and no build uses. It also has
+//! the process ready that looks after the store behind the build.
 
 use std::io;
 use std::path::Path;

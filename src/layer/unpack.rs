@@ -3,6 +3,7 @@
 //!
 //! Every path is made relative to an open directory and no link is ever followed.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Write as _};
 use std::num::NonZero;
@@ -26,8 +27,8 @@ use crate::tree::walk::{Options, WalkError, walk};
 /// The attribute by which overlay knows an opaque directory in a user namespace.
 pub const OPAQUE_XATTR: &str = "user.overlay.opaque";
 
-/// Files that a thread writes one after the other: neighbours, which mostly share a directory.
-const BLOCK_FILES: usize = 32;
+/// More threads than this wait for each other in the kernel, and each has files open.
+const MOST_WRITERS: usize = 8;
 /// Bytes copied at once.
 const COPY_BYTES: usize = 128 << 10;
 
@@ -228,46 +229,73 @@ fn write_with(unpacker: &mut Unpacker, index: &Index, contents: &mut dyn Content
     unpacker.end(index)
 }
 
-/// As [`write_dir`], files by all cores: to make one costs the kernel more than to read it.
+/// As [`write_dir`], files by all cores: to make one costs the kernel more than to read it. All of a directory are made by one thread, in the
+/// index's order: on some file systems a listing tells the order in which they were made.
 pub fn write_gathered(index: &Index, contents: &Gathered, root: OwnedFd) -> Result<(), LayerError> {
-    let mut unpacker = Unpacker::new(root);
-    let (mut files, mut links) = (Vec::new(), Vec::new());
+    write_by_all(&mut Unpacker::new(root), index, contents)
+}
+
+fn write_by_all(unpacker: &mut Unpacker, index: &Index, contents: &Gathered) -> Result<(), LayerError> {
+    let (mut directories, mut links) = (Directories::default(), Vec::new());
     for (number, entry) in index.iter().enumerate() {
         match entry.kind {
-            Kind::File { hardlink: None, .. } => files.push(number),
+            Kind::File { hardlink: None, .. } => directories.add(index, number),
             Kind::File { hardlink: Some(first), .. } => links.push((entry.path, first)),
             _ => unpacker.other(&entry)?,
         }
     }
-    let blocks: Vec<&[usize]> = files.chunks(BLOCK_FILES).collect();
-    let next = AtomicUsize::new(0);
+    let (directories, next) = (directories.files, AtomicUsize::new(0));
     let write = |unpacker: &mut Unpacker| {
-        while let Some(block) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) {
-            for number in *block {
+        while let Some(files) = directories.get(next.fetch_add(1, Ordering::Relaxed)) {
+            for number in files {
                 let entry = index.entry(*number);
-                // The others end their blocks and begin no more.
-                write_file(unpacker, &entry, contents.open_any(&entry)).inspect_err(|_| next.store(blocks.len(), Ordering::Relaxed))?;
+                // The others end their directories and begin no more.
+                let stop = |error| {
+                    next.store(directories.len(), Ordering::Relaxed);
+                    (*number, error)
+                };
+                write_file(unpacker, &entry, contents.open_any(&entry)).map_err(stop)?;
             }
         }
         Ok(())
     };
-    thread::scope(|scope| {
-        let more = thread::available_parallelism().map_or(1, NonZero::get).min(blocks.len()).saturating_sub(1);
+    let failed = thread::scope(|scope| {
+        let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MOST_WRITERS).min(directories.len());
         // Without one of the threads the others have more to do.
-        let others: Vec<_> = (0..more)
+        let others: Vec<_> = (1..threads)
             .filter_map(|_| {
-                let mut own = Unpacker::new(unpacker.root.try_clone().ok()?);
+                let mut own = Unpacker { owners: unpacker.owners, ..Unpacker::new(unpacker.root.try_clone().ok()?) };
                 thread::Builder::new().spawn_scoped(scope, move || write(&mut own)).ok()
             })
             .collect();
-        let own = write(&mut unpacker);
+        let own = write(unpacker);
         let ended = others.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        ended.fold(own, Result::and)
-    })?;
+        ended.chain([own]).filter_map(Result::err).min_by_key(|(number, _)| *number)
+    });
+    if let Some((_, error)) = failed {
+        return Err(error);
+    }
     for (path, first) in links {
         unpacker.link(&path, &first)?;
     }
     unpacker.end(index)
+}
+
+/// The files of an index by the directories that they lie in.
+#[derive(Default)]
+struct Directories<'a> {
+    files: Vec<Vec<usize>>,
+    numbers: HashMap<&'a [u8], usize>,
+}
+
+impl<'a> Directories<'a> {
+    fn add(&mut self, index: &'a Index, file: usize) {
+        let number = *self.numbers.entry(parent(index.path(file))).or_insert(self.files.len());
+        if number == self.files.len() {
+            self.files.push(Vec::new());
+        }
+        self.files[number].push(file);
+    }
 }
 
 /// Writes one file, if its content is what the entry says.
@@ -389,4 +417,68 @@ fn gid(entry: &Entry) -> Gid {
 fn times(mtime: Mtime) -> Timestamps {
     let time = Timespec { tv_sec: mtime.secs, tv_nsec: mtime.nanos.into() };
     Timestamps { last_access: time, last_modification: time }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::layer::contents::SourceRef;
+    use crate::tree::index::IndexBuilder;
+    use crate::tree::walk::open_dir;
+
+    /// Files in directories of many sizes, a name more of one, a link, and times of directories.
+    fn sample() -> (Index, Gathered) {
+        let (mut builder, mut sources) = (IndexBuilder::new(), HashMap::new());
+        let entry = |path: &str, kind| Entry::new(path, kind, 0o755, 0, 0, Mtime { secs: 7, nanos: 5 });
+        for dir in 0..20 {
+            builder.push(entry(&format!("d{dir}"), Kind::Dir));
+            for file in 0..dir * 5 {
+                let (path, content) = (format!("d{dir}/{file:x}"), format!("{dir} {file}").into_bytes());
+                let digest = *blake3::hash(&content).as_bytes();
+                builder.push(entry(&path, Kind::File { size: content.len() as u64, digest, hardlink: None }));
+                sources.insert(path.into_bytes(), SourceRef::Inline(content));
+            }
+        }
+        let digest = *blake3::hash(b"1 0").as_bytes();
+        builder.push(entry("z", Kind::File { size: 3, digest, hardlink: Some(b"d1/0".to_vec()) }));
+        builder.push(entry("to", Kind::Symlink { target: b"z".to_vec() }));
+        (builder.build(), Gathered { roots: Vec::new(), spools: Vec::new(), sources })
+    }
+
+    /// Where a listing tells in which order files were made, as on tmpfs, two builds list the same.
+    #[test]
+    fn files_by_many_threads_are_the_same_and_in_the_same_order() {
+        let (index, contents) = sample();
+        let listed =
+            |dir: &Path| -> Vec<_> { fs::read_dir(dir).expect("listed").map(|entry| entry.expect("an entry").file_name()).collect() };
+        let mut orders = Vec::new();
+        for _ in 0..10 {
+            let place = tempfile::tempdir_in(if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" }).expect("a directory");
+            let mut unpacker = Unpacker::for_caller(open_dir(place.path()).expect("opened"));
+            write_by_all(&mut unpacker, &index, &contents).expect("written");
+            assert_eq!(fs::read(place.path().join("d19/5e")).expect("read"), b"19 94");
+            assert_eq!(fs::read(place.path().join("to")).expect("read"), b"1 0");
+            let time = fs::metadata(place.path().join("d19")).and_then(|meta| meta.modified()).expect("a time");
+            assert_eq!(time, std::time::UNIX_EPOCH + std::time::Duration::new(7, 5));
+            orders.push((0..20).map(|dir| listed(&place.path().join(format!("d{dir}")))).collect::<Vec<_>>());
+        }
+        assert!(orders.iter().all(|order| *order == orders[0]));
+    }
+
+    #[test]
+    fn of_several_files_that_changed_the_first_is_named() {
+        let (index, mut contents) = sample();
+        for path in ["d3/1", "d9/2", "d19/0"] {
+            contents.sources.insert(path.into(), SourceRef::Inline(b"changed".to_vec()));
+        }
+        for _ in 0..10 {
+            let place = tempfile::tempdir().expect("a directory");
+            let mut unpacker = Unpacker::for_caller(open_dir(place.path()).expect("opened"));
+            let error = write_by_all(&mut unpacker, &index, &contents).expect_err("they differ");
+            assert!(matches!(&error, LayerError::Changed { path } if path.ends_with("d19/0")), "{error}");
+        }
+    }
 }

@@ -31,7 +31,7 @@ pub fn map_file(file: &File) -> io::Result<Mapping> {
         return Ok(Mapping(None));
     }
     // SAFETY: the mapping is private to reading, and the store never changes or truncates a file after its rename into place, it only
-    // lets some grow, so the bytes behind the slice do not change while it lives.
+    // lets some grow, as a build does the indexes that it keeps in memory, so the bytes behind the slice do not change while it lives.
     let map = unsafe { memmap2::Mmap::map(file) }?;
     Ok(Mapping(Some(map)))
 }

@@ -39,8 +39,9 @@ impl Afterwork {
         if self.sync.is_none() && self.collection.is_none() {
             return;
         }
-        let successor = successor.map_or_else(|| Successor::start(&self.store_root), Ok);
-        if successor.and_then(|successor| successor.take_over(self)).is_err() {
+        // One that has waited may have been killed meanwhile.
+        let is_taken = successor.is_some_and(|successor| successor.take_over(self).is_ok());
+        if !is_taken && Successor::start(&self.store_root).and_then(|successor| successor.take_over(self)).is_err() {
             // Without the mark a power loss costs cache entries, nothing else.
             drop(self.sync.as_ref().map(SyncJob::run));
         }

@@ -174,6 +174,9 @@ impl Worker {
         let pipes = relay::Pipes::new().map_err(|e| SandboxError::call("make pipes for a step's output", e))?;
         let closing = self.still_closing().map_err(|e| SandboxError::call("look after the mounts of a step", e))?;
         let indexes = request.indexes.clone().filter(|_| request.needs_indexes());
+        if request.needs_indexes() && indexes.is_none() {
+            return Err(SandboxError::Other("the indexes of the layers below a step are not there".to_owned()));
+        }
         let fds = [&pipes.stdout.1, &pipes.stderr.1].map(AsFd::as_fd).into_iter();
         let fds: Vec<_> = fds.chain(indexes.iter().map(|file| file.as_fd())).chain(closing.iter().map(AsFd::as_fd)).collect();
         let socket = self.ask(&Request::Run(Box::new(request)), &fds)?;

@@ -33,12 +33,20 @@ impl Staff {
     }
 }
 
+impl State {
+    /// Returns when no process is left. One that starts is one that nobody asked for after all.
+    fn end(self) {
+        match self {
+            Self::Absent => {}
+            Self::Starting(thread) => drop(thread.join()),
+            Self::Ready(worker) => drop(worker),
+        }
+    }
+}
+
 impl Drop for Staff {
     fn drop(&mut self) {
-        // One that nobody asked for after all ends before the build does.
-        if let State::Starting(thread) = std::mem::take(&mut *lock(&self.state)) {
-            drop(thread.join());
-        }
+        std::mem::take(&mut *lock(&self.state)).end();
         if let Some(thread) = lock(&self.leaving).take() {
             drop(thread.join());
         }
@@ -72,9 +80,19 @@ impl Forms<'_> {
 
     /// Lets the worker end while something else is done: it is hardly needed any more. Who does need one has another one started.
     pub fn dismiss_worker(&self) {
-        if let State::Ready(worker) = std::mem::take(&mut *lock(&self.staff.state)) {
-            *lock(&self.staff.leaving) = thread::Builder::new().name("end".into()).spawn(move || drop(worker)).ok();
+        let state = std::mem::take(&mut *lock(&self.staff.state));
+        if matches!(state, State::Absent) {
+            return;
         }
+        let mut leaving = lock(&self.staff.leaving);
+        let before = leaving.take();
+        *leaving = thread::Builder::new()
+            .name("end".into())
+            .spawn(move || {
+                drop(before.map(JoinHandle::join));
+                state.end();
+            })
+            .ok();
     }
 
     /// The name of the id map that unpacked forms are made under. No worker is needed for it.

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -110,6 +109,10 @@ impl Forms<'_> {
             }
         }
         let absent: Vec<usize> = (0..layers.len()).filter(|n| found[*n].is_none()).collect();
+        if !absent.is_empty() {
+            // Where there can be none, nothing is fetched in vain.
+            self.worker()?;
+        }
         let made = Mutex::new(Vec::new());
         let next = AtomicUsize::new(0);
         let work = || {
@@ -176,28 +179,28 @@ impl Forms<'_> {
 
     fn as_unpacked(&self, id: LayerId, fs: PathBuf) -> Result<Unpacked, StepError> {
         let index = self.index_of(&id)?;
-        let lower = LowerLayer { fs, index: self.store.layers().index_path(&id), part: self.bundled(&index)? };
+        let lower = LowerLayer { fs, index: self.store.layers().index_path(&id), part: self.bundled(&index) };
         Ok(Unpacked { id, is_empty: index.is_empty(), lower })
     }
 
-    /// Adds an index to the file of the small ones, and says where it lies there; `None` of a large one.
-    fn bundled(&self, index: &Index) -> Result<Option<(u64, u64)>, StepError> {
+    /// Adds an index to the file of the small ones, and says where it lies there; `None` of a large one, or without a file: then a step
+    /// opens the index itself.
+    fn bundled(&self, index: &Index) -> Option<(u64, u64)> {
         let bytes = index.as_bytes();
         if bytes.len() > SMALL_INDEX_BYTES {
-            return Ok(None);
+            return None;
         }
-        let failed = |error: io::Error| StepError::io("keep in memory", "the indexes of small layers")(error);
         let mut slot = lock(&self.bundle);
         let file = match slot.take() {
             Some(file) => file,
             // In memory: what no other build will read need not come near the disk.
-            None => Arc::new(File::from(memfd_create("shale-indexes", MemfdFlags::CLOEXEC).map_err(|error| failed(error.into()))?)),
+            None => Arc::new(File::from(memfd_create("shale-indexes", MemfdFlags::CLOEXEC).ok()?)),
         };
         let file = slot.insert(file);
         // A write that failed may have left something.
-        let offset = file.metadata().map_err(failed)?.len();
-        file.write_all_at(bytes, offset).map_err(failed)?;
-        Ok(Some((offset, bytes.len() as u64)))
+        let offset = file.metadata().ok()?.len();
+        file.write_all_at(bytes, offset).ok()?;
+        Some((offset, bytes.len() as u64))
     }
 
     /// The file that [`LowerLayer::part`] is about, for a step's [`RunRequest::indexes`](crate::worker::RunRequest::indexes).
