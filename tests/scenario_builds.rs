@@ -143,6 +143,8 @@ fn a_build_that_failed_was_stopped_or_was_killed_says_so() {
             let said = lab.run(&["builds", "rm", "^0"]);
             assert!(said.code == 1 && said.stderr.contains(" still runs"), "{}", said.stderr);
             build.stop(signal);
+            // Nor does the process stay that waited to look after the store.
+            lab.wait_for_sync(word);
             let record = inspected(lab, "^0");
             assert_eq!(record["result"], result, "{:?}", lab.who());
             // What ran until then is told, also of a build that could not say goodbye.
