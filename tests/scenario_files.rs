@@ -159,3 +159,30 @@ fn files_that_were_only_copied_need_no_namespace() {
         assert_eq!(fs::read_to_string(lab.work("out/x/b")).unwrap(), "2");
     });
 }
+
+#[test]
+fn accounts_are_found_where_links_lead() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        let base = "FROM busybox\n\
+            RUN mkdir /nix && echo build:x:1001:1002::/home/b:/bin/sh >/nix/passwd && ln -sf ../nix/passwd /etc/passwd && rm /etc/group\n";
+        lab.context("base", &[("Dockerfile", base)]);
+        let said = lab.run(&["build", "-t", "based", "base"]);
+        assert!(said.ok(), "{:?}: {}", lab.who(), said.stderr);
+        let save = lab.run(&["save", "-o", "base.tar", "based"]);
+        assert!(save.ok(), "{:?}: {}", lab.who(), save.stderr);
+        let copied = "COPY --chown=build words /words\nUSER build\nWORKDIR /made\n";
+        for (context, run) in [("packed", ""), ("unpacked", "RUN [ $(id -u):$(id -g) = 1001:1002 ] && touch /tmp/x\n")] {
+            // Nothing but tars is left of the base the first time.
+            for done in [lab.run(&["image", "prune", "-af"]), lab.run(&["builder", "prune", "-af"]), lab.run(&["load", "-i", "base.tar"])] {
+                assert!(done.ok(), "{:?}: {}", lab.who(), done.stderr);
+            }
+            lab.context(context, &[("Dockerfile", &format!("FROM based\n{copied}{run}")), ("words", "hello\n")]);
+            let said = lab.run(&["build", "--progress", "plain", "-o", "type=oci,dest=oci.tar", context]);
+            assert!(said.ok(), "{:?} {context}: {}", lab.who(), said.stderr);
+            let files = Image::read(&lab.work("oci.tar")).files;
+            assert_eq!((files["words"].owner, files["made"].owner), ((1001, 1002), (1001, 1002)), "{:?} {context}", lab.who());
+            assert_eq!(files.get("tmp/x").map(|node| node.owner), Some((1001, 1002)).filter(|_| !run.is_empty()), "{context}");
+        }
+    });
+}

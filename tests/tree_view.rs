@@ -152,12 +152,12 @@ fn groups_hard_links_and_shows_inline_files() {
     builder.inline(b"etc/passwd", passwd);
     let base = Arc::new(builder.build());
     let view = View::new(vec![base.clone(), index(&[])]);
-    assert_eq!(view.inline(b"etc/passwd"), Some(&passwd[..]));
+    assert_eq!(view.file(b"etc/passwd"), Some((b"etc/passwd".to_vec(), Some(&passwd[..]))));
     let nodes = Tree::children(&view, b"etc").expect("in memory");
     assert_eq!(nodes[0].kind, nodes[1].kind);
     assert_eq!(view.digests(&[b"etc/passwd-"]).expect("a file"), [*blake3::hash(passwd).as_bytes()]);
     assert!(view.digests(&[b"etc"]).is_err());
     let gone = view.with(index(&[Entry::whiteout("etc")]));
-    assert_eq!(gone.inline(b"etc/passwd"), None);
+    assert_eq!(gone.file(b"etc/passwd"), None);
     assert_eq!(gone.get(b"etc/passwd"), None);
 }

@@ -25,7 +25,7 @@ use crate::source::context::{BuildContext, ContextError};
 use crate::source::git::GitError;
 use crate::source::ignore::Ignore;
 use crate::source::registry::Progress;
-use crate::tree::accounts::Accounts;
+use crate::tree::accounts::Owner;
 use crate::tree::entry::{Entry, Mtime};
 use crate::tree::graft::{self, Graft, graft};
 use crate::tree::index::Index;
@@ -238,15 +238,19 @@ pub(super) fn below(
     if op.unpacks_fetched() || (op.unpack_archives && !spool::archives(executor, op, &selection.files, &selection.fetched)?.is_empty()) {
         return Ok(None);
     }
-    let view = executor.forms.view_without_layers(&step.parent)?;
-    let landed = land(&view, op, &selection.files)?;
+    let landed = land_on_parent(executor, step, op, &selection.files)?;
     let below = executor.store.lists().put(&landed.facts)?;
     selection.landed.set(landed).ok();
     Ok(Some(below))
 }
 
-fn land(view: &View, op: &CopyOp, files: &select::Selection) -> Result<Graft, StepError> {
-    let owner = op.chown.as_deref().map(|spec| Accounts::of(view).owner(spec));
+fn land_on_parent(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp, files: &select::Selection) -> Result<Graft, StepError> {
+    let view = executor.forms.view_without_layers(&step.parent)?;
+    let owner = op.chown.as_deref().map(|spec| executor.forms.owner(&step.parent, &view, spec)).transpose()?;
+    land(&view, op, files, owner)
+}
+
+fn land(view: &View, op: &CopyOp, files: &select::Selection, owner: Option<Owner>) -> Result<Graft, StepError> {
     let options = graft::Options { destination: op.destination.clone(), owner, chmod: op.chmod.clone(), created: now() };
     // A linked layer knows nothing of what is below it: as if it were copied onto nothing.
     let mut landed = if op.link { graft(&View::new(Vec::new()), files, &options)? } else { graft(view, files, &options)? };
@@ -290,7 +294,7 @@ fn write_once(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp, select
     }
     let landed = match landed.into_inner() {
         Some(landed) => landed,
-        None => land(&executor.forms.view_without_layers(&step.parent)?, op, &files)?,
+        None => land_on_parent(executor, step, op, &files)?,
     };
     let places = places(executor, step, op, (&files, &checkouts), &landed, &mut spool)?;
     // Of a large context the names alone are tens of megabytes.
@@ -399,7 +403,7 @@ impl Gathering {
 /// A selection as a layer on nothing.
 pub(super) fn gather(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp, selection: &Selection) -> Result<Gathering, StepError> {
     let mut spool = Spool::new(executor.store);
-    let landed = land(&View::new(Vec::new()), op, &selection.files)?;
+    let landed = land(&View::new(Vec::new()), op, &selection.files, None)?;
     let places = places(executor, step, op, (&selection.files, &selection.checkouts), &landed, &mut spool)?;
     Ok(Gathering { index: index(executor, landed, &places)?, places, _spool: spool })
 }

@@ -79,11 +79,15 @@ pub struct AccountFiles {
 }
 
 impl AccountFiles {
-    /// Reads them.
-    pub fn of(view: &View) -> Self {
-        let read = |path: &[u8]| view.inline(path).unwrap_or_default().to_vec();
+    /// Reads them; a missing one is empty. `read` is asked for one that no index carries, by the path that links lead to.
+    pub fn of<E>(view: &View, read: impl Fn(&[u8]) -> Result<Vec<u8>, E>) -> Result<Self, E> {
+        let content = |path| match view.file(path) {
+            Some((_, Some(carried))) => Ok(carried.to_vec()),
+            Some((at, None)) => read(&at),
+            None => Ok(Vec::new()),
+        };
         let is_plain = [PASSWD_PATH, GROUP_PATH].iter().all(|path| view.resolve(path, true).is_ok_and(|at| at == *path));
-        Self { passwd: read(PASSWD_PATH), group: read(GROUP_PATH), is_plain }
+        Ok(Self { passwd: content(PASSWD_PATH)?, group: content(GROUP_PATH)?, is_plain })
     }
 
     /// Whether they surely are the same with one more layer of this build on top.
@@ -114,11 +118,6 @@ impl<'a> Accounts<'a> {
     /// Takes the files' contents; a missing file is empty.
     pub fn new(passwd: &'a [u8], group: &'a [u8]) -> Self {
         Self { passwd, group }
-    }
-
-    /// The files of a filesystem.
-    pub fn of(view: &'a View) -> Self {
-        Self::new(view.inline(PASSWD_PATH).unwrap_or_default(), view.inline(GROUP_PATH).unwrap_or_default())
     }
 
     /// The owner that `--chown=SPEC` or a WORKDIR under `USER SPEC` gives. Unknown names count as root, as in BuildKit.
@@ -250,7 +249,8 @@ mod tests {
         let kind = Kind::File { size: PASSWD.len() as u64, digest: *blake3::hash(PASSWD).as_bytes(), hardlink: None };
         let file = |path: &str| Entry::new(path, kind.clone(), 0o644, 0, 0, Mtime::default());
         let link = |path: &str, target: &str| Entry::new(path, Kind::Symlink { target: target.into() }, 0o777, 0, 0, Mtime::default());
-        let files = |entries| AccountFiles::of(&View::new(vec![Arc::new(layer(entries))]));
+        let of = |view: &View| AccountFiles::of(view, |path| Err(crate::layer::shown(path)));
+        let files = |entries| of(&View::new(vec![Arc::new(layer(entries))])).expect("nothing is read");
         let found = files(vec![dir("etc"), file("etc/passwd")]);
         assert_eq!(found.accounts().owner("build"), Owner { uid: 1001, gid: 1002 });
         assert!(found.stay_under(&layer(vec![dir("usr"), file("usr/etc"), file("etcetera")])));
@@ -262,7 +262,12 @@ mod tests {
         for far in [vec![link("etc", "/usr")], vec![dir("etc"), link("etc/group", "/run/group")]] {
             assert!(!files(far.clone()).stay_under(&layer(vec![dir("usr")])), "{far:?}");
         }
-        assert!(AccountFiles::of(&View::default()).stay_under(&layer(vec![dir("usr")])));
+        assert!(of(&View::default()).expect("nothing is read").stay_under(&layer(vec![dir("usr")])));
+        // Which no index carries.
+        let led = View::new(vec![Arc::new(layer(vec![dir("etc"), link("etc/passwd", "../run/x"), dir("run"), file("run/x")]))]);
+        assert_eq!(of(&led).expect_err("it is read"), crate::layer::shown(b"run/x"));
+        let read = AccountFiles::of(&led, |_| Ok::<_, ()>(PASSWD.to_vec())).expect("it is read");
+        assert_eq!(read.accounts().owner("build"), Owner { uid: 1001, gid: 1002 });
     }
 
     #[test]

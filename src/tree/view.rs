@@ -145,11 +145,13 @@ impl View {
         .map_err(|_: Looped<std::convert::Infallible>| ResolveError::Loop { path: path.to_vec() })
     }
 
-    /// The content of `etc/passwd` or `etc/group` that shows, if its layer carries it. Symlinks are followed inside the root.
-    pub fn inline(&self, path: &[u8]) -> Option<&[u8]> {
+    /// The path of the file that shows at `path`, if one does, and its content if its layer's index carries it. Symlinks are followed
+    /// inside the root.
+    pub fn file(&self, path: &[u8]) -> Option<(Vec<u8>, Option<&[u8]>)> {
         let at = self.resolve(path, true).ok()?;
         let (layer, entry) = self.get(&at)?;
-        matches!(entry.kind, Kind::File { .. }).then(|| self.layers[layer].inline(&at)).flatten()
+        let content = self.layers[layer].inline(&at);
+        matches!(entry.kind, Kind::File { .. }).then_some((at, content))
     }
 
     /// The root's level, to go down from by [`Self::step`].
