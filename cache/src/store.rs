@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{Access, FlockOperation};
@@ -80,6 +81,8 @@ impl Store {
             durability: Durability::new(epoch),
             scratch: OnceLock::new(),
             scratch_making: Mutex::new(()),
+            has_left: AtomicBool::new(false),
+            leaves_scratch: AtomicBool::new(false),
             leased: Mutex::default(),
             runs: Known::default(),
             is_read_only,
@@ -174,6 +177,14 @@ impl Store {
         self.inner.reap().map(|(_, undeletable)| undeletable)
     }
 
+    /// If something was [left](TmpDir::leave) for the end: says that somebody will call [`Self::reap`] after it, so that closing this store
+    /// need not delete it. Whether that is so.
+    pub fn leave_scratch(&self) -> bool {
+        let has_left = self.inner.has_left.load(Ordering::Relaxed);
+        self.inner.leaves_scratch.store(has_left, Ordering::Relaxed);
+        has_left
+    }
+
     /// Moves a file or tree of the store out of the way, for the next [`Self::reap`]. Returns where it is.
     pub fn move_to_trash(&self, path: &Path) -> Result<PathBuf, StoreError> {
         self.inner.move_to_trash(path)
@@ -214,6 +225,10 @@ pub(crate) struct Inner {
     pub(crate) durability: Durability,
     scratch: OnceLock<Scratch>,
     scratch_making: Mutex<()>,
+    /// Whether something was left in `scratch` for the end.
+    pub(crate) has_left: AtomicBool,
+    /// Whether the end leaves `scratch` to others.
+    leaves_scratch: AtomicBool,
     pub(crate) leased: Mutex<Leased>,
     pub(crate) runs: Known,
     is_read_only: bool,
@@ -296,7 +311,10 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Some(scratch) = self.scratch.take() {
+        // Without its lock it is anybody's to delete.
+        if let Some(scratch) = self.scratch.take()
+            && !*self.leaves_scratch.get_mut()
+        {
             self.discard(scratch.path());
         }
     }

@@ -87,6 +87,12 @@ impl TmpDir {
         self.is_gone = true;
     }
 
+    /// Leaves it where it is until the store is closed. Only for what takes next to no room.
+    pub fn leave(mut self) {
+        self.is_gone = true;
+        self.store.has_left.store(true, Ordering::Relaxed);
+    }
+
     /// Deletes the directory now. Returns where in `trash/` the rest of it is, if files of other ids are in it.
     pub fn close(mut self) -> Option<PathBuf> {
         self.is_gone = true;

@@ -105,7 +105,9 @@ fn build(args: &BuildArgs, environment: &Environment, behind: &mut Behind) -> Re
     if sync.is_some() || reason.grown_bytes > 0 {
         let store_root = store.root().to_owned();
         let collection = Some(Collection { store_root: store_root.clone(), policy, reason });
-        behind.0 = Some((Afterwork { store_root, sync, collection }, room.successor()));
+        // With an engine to load into the store stays open.
+        let scratch = engine.is_none() && store.leave_scratch();
+        behind.0 = Some((Afterwork { store_root, scratch, sync, collection }, room.successor()));
     } else if policy.keep_builds != 0 {
         // Nobody looks after the store behind a build that found everything, or failed early: only its record is new. The next one
         // tries again.
@@ -237,7 +239,7 @@ fn give_up(store: &Store, request: &BuildRequest) -> impl Fn(i32) + Send + 'stat
     let began_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
     move |signal| {
         say(CANCELED);
-        let after = Afterwork { store_root: store.root().to_owned(), sync: store.take_sync_job(), collection: None };
+        let after = Afterwork { store_root: store.root().to_owned(), sync: store.take_sync_job(), ..Afterwork::default() };
         let (store_root, outputs) = (store.root().to_owned(), outputs.clone());
         let code = Failure::signal_code(signal);
         let error = Abandoned { store_root, outputs, code, after, began_ms }.tidy_up();

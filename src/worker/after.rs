@@ -26,6 +26,8 @@ const BURIAL: Duration = Duration::from_secs(5);
 pub struct Afterwork {
     /// Of which store.
     pub store_root: PathBuf,
+    /// Deletes what the build left in `tmp/`, if that is anything.
+    pub scratch: bool,
     /// Writes the disk back, if something was committed.
     pub sync: Option<SyncJob>,
     /// Keeps to the caps.
@@ -36,14 +38,22 @@ impl Afterwork {
     /// Leaves it to a process that is waited for by nobody, the successor if there is one. It holds no descriptor of ours, and while it
     /// syncs of the store's locks none but that of the marks' folder. If it cannot be started the disk is written back here.
     pub fn detach(&self, successor: Option<Successor>) {
-        if self.sync.is_none() && self.collection.is_none() {
+        if !self.scratch && self.sync.is_none() && self.collection.is_none() {
             return;
         }
         // One that has waited may have been killed meanwhile.
         let is_taken = successor.is_some_and(|successor| successor.take_over(self).is_ok());
         if !is_taken && Successor::start(&self.store_root).and_then(|successor| successor.take_over(self)).is_err() {
+            self.delete_scratch();
             // Without the mark a power loss costs cache entries, nothing else.
             drop(self.sync.as_ref().map(SyncJob::run));
+        }
+    }
+
+    /// What fails, or belongs to other ids, is left to the next build.
+    fn delete_scratch(&self) {
+        if self.scratch {
+            drop(Store::open(&self.store_root).and_then(|store| store.reap()));
         }
     }
 }
@@ -74,7 +84,9 @@ impl Successor {
 pub(super) fn sync_main() -> ! {
     // The terminal's signals are not for it.
     let is_alone = setsid().is_ok();
-    let Ok(Afterwork { sync, collection, .. }) = serde_json::from_reader(io::stdin().lock()) else { sys::exit_now(64) };
+    let Ok(work) = serde_json::from_reader::<_, Afterwork>(io::stdin().lock()) else { sys::exit_now(64) };
+    work.delete_scratch();
+    let Afterwork { sync, collection, .. } = work;
     let is_synced = sync.is_none_or(|job| job.run().is_ok());
     let freed = collection.as_ref().and_then(Collection::run);
     let is_freed = collection.is_none_or(|asked| asked.reason.urgency == Urgency::Routine || freed.is_some_and(|bytes| bytes > 0));

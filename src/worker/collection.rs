@@ -42,7 +42,7 @@ impl Collection {
 
     /// Starts it in a process that goes on even if this one ends.
     pub fn start(&self) -> io::Result<Child> {
-        let work = Afterwork { store_root: self.store_root.clone(), sync: None, collection: Some(self.clone()) };
+        let work = Afterwork { store_root: self.store_root.clone(), collection: Some(self.clone()), ..Afterwork::default() };
         Successor::start(&self.store_root)?.take_over(&work)
     }
 

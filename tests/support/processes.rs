@@ -43,7 +43,7 @@ impl Lab {
         pids().filter(|pid| is_ours(pid)).map(shown).collect()
     }
 
-    /// Waits until the disk is written back: then nothing changes the store any more, not even a mark.
+    /// Waits until the store is looked after and the disk written back: then nothing changes it any more, not even a mark.
     pub fn wait_for_sync(&self, when: &str) {
         let start = Instant::now();
         while !self.syncing().is_empty() {
@@ -84,8 +84,9 @@ impl Lab {
         entries.map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
     }
 
-    /// Asserts that the store holds nothing that is unfinished.
+    /// Asserts that the store holds nothing that is unfinished, once who looks after it behind a build is done.
     pub fn assert_tidy(&self, when: &str) {
+        self.wait_for_sync(when);
         for folder in ["tmp", "trash", "locks"] {
             assert_eq!(self.names_in_store(folder), Vec::<String>::new(), "{:?}: {when}: {folder}/", self.who);
         }
