@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use support::{Lab, as_everybody};
 
-/// A server of one file at every path. It counts whole answers and knows `If-None-Match`.
+/// A server of one file at every path. It counts whole answers and knows `If-None-Match`. At `/timed` it has no names for versions, but knows
+/// `If-Modified-Since`.
 struct Server {
     base: String,
     content: Arc<Mutex<Vec<u8>>>,
@@ -29,6 +30,12 @@ impl Server {
                 let etag = format!("\"{}-{}\"", content.len(), content.first().copied().unwrap_or_default());
                 let answer = if head[0].contains("/missing") {
                     b"HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".to_vec()
+                } else if head[0].contains("/timed") {
+                    let is_known = head.iter().any(|line| line.to_lowercase().starts_with("if-modified-since"));
+                    let fresh = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n", content.len());
+                    let head = if is_known { "HTTP/1.1 304 Not Modified\r\nConnection: close\r\n" } else { &fresh };
+                    let head = format!("{head}Last-Modified: Tue, 14 Nov 2023 22:13:20 GMT\r\n\r\n");
+                    [head.as_bytes(), if is_known { &[] } else { &content }].concat()
                 } else if head.iter().any(|line| line.to_lowercase().starts_with("if-none-match") && line.contains(&etag)) {
                     b"HTTP/1.1 304 Not Modified\r\nConnection: close\r\n\r\n".to_vec()
                 } else {
@@ -77,6 +84,19 @@ fn a_file_is_fetched_once_and_fetched_again_when_it_changed() {
         let third = lab.build("ctx", &[]);
         assert_eq!(third.image.text("bin/tool.sh"), "two\n\n");
         assert_eq!(third.said.executed().len(), 3, "{}", third.said.stderr);
+    });
+}
+
+#[test]
+fn a_file_without_a_name_for_its_version_is_fetched_every_time() {
+    as_everybody(|lab: &Lab| {
+        let server = Server::start(b"one\n");
+        lab.context("ctx", &[("Dockerfile", &format!("FROM scratch\nADD {}/timed /f\n", server.base))]);
+        assert_eq!(file(&lab.build("ctx", &[]), "f"), (0o600, (0, 0), 1_700_000_000, b"one\n".as_slice()));
+        // Rolled back, or written twice in a second: the server says that nothing is newer.
+        *server.content.lock().expect("no panic") = b"two\n".to_vec();
+        assert_eq!(lab.build("ctx", &[]).image.text("f"), "two\n");
+        assert!(lab.build("ctx", &[]).said.executed().is_empty(), "the same bytes are the same step");
     });
 }
 

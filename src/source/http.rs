@@ -125,7 +125,7 @@ impl Downloads {
         let answer = with_retry(self.policy, shown, progress, || {
             let response = self.transport.send(&request)?;
             match StatusCode::from_u16(response.status) {
-                Ok(StatusCode::NOT_MODIFIED) if known.is_some() => Ok(Answer::NotModified),
+                Ok(StatusCode::NOT_MODIFIED) if !request.conditions.is_empty() => Ok(Answer::NotModified),
                 Ok(status) if status.is_success() => take(store, response, shown, progress, &mut failure).map(Answer::Fresh),
                 _ => Err(response.into_error().into()),
             }
@@ -153,12 +153,8 @@ impl Downloads {
         let (url, own) = without_user(url);
         let mut request = Request::get(url);
         request.authorization = self.authorization(&request)?.or(own);
-        // As BuildKit: the version's name says more than its time, which has whole seconds only.
-        match known {
-            Some(Download { etag: Some(etag), .. }) => request.conditions.push(("if-none-match", etag.clone())),
-            Some(Download { last_modified: Some(time), .. }) => request.conditions.push(("if-modified-since", time.clone())),
-            _ => {}
-        }
+        // Only the version's name, as in BuildKit: its time has whole seconds, and a server may say that an older file is not newer.
+        request.conditions.extend(known.and_then(|known| known.etag.clone()).map(|etag| ("if-none-match", etag)));
         Ok(request)
     }
 
