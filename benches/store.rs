@@ -38,7 +38,7 @@ fn filled(dir: &Path, count: usize) -> (Store, CacheKey) {
         builder.push(Entry::new(format!("usr/share/f{n}"), kind, 0o644, 0, 0, Mtime::default()));
         let index = builder.build();
         let (layer, content) = (store.layers().put_index(index.as_bytes()).unwrap(), index.content_id(None));
-        store.layers().set_by_content(&content, &KnownLayer { layer, created_secs: n as i64, created_nanos: 0 }).unwrap();
+        store.layers().set_by_content(&content, &KnownLayer { layer }).unwrap();
         let record = record(n, parent, layer, content);
         store.steps().put(&record).unwrap();
         parent = parent.child(content);

@@ -129,3 +129,62 @@ fn an_archive_is_unpacked_again_upon_a_changed_base() {
         );
     });
 }
+
+/// The layers of the image, by their digests.
+fn layers(built: &support::Built) -> Value {
+    built.image.config["rootfs"].clone()
+}
+
+#[test]
+fn what_runs_again_takes_the_layer_of_before_only_where_no_times_change_places() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        let file = |line: &str, last: &str| {
+            let text = format!("FROM busybox\nCOPY main.c /\nRUN {line}\nRUN {last}\n");
+            lab.context("ctx", &[("Dockerfile", &text)]);
+        };
+        let compile = "usleep 1100000; grep -v '^//' /main.c >/main.o; touch /done";
+        // busybox compares whole seconds.
+        let check = "[ /main.o -nt /main.c ] && echo";
+        lab.context("ctx", &[("main.c", "// one\nint main;\n")]);
+        file(compile, &format!("{check} 1"));
+        let first = lab.build("ctx", &[]);
+        // Another command that makes the same: the image stays.
+        file(&compile.replace("; touch", " && touch"), &format!("{check} 1"));
+        let same = lab.build("ctx", &[]);
+        assert_eq!((same.said.executed().len(), layers(&same)), (1, layers(&first)), "{:?}: {}", lab.who(), same.said.stderr);
+        // The source is newer than what was made of it before: what is made now is newer than the source, and what follows sees that.
+        lab.write("ctx/main.c", "// two\nint main;\n");
+        file(compile, &format!("{check} 2"));
+        let newer = lab.build("ctx", &[]);
+        assert_eq!(newer.image.text("main.o"), "int main;\n");
+        let hit = lab.build("ctx", &[]);
+        assert!(hit.said.executed().is_empty() && layers(&hit) == layers(&newer), "{:?}: {}", lab.who(), hit.said.stderr);
+        // Who wants no cache gets the times of now.
+        let anew = lab.build("ctx", &["--no-cache"]);
+        assert_ne!(layers(&anew), layers(&hit), "{:?}", lab.who());
+        // In the other order, at times that no clock takes for one.
+        let write = |first: &str, second: &str| format!("touch /{first}; usleep 1100000; touch /{second}");
+        file(&write("f", "g"), "[ /g -nt /f ]");
+        lab.build("ctx", &[]);
+        file(&write("g", "f"), "[ /f -nt /g ]");
+        lab.build("ctx", &[]);
+    });
+}
+
+#[test]
+fn an_image_is_as_old_as_the_build_that_made_it() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        let built = |line: &str, args: &[&str]| {
+            lab.context("ctx", &[("Dockerfile", &format!("FROM busybox\nRUN {line}\n"))]);
+            lab.build("ctx", args).image.config["created"].as_str().expect("a time").to_owned()
+        };
+        let first = built("true", &[]);
+        // It changes nothing either, but it is not the same step.
+        let other = built("date", &[]);
+        assert!(other > first, "{:?}: {other} is not after {first}", lab.who());
+        assert_eq!(built("true", &[]), first, "{:?}: a step that hits", lab.who());
+        assert!(built("true", &["--no-cache"]) > other, "{:?}: a step that is made anew", lab.who());
+    });
+}

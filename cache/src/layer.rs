@@ -52,15 +52,11 @@ impl PackKey {
     }
 }
 
-/// A layer that content was met as first.
+/// A layer by its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownLayer {
     /// Its index.
     pub layer: LayerId,
-    /// When the step that made it ended: seconds since the epoch.
-    pub created_secs: i64,
-    /// And nanoseconds.
-    pub created_nanos: u32,
 }
 
 /// A packed form.
@@ -306,7 +302,7 @@ impl<'a> Layers<'a> {
         self.store.write_entry(entry::POINTER, &self.by_diff_path(diff_id), layer)
     }
 
-    /// The layer that others with the same content become, with the time of the step that made it.
+    /// The layer that has a content: of layers that were merged, the result.
     pub fn by_content(self, content: &ContentId) -> Result<Option<KnownLayer>, StoreError> {
         match self.store.read_entry::<KnownLayer>(entry::KNOWN, &self.by_content_path(content))?.trusted() {
             Some(known) => Ok(self.has_index(&known.layer)?.then_some(known)),
@@ -314,7 +310,7 @@ impl<'a> Layers<'a> {
         }
     }
 
-    /// Notes a layer as the one that later ones with the same content become.
+    /// Notes the layer that has a content.
     pub fn set_by_content(self, content: &ContentId, known: &KnownLayer) -> Result<(), StoreError> {
         self.store.write_entry(entry::KNOWN, &self.by_content_path(content), known)
     }

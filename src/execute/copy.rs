@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use shale_cache::{LayerId, ListId};
+use shale_cache::{LayerId, ListId, StepRecord};
 
 use super::forms::Forms;
 use super::spool::{self, Spool};
-use super::{BuildExecutor, StepError};
+use super::{BuildExecutor, StepError, former};
 use crate::layer::LayerError;
 use crate::layer::compress::Encoder;
 use crate::layer::contents::{Contents, Gathered, SourceRef};
@@ -262,12 +262,18 @@ fn land(view: &View, op: &CopyOp, files: &select::Selection, owner: Option<Owner
 }
 
 /// Writes the layer. Files that changed since they were hashed are hashed once more; the key is then that of what was written.
-pub(super) fn write(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp, selection: Selection) -> Result<Made, StepError> {
-    match write_once(executor, step, op, selection) {
+pub(super) fn write(
+    executor: &BuildExecutor<'_>,
+    step: &Step<'_>,
+    op: &CopyOp,
+    selection: Selection,
+    former: Option<&StepRecord>,
+) -> Result<Made, StepError> {
+    match write_once(executor, step, op, selection, former) {
         Err(error) if is_changed(&error) => {
             let again = select(executor, step, op)?;
             let files = executor.store.lists().put(&again.canonical(op))?;
-            let made = write_once(executor, step, op, again)?;
+            let made = write_once(executor, step, op, again, former)?;
             Ok(Made { inputs: Some(Inputs { files: Some(files), ..Inputs::default() }), ..made })
         }
         done => done,
@@ -278,7 +284,13 @@ fn is_changed(error: &StepError) -> bool {
     matches!(error, StepError::Layer(LayerError::Changed { .. }) | StepError::Sandbox(SandboxError::Changed { .. }))
 }
 
-fn write_once(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp, selection: Selection) -> Result<Made, StepError> {
+fn write_once(
+    executor: &BuildExecutor<'_>,
+    step: &Step<'_>,
+    op: &CopyOp,
+    selection: Selection,
+    former: Option<&StepRecord>,
+) -> Result<Made, StepError> {
     let Selection { mut files, fetched, checkouts, landed } = selection;
     let mut spool = Spool::new(executor.store);
     for file in &fetched {
@@ -299,7 +311,7 @@ fn write_once(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp, select
     let places = places(executor, step, op, (&files, &checkouts), &landed, &mut spool)?;
     // Of a large context the names alone are tens of megabytes.
     drop(files);
-    write_layer(executor, step, landed, places)
+    write_layer(executor, step, landed, places, former)
 }
 
 /// Shows a download, and ends it with the build.
@@ -441,12 +453,22 @@ fn index(executor: &BuildExecutor<'_>, landed: Graft, places: &Places) -> Result
 }
 
 /// Commits a grafted layer: its index, and unpacked if a RUN comes to lie upon it, else packed.
-pub(super) fn write_layer(executor: &BuildExecutor<'_>, step: &Step<'_>, landed: Graft, places: Places) -> Result<Made, StepError> {
+pub(super) fn write_layer(
+    executor: &BuildExecutor<'_>,
+    step: &Step<'_>,
+    landed: Graft,
+    places: Places,
+    former: Option<&StepRecord>,
+) -> Result<Made, StepError> {
     if landed.items.is_empty() {
         return executor.empty_layer();
     }
     let index = index(executor, landed, &places)?;
-    let made = executor.made(&index, index.content_id_without_mtimes())?;
+    let content = index.content_id_without_mtimes();
+    if let Some(layer) = former::layer(executor, step, former, &content, &index)? {
+        return Ok(Made { layer, content, inputs: None });
+    }
+    let made = executor.made(&index, content)?;
     if executor.is_run_upon(step.id) {
         drop(index);
         write_unpacked(executor, &made.layer, places.into_source())?;

@@ -4,12 +4,12 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
-use shale_cache::MapId;
+use shale_cache::StepRecord;
 
 use super::place::Place;
 use super::redact::Redactor;
 use super::room::Lack;
-use super::{BuildExecutor, StepError, device, emulator, mounts};
+use super::{BuildExecutor, StepError, device, emulator, former, mounts};
 use crate::oci::config::DEFAULT_PATH;
 use crate::plan::graph::RunOp;
 use crate::sandbox::{Exit, RunRequest, Ulimit};
@@ -25,7 +25,13 @@ const LAST_WORDS: usize = 4 << 10;
 const HOSTS: &str = "127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n";
 
 /// Runs the command of a RUN.
-pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sources: mounts::Sources) -> Result<Made, StepError> {
+pub(super) fn run(
+    executor: &BuildExecutor<'_>,
+    step: &Step<'_>,
+    op: &RunOp,
+    sources: mounts::Sources,
+    former: Option<&StepRecord>,
+) -> Result<Made, StepError> {
     let map = executor.forms.map_id()?;
     let place = executor.forms.place(&map)?;
     // The last one of them leaves none behind for nobody.
@@ -80,7 +86,7 @@ pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sou
         Exit::Cancelled => Err(StepError::Cancelled),
     });
     let made = match done {
-        Ok(done) => keep(executor, &map, done, place).inspect_err(|_| executor.forms.tidy()),
+        Ok(done) => keep(executor, step, former, done, place).inspect_err(|_| executor.forms.tidy()),
         Err(error) => {
             // What was not kept may be large, and the next step may need the room.
             executor.forms.remove(&place.close())?;
@@ -93,23 +99,24 @@ pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sou
     }
 }
 
-/// Keeps what a command left as a layer. Content that is known becomes the layer that has it.
-fn keep(executor: &BuildExecutor<'_>, map: &MapId, done: RunDone, place: Place) -> Result<Made, StepError> {
+/// Keeps what a command left as a layer.
+fn keep(
+    executor: &BuildExecutor<'_>,
+    step: &Step<'_>,
+    former: Option<&StepRecord>,
+    done: RunDone,
+    place: Place,
+) -> Result<Made, StepError> {
     let index = Index::from_bytes(done.index)?;
-    let layers = executor.store.layers();
     let content = index.content_id(Some(done.window));
-    let known = layers.by_content(&content)?;
-    if let Some(known) = &known
-        && layers.fs(&known.layer, map)?.is_some()
-    {
+    if let Some(layer) = former::layer(executor, step, former, &content, &index)? {
         executor.forms.remove(&place.close())?;
-        return Ok(Made { layer: known.layer, content, inputs: None });
+        return Ok(Made { layer, content, inputs: None });
     }
+    let layers = executor.store.layers();
     let (room, rest) = place.apart();
-    // Nobody exports one whose content is known.
-    let diff_id = done.diff_id.as_ref().filter(|_| known.is_none());
-    let layer = layers.put_born(index.as_bytes(), room, diff_id)?;
-    if let Some(diff_id) = diff_id {
+    let layer = layers.put_born(index.as_bytes(), room, done.diff_id.as_ref())?;
+    if let Some(diff_id) = &done.diff_id {
         layers.set_by_diff(diff_id, &layer)?;
     }
     executor.forms.remember(layer, index);

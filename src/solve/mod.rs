@@ -12,7 +12,7 @@ mod step;
 use std::error::Error;
 use std::sync::Arc;
 
-use shale_cache::{ContentId, DiffId, KeyLock, LayerId, ListId, StoreError};
+use shale_cache::{ContentId, DiffId, KeyLock, LayerId, ListId, StepRecord, StoreError};
 
 use crate::plan::graph::{Graph, Vertex, VertexId};
 use event::TaskId;
@@ -68,8 +68,8 @@ pub trait Executor: Sync {
     fn select(&self, step: &Step<'_>) -> Result<(Inputs, Self::Selection), Self::Error>;
     /// What the parent holds where the step writes; `None` if the step has no second look.
     fn below(&self, step: &Step<'_>, selection: &Self::Selection) -> Result<Option<ListId>, Self::Error>;
-    /// Runs the step.
-    fn execute(&self, step: &Step<'_>, selection: Self::Selection) -> Result<Made, Self::Error>;
+    /// Runs the step. If it makes what it made before, the result may be `former`'s layer.
+    fn execute(&self, step: &Step<'_>, selection: Self::Selection, former: Option<&StepRecord>) -> Result<Made, Self::Error>;
     /// Whether what a step reads can be looked at before the steps in front of it are done: then it may be, on another thread.
     fn reads_early(&self, _vertex: &Vertex) -> bool {
         false

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use shale_cache::{
-    BuildStep, ChainId, KeyParts, KnownLayer, LastRun, ListId, Lookup, Nearness, Patience, StepBase, StepRecord, StepSite, StepStatus,
-    Waiting,
+    BuildStep, ChainId, KeyParts, LastRun, ListId, Lookup, Nearness, Patience, StepBase, StepRecord, StepSite, StepStatus, Waiting,
 };
 
 use super::event::{Event, Reporter};
@@ -109,8 +108,10 @@ fn look_then_run<E: Executor>(
     (account.status, account.reason, account.changes) = (StepStatus::Executed, reason.to_string(), reason.changes().to_vec());
     solver.store.require_writable("keep what the step makes, which it does not have yet, in steps/ and layers/")?;
     filing.note(solver.ledger.begins(account));
-    let made = solver.executor.execute(step, selection)?;
-    let record = record(solver, step, &made, site, first, started)?;
+    // Who asks for no cache wants nothing of old.
+    let former = last.as_ref().and_then(|last| last.record.as_ref()).filter(|_| step.vertex.no_cache.is_none());
+    let made = solver.executor.execute(step, selection, former)?;
+    let record = record(solver, step, &made, site, first, started);
     solver.executor.settled(step.id, &record.layer);
     let is_as_before = last.and_then(|last| last.record).is_some_and(|last| last.content == record.content);
     if solver.explain && is_as_before {
@@ -237,7 +238,7 @@ fn tell_why<E: Executor>(
     reason
 }
 
-/// The record of what was made. Content that is known already becomes the known layer, with its time: what follows hits again.
+/// The record of what was made.
 fn record<E: Executor>(
     solver: &Solver<'_, E>,
     step: &Step<'_>,
@@ -245,10 +246,9 @@ fn record<E: Executor>(
     site: StepSite,
     parts: KeyParts,
     started: Instant,
-) -> Result<StepRecord, E::Error> {
-    let layers = solver.store.layers();
+) -> StepRecord {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut record = StepRecord {
+    StepRecord {
         version: shale_cache::STEP_RECORD_VERSION,
         key: parts.key(),
         parts,
@@ -259,15 +259,7 @@ fn record<E: Executor>(
         cost_ms: started.elapsed().as_millis() as u64,
         site,
         base: base_below(solver, step),
-    };
-    if let Some(known) = layers.by_content(&made.content)? {
-        record.layer = known.layer;
-        (record.created_secs, record.created_nanos) = (known.created_secs, known.created_nanos);
-    } else {
-        let known = KnownLayer { layer: record.layer, created_secs: record.created_secs, created_nanos: record.created_nanos };
-        layers.set_by_content(&made.content, &known)?;
     }
-    Ok(record)
 }
 
 /// The record under the key of the bytes that were written: where they changed after they had been hashed, that is another key. And

@@ -239,7 +239,7 @@ impl Forms<'_> {
             let layers = self.store.layers();
             let id = layers.put_index(&index)?;
             let fs = layers.commit_fs(&id, map, dest)?;
-            layers.set_by_content(name, &KnownLayer { layer: id, created_secs: 0, created_nanos: 0 })?;
+            layers.set_by_content(name, &KnownLayer { layer: id })?;
             Ok((id, fs))
         })
     }
