@@ -87,6 +87,14 @@ pub enum StepError {
     /// A layer's bytes.
     #[error(transparent)]
     Layer(#[from] LayerError),
+    /// An archive that is to be unpacked.
+    #[error("cannot unpack {}: {source}", path.display())]
+    Archive {
+        /// Its path in the context.
+        path: PathBuf,
+        /// Why not.
+        source: LayerError,
+    },
     /// A layer's index.
     #[error(transparent)]
     Index(#[from] IndexError),

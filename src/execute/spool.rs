@@ -10,14 +10,16 @@ use shale_cache::{Store, TmpDir};
 
 use super::copy::Fetched;
 use super::{BuildExecutor, StepError};
+use crate::layer::LayerError;
 use crate::layer::compress::{Decoder, Format};
 use crate::layer::contents::SourceRef;
-use crate::layer::read::{Member, Members};
+use crate::layer::read::{Member, Members, clean};
 use crate::plan::graph::{CopyOp, CopySource};
 use crate::source::context::archive::is_archive;
 use crate::tree::entry::Entry;
 use crate::tree::index::Index;
 use crate::tree::select::{self, Match, Selected};
+use crate::tree::view::resolve;
 use crate::tree::{Node, NodeKind};
 
 /// Plain files in a temporary directory, which is made for the first; removed with it.
@@ -91,25 +93,38 @@ impl Spool {
 
     fn unpack(&mut self, number: usize, file: File, matched: &Match) -> Result<Match, StepError> {
         let (spool, mut out) = self.create()?;
-        let mut members = Members::new(Decoder::new(file).map_err(StepError::io("read", "an archive"))?);
+        let failed = |source| StepError::Archive { path: crate::layer::shown(&matched.name), source };
+        let stream = |source| failed(LayerError::Stream { source });
+        let mut members = Members::new(Decoder::new(file).map_err(stream)?);
         let mut items: Vec<Selected> = Vec::new();
-        let mut digests: HashMap<Vec<u8>, usize> = HashMap::new();
+        let mut names: HashMap<Vec<u8>, usize> = HashMap::new();
         let mut offset = 0;
-        while let Some(member) = members.advance()? {
-            let Some(mut item) = selected(&member, &items, &digests) else { continue };
+        while let Some(member) = members.advance().map_err(failed)? {
             let at = items.len();
-            if matches!(item.node.kind, NodeKind::File { .. }) && item.digest.is_none() {
-                let digest = copy_hashed(&mut members.content(), &mut out).map_err(StepError::io("write", "a spool file"))?;
-                item.digest = Some(digest);
-                self.members.insert((number, at), SourceRef::Spool { spool, offset, size_bytes: member.size_bytes });
-                offset += member.size_bytes;
-            } else if let Some(first) = digests.get(&crate::layer::read::clean(&member.link)).filter(|_| item.digest.is_some()) {
-                let source = self.members[&(number, *first)].clone();
-                self.members.insert((number, at), source);
-            }
-            if item.digest.is_some() {
-                digests.insert(item.target.clone(), at);
-            }
+            let item = match member.kind {
+                _ if member.path.is_empty() => continue,
+                tar::EntryType::Link => {
+                    let first = linked(&member, &items, &names).map_err(failed)?;
+                    if items[first].target == member.path {
+                        continue;
+                    }
+                    if let Some(source) = self.members.get(&(number, first)).cloned() {
+                        self.members.insert((number, at), source);
+                    }
+                    hardlink(&member, first, &items[first])
+                }
+                _ => {
+                    let mut item = selected(&member).map_err(failed)?;
+                    if matches!(item.node.kind, NodeKind::File { .. }) {
+                        let digest = copy_hashed(&mut members.content(), &mut out).map_err(StepError::io("write", "a spool file"))?;
+                        item.digest = Some(digest);
+                        self.members.insert((number, at), SourceRef::Spool { spool, offset, size_bytes: member.size_bytes });
+                        offset += member.size_bytes;
+                    }
+                    item
+                }
+            };
+            names.insert(item.target.clone(), at);
             items.push(item);
         }
         out.flush().map_err(StepError::io("write", "a spool file"))?;
@@ -216,13 +231,42 @@ fn copy_hashed(from: &mut dyn Read, to: &mut dyn Write) -> io::Result<[u8; 32]> 
     }
 }
 
-/// A member as something that is copied; `None` for the root and for what no archive should hold.
-fn selected(member: &Member, items: &[Selected], digests: &HashMap<Vec<u8>, usize>) -> Option<Selected> {
-    use tar::EntryType;
-    if member.path.is_empty() {
-        return None;
+/// What is wrong with a member.
+fn invalid(member: &Member, what: impl std::fmt::Display) -> LayerError {
+    LayerError::Invalid { what: format!("{}: {what}", crate::layer::shown(&member.path).display()), offset: member.offset }
+}
+
+/// Which of the items a hardlink names. As on a disk the way there may lead over links of the archive, but ends at no directory.
+fn linked(member: &Member, items: &[Selected], names: &HashMap<Vec<u8>, usize>) -> Result<usize, LayerError> {
+    let find = |path: &[u8]| names.get(path).copied();
+    let symlink = |path: &[u8]| match find(path).map(|at| &items[at].node.kind) {
+        Some(NodeKind::Symlink { target }) => Some(target.clone()),
+        _ => None,
+    };
+    let path = clean(&member.link);
+    let found = find(&path).or_else(|| find(&resolve(&path, symlink)?));
+    match found {
+        Some(at) if !matches!(items[at].node.kind, NodeKind::Dir) => Ok(at),
+        Some(_) => Err(invalid(member, "a hardlink to a directory")),
+        None => {
+            let target = crate::layer::shown(&member.link);
+            Err(invalid(member, format!("a hardlink to {}, which is not in the archive before it", target.display())))
+        }
     }
-    let mut digest = None;
+}
+
+/// One more name of an item.
+fn hardlink(member: &Member, first: usize, item: &Selected) -> Selected {
+    let mut node = Node { path: member.path.clone(), ..item.node.clone() };
+    if let NodeKind::File { inode, .. } = &mut node.kind {
+        inode.get_or_insert((u64::MAX, first as u64));
+    }
+    Selected { source: member.path.clone(), target: member.path.clone(), node, ..item.clone() }
+}
+
+/// A member as something that is copied.
+fn selected(member: &Member) -> Result<Selected, LayerError> {
+    use tar::EntryType;
     let kind = match member.kind {
         EntryType::Directory => NodeKind::Dir,
         EntryType::Regular | EntryType::Continuous => NodeKind::File { size: member.size_bytes, inode: None },
@@ -230,13 +274,7 @@ fn selected(member: &Member, items: &[Selected], digests: &HashMap<Vec<u8>, usiz
         EntryType::Fifo => NodeKind::Fifo,
         EntryType::Char => NodeKind::CharDevice { major: member.device.0, minor: member.device.1 },
         EntryType::Block => NodeKind::BlockDevice { major: member.device.0, minor: member.device.1 },
-        EntryType::Link => {
-            let first = *digests.get(&crate::layer::read::clean(&member.link))?;
-            digest = items[first].digest;
-            let NodeKind::File { size, inode } = items[first].node.kind else { return None };
-            NodeKind::File { size, inode: inode.or(Some((u64::MAX, first as u64))) }
-        }
-        _ => return None,
+        other => return Err(invalid(member, format!("a member of type {:?}", char::from(other.as_byte())))),
     };
     let path = member.path.clone();
     let node = Node {
@@ -248,7 +286,7 @@ fn selected(member: &Member, items: &[Selected], digests: &HashMap<Vec<u8>, usiz
         mtime: member.mtime,
         xattrs: member.xattrs.clone(),
     };
-    Some(Selected { source: path.clone(), target: path, node, digest, implied: false, inline: None })
+    Ok(Selected { source: path.clone(), target: path, node, digest: None, implied: false, inline: None })
 }
 
 /// The first name of a linked file carries the same number as its links.

@@ -6,6 +6,7 @@
 pub mod compress;
 pub mod contents;
 pub mod read;
+mod sparse;
 pub mod unpack;
 pub mod write;
 
@@ -32,7 +33,7 @@ pub enum LayerError {
         path: PathBuf,
     },
     /// A tar breaks the format, or says what no layer may say.
-    #[error("not a valid layer: {what} at byte {offset}")]
+    #[error("not a valid tar: {what} at byte {offset}")]
     Invalid {
         /// What is wrong.
         what: String,
@@ -40,7 +41,7 @@ pub enum LayerError {
         offset: u64,
     },
     /// The stream ended early or could not be decompressed.
-    #[error("cannot read the layer: {source}")]
+    #[error("cannot read the tar: {source}")]
     Stream {
         /// Why.
         source: io::Error,

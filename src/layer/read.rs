@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 use shale_cache::{DiffId, OciDigest};
 use tar::{EntryType, Header};
 
+use super::sparse::{self, Holes, Piece};
 use super::write::{OPAQUE_MARKER, WHITEOUT_PREFIX};
 use super::{LayerError, shown};
 use crate::tree::entry::{Entry, Kind, Mtime, cmp_paths, file_name, join, parent};
@@ -54,6 +55,8 @@ pub struct Members<R: Read> {
     left: u64,
     /// Padding after it.
     padding: u64,
+    /// The rest of the current member, if not all of it is stored.
+    holes: Option<Holes>,
 }
 
 impl<R: Read> std::fmt::Debug for Members<R> {
@@ -61,6 +64,9 @@ impl<R: Read> std::fmt::Debug for Members<R> {
         write!(f, "Members at {}", self.offset)
     }
 }
+
+/// Offset and length of each piece that is stored, and the size of the file.
+type Sparse = (Vec<(u64, u64)>, u64);
 
 /// What extended headers say about the member after them.
 #[derive(Default)]
@@ -72,7 +78,7 @@ struct Extended {
 impl<R: Read> Members<R> {
     /// Reads from the start of a plain tar.
     pub fn new(source: R) -> Self {
-        Self { source, offset: 0, left: 0, padding: 0 }
+        Self { source, offset: 0, left: 0, padding: 0, holes: None }
     }
 
     /// The next member; what is left of the current one's content is skipped. `None` at the end marker or the end of the stream.
@@ -80,7 +86,7 @@ impl<R: Read> Members<R> {
         let mut extended = Extended::default();
         loop {
             self.skip(self.left + self.padding)?;
-            (self.left, self.padding) = (0, 0);
+            (self.left, self.padding, self.holes) = (0, 0, None);
             let Some(header) = self.header()? else { return Ok(None) };
             let size = header.entry_size().map_err(|e| self.invalid(format!("a header without a size: {e}")))?;
             match header.entry_type() {
@@ -88,7 +94,6 @@ impl<R: Read> Members<R> {
                 EntryType::XGlobalHeader => drop(self.extended_content(size)?),
                 EntryType::GNULongName => self.long(size, b"path", &mut extended)?,
                 EntryType::GNULongLink => self.long(size, b"linkpath", &mut extended)?,
-                EntryType::GNUSparse => return Err(self.invalid("a sparse file")),
                 kind => return self.member(&header, kind, size, extended).map(Some),
             }
         }
@@ -126,14 +131,12 @@ impl<R: Read> Members<R> {
 
     fn member(&mut self, header: &Header, kind: EntryType, size: u64, extended: Extended) -> Result<Member, LayerError> {
         let Extended { records, xattrs } = extended;
-        if records.keys().any(|key| key.starts_with(b"GNU.sparse.")) {
-            return Err(self.invalid("a sparse file"));
-        }
         let number = |key: &str| -> Option<u64> { std::str::from_utf8(records.get(key.as_bytes())?).ok()?.parse().ok() };
         let id = |key: &str, field: io::Result<u64>| number(key).or(field.ok()).and_then(|id| u32::try_from(id).ok());
         let uid = id("uid", header.uid()).ok_or_else(|| self.invalid("an owner that is no number"))?;
         let gid = id("gid", header.gid()).ok_or_else(|| self.invalid("a group that is no number"))?;
-        let path = records.get(b"path".as_slice()).cloned().unwrap_or_else(|| header.path_bytes().into_owned());
+        let path = records.get(b"GNU.sparse.name".as_slice()).or_else(|| records.get(b"path".as_slice()));
+        let path = path.cloned().unwrap_or_else(|| header.path_bytes().into_owned());
         let link = records.get(b"linkpath".as_slice()).cloned();
         let link = link.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned)).unwrap_or_default();
         let mtime = match records.get(b"mtime".as_slice()) {
@@ -142,16 +145,66 @@ impl<R: Read> Members<R> {
         };
         // Old tars mark a directory by the slash alone.
         let kind = if kind == EntryType::Regular && path.ends_with(b"/") { EntryType::Directory } else { kind };
-        let size_bytes = match kind {
-            EntryType::Regular | EntryType::Continuous => number("size").unwrap_or(size),
-            _ => 0,
-        };
-        let skipped = if size_bytes == 0 { size } else { size_bytes };
+        let is_file = matches!(kind, EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse);
+        let stored = if is_file { number("size").unwrap_or(size) } else { 0 };
+        let more = if kind == EntryType::GNUSparse { Some(self.own_sparse(header)?) } else { None };
+        let skipped = if stored == 0 { size } else { stored };
         self.left = skipped;
         self.padding = (BLOCK_BYTES - skipped % BLOCK_BYTES) % BLOCK_BYTES;
+        let sparse = if is_file && more.is_none() { self.pax_sparse(&records)? } else { more };
+        if let Some((pairs, size_bytes)) = sparse {
+            self.holes = Some(Holes::new(&pairs, size_bytes, self.left).ok_or_else(|| self.invalid(sparse::BROKEN))?);
+        }
+        let kind = if kind == EntryType::GNUSparse { EntryType::Regular } else { kind };
+        let size_bytes = self.holes.as_ref().map_or(stored, Holes::size_bytes);
         let device = (header.device_major().ok().flatten().unwrap_or(0), header.device_minor().ok().flatten().unwrap_or(0));
         let mode = header.mode().map_err(|e| self.invalid(format!("a mode that is no number: {e}")))? & 0o7777;
         Ok(Member { path: clean(&path), kind, mode, uid, gid, mtime, size_bytes, offset: self.offset, link, device, xattrs })
+    }
+
+    /// Offset and length of each piece of a sparse file in GNU's own form, and the file's size.
+    fn own_sparse(&mut self, header: &Header) -> Result<Sparse, LayerError> {
+        let (mut pairs, size_bytes, mut more) = sparse::of_header(header).ok_or_else(|| self.invalid(sparse::BROKEN))?;
+        while more {
+            let mut block = [0; BLOCK_BYTES as usize];
+            self.source.read_exact(&mut block).map_err(|source| LayerError::Stream { source })?;
+            self.offset += BLOCK_BYTES;
+            let (further, is_extended) = sparse::of_block(&block).ok_or_else(|| self.invalid(sparse::BROKEN))?;
+            pairs.extend(further);
+            more = is_extended && pairs.len() <= sparse::PIECE_LIMIT;
+        }
+        Ok((pairs, size_bytes))
+    }
+
+    /// The same in the forms of extended headers; `None` if the file is not sparse.
+    fn pax_sparse(&mut self, records: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<Option<Sparse>, LayerError> {
+        let number = |key: &str| -> Option<u64> { std::str::from_utf8(records.get(key.as_bytes())?).ok()?.parse().ok() };
+        let (pairs, size_bytes) = if let Some(map) = records.get(b"GNU.sparse.map".as_slice()) {
+            (sparse::of_text(map), number("GNU.sparse.size").or_else(|| number("GNU.sparse.realsize")))
+        } else if number("GNU.sparse.major") == Some(1) {
+            // The list fills whole blocks.
+            let mut block = [0; BLOCK_BYTES as usize];
+            let mut at = block.len();
+            let pairs = sparse::of_lines(|| {
+                let mut digits = String::new();
+                loop {
+                    if at == block.len() {
+                        self.content().read_exact(&mut block).map_err(|source| LayerError::Stream { source })?;
+                        at = 0;
+                    }
+                    at += 1;
+                    match block[at - 1] {
+                        b'\n' => return Ok::<_, LayerError>(digits.parse().ok()),
+                        byte if digits.len() < 20 => digits.push(char::from(byte)),
+                        _ => return Ok(None),
+                    }
+                }
+            })?;
+            (pairs, number("GNU.sparse.realsize"))
+        } else {
+            return Ok(None);
+        };
+        pairs.zip(size_bytes).map(Some).ok_or_else(|| self.invalid(sparse::BROKEN))
     }
 
     fn pax(&mut self, size: u64, extended: &mut Extended) -> Result<(), LayerError> {
@@ -162,6 +215,11 @@ impl<R: Read> Members<R> {
             match key.strip_prefix(b"SCHILY.xattr.") {
                 Some(name) if is_kept_xattr(name) => drop(extended.xattrs.insert(name.to_vec(), value.to_vec())),
                 Some(_) => {}
+                // The first form repeats its keys.
+                None if matches!(key, b"GNU.sparse.offset" | b"GNU.sparse.numbytes") => {
+                    let map = extended.records.entry(b"GNU.sparse.map".to_vec()).or_default();
+                    map.extend([value, b","].concat());
+                }
                 None => drop(extended.records.insert(key.to_vec(), value.to_vec())),
             }
             rest = after;
@@ -208,16 +266,30 @@ pub struct Content<'a, R: Read> {
 
 impl<R: Read> std::fmt::Debug for Content<'_, R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Content of {} bytes", self.members.left)
+        write!(f, "Content of {} stored bytes", self.members.left)
     }
 }
 
 impl<R: Read> Read for Content<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let want = buffer.len().min(usize::try_from(self.members.left).unwrap_or(usize::MAX));
+        let mut want = buffer.len().min(usize::try_from(self.members.left).unwrap_or(usize::MAX));
+        if let Some(holes) = &mut self.members.holes {
+            match holes.next(buffer.len()) {
+                Some(Piece::Data(bytes)) => want = bytes,
+                Some(Piece::Hole(bytes)) => {
+                    buffer[..bytes].fill(0);
+                    holes.pass(bytes);
+                    return Ok(bytes);
+                }
+                None => return Ok(0),
+            }
+        }
         let read = self.members.source.read(&mut buffer[..want])?;
         if read == 0 && want > 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if let Some(holes) = &mut self.members.holes {
+            holes.pass(read);
         }
         self.members.left -= read as u64;
         self.members.offset += read as u64;

@@ -336,6 +336,11 @@ pub(super) enum Looped<E> {
     Other(E),
 }
 
+/// Resolves the symlinks on the way to a path through `link` (the target, if there is a symlink), inside the root. `None` if they lead round.
+pub fn resolve(path: &[u8], link: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
+    resolve_in(path, false, |path| Ok::<_, std::convert::Infallible>(link(path))).ok()
+}
+
 /// Resolves a path's symlinks through `link` (the target, if there is a symlink), inside the root.
 pub(super) fn resolve_in<E>(
     path: &[u8],
