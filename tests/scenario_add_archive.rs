@@ -22,6 +22,11 @@ fn archive(members: &[Member<'_>]) -> Vec<u8> {
         header.set_gid(0);
         header.set_mtime(1_700_000_000);
         header.set_size(0);
+        if *kind == EntryType::Char {
+            // Not 0:0, which is a whiteout.
+            header.set_device_major(5).expect("ustar");
+            header.set_device_minor(1).expect("ustar");
+        }
         if matches!(kind, EntryType::Link | EntryType::Symlink) {
             tar.append_link(&mut header, path, said).expect("memory");
         } else {
@@ -60,6 +65,19 @@ fn a_hardlink_is_one_more_name_of_whatever_it_names() {
         for (name, first) in [("l2", "l"), ("p2", "p")] {
             assert_eq!((files[name].kind, &files[name].link), (files[first].kind, &files[first].link), "{name}");
         }
+    });
+}
+
+#[test]
+fn device_nodes_that_only_root_can_make_are_kept_and_not_missed() {
+    as_everybody(|lab: &Lab| {
+        lab.load_busybox();
+        lab.write("ctx/a.tar", archive(&[(EntryType::Char, "console", ""), (EntryType::Regular, "f", "f\n")]));
+        lab.context("ctx", &[("Dockerfile", "FROM busybox\nADD a.tar /d/\nRUN cat /d/f\n")]);
+        assert_eq!(lab.build("ctx", &[]).image.files["d/console"].kind, '3', "{:?}", lab.who());
+        lab.wait_for_sync("built");
+        let verify = lab.run(&["store", "verify"]);
+        assert!(verify.ok(), "{:?}: {}{}", lab.who(), verify.stdout, verify.stderr);
     });
 }
 

@@ -239,6 +239,24 @@ fn standard_output_that_is_full_or_closed() {
     });
 }
 
+#[test]
+fn what_is_no_date_and_no_archive_is_said_in_a_line() {
+    as_everybody(|lab| {
+        lab.context("ctx", &[("Dockerfile", OK), ("f", "f\n")]);
+        for epoch in ["99999999999999", "-99999999999999"] {
+            let said = lab.run(&["build", "--progress", "plain", "--build-arg", &format!("SOURCE_DATE_EPOCH={epoch}"), "ctx"]);
+            fails(&said, 1, &[&format!("invalid SOURCE_DATE_EPOCH: {epoch}"), "hint: seconds since 1970"], epoch);
+        }
+        // Lines of the file are nobody's to read.
+        lab.write("passwd", "root:x:0:0:root\x1b:/root:/bin/bash\ndaemon:x:1:1:\n".repeat(40));
+        for args in [&["load", "-i", "passwd"][..], &["import", "passwd"]] {
+            let said = lab.run(args);
+            assert_ne!(said.code, 0, "{args:?}");
+            assert!(!said.stderr.contains("daemon") && !said.stderr.contains('\x1b'), "{args:?}: {}", said.stderr);
+        }
+    });
+}
+
 /// A store on a file system of a few megabytes.
 struct SmallDisk {
     path: std::path::PathBuf,

@@ -201,6 +201,9 @@ fn a_first_build_and_a_build_of_another_directory_say_so() {
     lab.context("two", &[("Dockerfile", "FROM busybox\nCOPY f /f\nRUN cat /f\n"), ("f", "2\n")]);
     let said = lab.build("two", &[]).said;
     assert_eq!(reason(&said, "COPY").as_deref(), Some("never built here; against a build of another context: 1 file changed: f"));
+    lab.context("two", &[("Other", "FROM busybox\nCOPY f /f\n"), ("f", "3\n")]);
+    let said = lab.build("two", &["-f", "two/Other"]).said;
+    assert_eq!(reason(&said, "COPY").as_deref(), Some("never built here; against a build of another Dockerfile: 1 file changed: f"));
 }
 
 #[test]

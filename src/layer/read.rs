@@ -88,7 +88,7 @@ impl<R: Read> Members<R> {
             self.skip(self.left + self.padding)?;
             (self.left, self.padding, self.holes) = (0, 0, None);
             let Some(header) = self.header()? else { return Ok(None) };
-            let size = header.entry_size().map_err(|e| self.invalid(format!("a header without a size: {e}")))?;
+            let size = header.entry_size().map_err(|_| self.invalid("a header without a size"))?;
             match header.entry_type() {
                 EntryType::XHeader => self.pax(size, &mut extended)?,
                 EntryType::XGlobalHeader => drop(self.extended_content(size)?),
@@ -124,7 +124,7 @@ impl<R: Read> Members<R> {
         }
         let mut header = Header::new_old();
         header.as_mut_bytes().copy_from_slice(&block);
-        let sum = header.cksum().map_err(|e| self.invalid(format!("a header without a checksum: {e}")))?;
+        let sum = header.cksum().map_err(|_| self.invalid("a header without a checksum"))?;
         let actual: u32 = block.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { u32::from(*b) }).sum();
         if sum == actual { Ok(Some(header)) } else { Err(self.invalid("a header with a wrong checksum")) }
     }
@@ -158,7 +158,7 @@ impl<R: Read> Members<R> {
         let kind = if kind == EntryType::GNUSparse { EntryType::Regular } else { kind };
         let size_bytes = self.holes.as_ref().map_or(stored, Holes::size_bytes);
         let device = (header.device_major().ok().flatten().unwrap_or(0), header.device_minor().ok().flatten().unwrap_or(0));
-        let mode = header.mode().map_err(|e| self.invalid(format!("a mode that is no number: {e}")))? & 0o7777;
+        let mode = header.mode().map_err(|_| self.invalid("a mode that is no number"))? & 0o7777;
         Ok(Member { path: clean(&path), kind, mode, uid, gid, mtime, size_bytes, offset: self.offset, link, device, xattrs })
     }
 

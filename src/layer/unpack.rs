@@ -148,7 +148,7 @@ impl Unpacker {
         }
         if self.owners == Owners::Entries {
             let dir = self.dir_of(&entry.path)?;
-            chownat(dir, &name, Some(uid(entry)), Some(gid(entry)), AtFlags::SYMLINK_NOFOLLOW)?;
+            chownat(dir, &name, Some(uid(entry)), Some(gid(entry)), AtFlags::SYMLINK_NOFOLLOW).map_err(|error| unowned(error, entry))?;
         }
         let dir = self.dir_of(&entry.path)?;
         if !matches!(entry.kind, Kind::Symlink { .. }) {
@@ -160,7 +160,7 @@ impl Unpacker {
     /// Owner before mode, since a change of owner clears setuid; attributes last, since it clears capabilities too.
     fn set_metadata(&self, fd: impl AsFd, entry: &Entry) -> io::Result<()> {
         if self.owners == Owners::Entries {
-            fchown(&fd, Some(uid(entry)), Some(gid(entry)))?;
+            fchown(&fd, Some(uid(entry)), Some(gid(entry))).map_err(|error| unowned(error, entry))?;
         }
         fchmod(&fd, Mode::from_raw_mode(entry.mode))?;
         for (name, value) in &entry.xattrs {
@@ -404,6 +404,15 @@ fn remove_below(root: &OwnedFd, top: &[u8], unwanted: &dyn Fn(&[u8]) -> bool) ->
         unlinkat(&inside, file_name(path), if *is_dir { AtFlags::REMOVEDIR } else { AtFlags::empty() })?;
     }
     Ok(())
+}
+
+/// Why an owner could not be given: EINVAL says that the kernel knows no such id here.
+fn unowned(error: Errno, entry: &Entry) -> io::Error {
+    if error != Errno::INVAL {
+        return error.into();
+    }
+    let Entry { uid, gid, .. } = entry;
+    io::Error::other(format!("its owner {uid}:{gid} is not among the ids of this user (see /etc/subuid and /etc/subgid)"))
 }
 
 fn uid(entry: &Entry) -> Uid {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use time::OffsetDateTime;
+
 use super::copy::remote;
 use super::error::{PlanError, PlanErrorKind};
 use super::graph::Remote;
@@ -63,7 +65,8 @@ pub(super) fn resolve(
 ) -> Result<Option<i64>, PlanError> {
     let Some(text) = written(build_args, global) else { return Ok(None) };
     if let Ok(seconds) = text.parse() {
-        return Ok(Some(seconds));
+        let is_date = OffsetDateTime::from_unix_timestamp(seconds).is_ok();
+        return if is_date { Ok(Some(seconds)) } else { Err(PlanError::of_option(PlanErrorKind::BadEpoch(text))) };
     }
     if !is_context(&text, options) {
         let stage = stage_called(dockerfile, &text).ok_or_else(|| PlanError::of_option(PlanErrorKind::BadEpoch(text.clone())))?;

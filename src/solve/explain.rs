@@ -27,8 +27,13 @@ pub enum MissReason {
     Evicted,
     /// It ran before, but what its key was made of was removed.
     Forgotten,
-    /// The same words were run for another context or Dockerfile, and these parts differ.
-    Elsewhere(Vec<Change>),
+    /// The same words were run elsewhere, and these parts differ.
+    Elsewhere {
+        /// With this context, for another Dockerfile.
+        same_context: bool,
+        /// What differs.
+        changes: Vec<Change>,
+    },
 }
 
 /// One side of a comparison.
@@ -278,7 +283,7 @@ impl MissReason {
     /// Everything that differs.
     pub fn changes(&self) -> &[Change] {
         match self {
-            Self::Changed(changes) | Self::Elsewhere(changes) => changes,
+            Self::Changed(changes) | Self::Elsewhere { changes, .. } => changes,
             Self::NoCache | Self::NoCacheFilter(_) | Self::NeverBuilt | Self::Evicted | Self::Forgotten => &[],
         }
     }
@@ -306,9 +311,10 @@ impl fmt::Display for MissReason {
             Self::Evicted => f.write_str("evicted: its record or its layer was removed from the store"),
             Self::Forgotten => f.write_str("the record of its last run was evicted"),
             Self::Changed(changes) => f.write_str(changes.first().map_or("changed", |change| &change.text)),
-            Self::Elsewhere(changes) => {
+            Self::Elsewhere { same_context, changes } => {
                 let text = changes.first().map_or("the same, but its layer was removed", |change| &change.text);
-                write!(f, "never built here; against a build of another context: {text}")
+                let other = if *same_context { "Dockerfile" } else { "context" };
+                write!(f, "never built here; against a build of another {other}: {text}")
             }
         }
     }

@@ -76,7 +76,9 @@ pub(super) fn difference(root: &Path, index: &Path) -> Result<Option<String>, Fa
         return Ok(None);
     }
     let here: HashSet<&[u8]> = found.iter().map(|upper| upper.entry.path.as_slice()).collect();
-    let lost = index.iter().find(|entry| !here.contains(entry.path.as_slice()));
+    // Device nodes are left out where the kernel lets nobody make them.
+    let is_device = |entry: &Entry| matches!(entry.kind, Kind::CharDevice { .. } | Kind::BlockDevice { .. });
+    let lost = index.iter().find(|entry| !is_device(entry) && !here.contains(entry.path.as_slice()));
     Ok(lost.and_then(|entry| shown(&entry.path, "is gone")))
 }
 

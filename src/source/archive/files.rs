@@ -189,7 +189,8 @@ fn spool(store: &Store, path: &Path, reader: &mut dyn Read) -> Result<Files, Arc
 /// Notes where the entries of a tar lie.
 fn index(path: PathBuf, file: File, spool: Option<TmpDir>) -> Result<Files, ArchiveError> {
     let corrupt = |detail: String| ArchiveError::Corrupt { path: path.clone(), detail };
-    let broken = |e: io::Error| corrupt(e.to_string());
+    // The reader's errors quote what should have been a header.
+    let broken = |e: io::Error| corrupt(e.to_string().lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).collect());
     let len = file.metadata().map_err(broken)?.len();
     let mut entries = BTreeMap::new();
     let mut archive = tar::Archive::new(&file);
