@@ -68,6 +68,7 @@ fn edit(lab: &Lab, from: &str, to: &str) {
 fn statuses(lab: &Lab) -> Vec<(String, String)> {
     let text = fs::read(lab.work("meta.json")).expect("--metadata-file");
     let meta: Value = serde_json::from_slice(&text).expect("JSON");
+    assert!(meta["shale.build"]["started_ms"].as_u64() > Some(0) && meta["shale.build"]["pid"].as_u64() > Some(0), "{meta}");
     let text = |step: &Value, name: &str| step[name].as_str().unwrap_or_else(|| panic!("no {name} in {step}")).to_owned();
     let steps = meta["shale.build"]["steps"].as_array().expect("steps").iter();
     steps.map(|step| (text(step, "name").split_once("] ").expect("a name").1.to_owned(), text(step, "status"))).collect()

@@ -370,12 +370,17 @@ impl OpenBuild {
         Journal { path: self.dir.join(STEPS), file: Mutex::new(None) }
     }
 
-    /// Writes how it ended. Id, process and begin are those of the begin.
+    /// A record with the id, the process and the begin of this build.
+    pub fn own(&self, record: BuildRecord) -> BuildRecord {
+        BuildRecord { id: self.id.clone(), pid: std::process::id(), started_ms: self.started_ms, ..record }
+    }
+
+    /// Writes how it ended.
     pub fn end(&self, record: BuildRecord) -> Result<(), StoreError> {
         if self.lock.is_none() {
             return Ok(());
         }
-        let record = BuildRecord { id: self.id.clone(), pid: std::process::id(), started_ms: self.started_ms, ..record };
+        let record = self.own(record);
         self.store.write_entry(entry::BUILD, &self.dir.join("record"), &record)?;
         // The record has them all; one that stays does no harm.
         drop(fs::remove_file(self.dir.join(STEPS)));

@@ -58,8 +58,7 @@ impl Account {
 
     /// Writes how it ended.
     pub(super) fn end(self, built: Result<BuildReport, BuildError>, services: Services<'_>) -> Result<BuildReport, BuildError> {
-        let mut record = self.record.take();
-        self.build.id().clone_into(&mut record.id);
+        let mut record = self.build.own(self.record.take());
         record.steps = self.ledger.steps();
         record.duration_ms = self.started.elapsed().as_millis() as u64;
         record.count();

@@ -1,7 +1,9 @@
 //! Context and Dockerfile, opened.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, Read};
+use std::path::Path;
 
 use shale_cache::TmpDir;
 
@@ -45,7 +47,7 @@ impl Inputs {
         let started = std::time::Instant::now();
         let task = services.reporter.new_task();
         let inputs = Self::open_all(request, services);
-        let name = inputs.as_ref().map_or("Dockerfile", |inputs| inputs.source.name());
+        let name = inputs.as_ref().map_or_else(|_| wanted(request), |inputs| inputs.source.name().into());
         services.reporter.report(Event::Started { task, name: format!("[internal] load build definition from {name}") });
         match &inputs {
             Ok(inputs) => {
@@ -158,6 +160,16 @@ fn from_stdin(
     let mut text = Vec::new();
     all.read_to_end(&mut text).map_err(stdin_error)?;
     Ok((LoadedDockerfile::alone("Dockerfile", &text), None))
+}
+
+/// The name of a Dockerfile that could not be read.
+fn wanted(request: &BuildRequest) -> Cow<'_, str> {
+    let path = match &request.dockerfile {
+        DockerfileSource::File(path) => path,
+        DockerfileSource::InContext(name) => Path::new(name),
+        DockerfileSource::Default | DockerfileSource::Url(_) | DockerfileSource::Stdin => return "Dockerfile".into(),
+    };
+    path.file_name().unwrap_or_default().to_string_lossy()
 }
 
 fn dockerfile_from(request: &BuildRequest, remotes: &Remotes, services: Services<'_>) -> Result<DockerfileFrom, BuildError> {
