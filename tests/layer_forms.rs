@@ -217,6 +217,64 @@ proptest! {
         prop_assert!(pack(&walked, &mut directory, ALL) == tar);
     }
 
+    /// What GNU tar and Go write with `GNU.sparse.*`: a list that fits gives the file with its zeros, any other is an error.
+    #[test]
+    fn a_file_with_holes_is_what_its_list_says(
+        steps in prop::collection::vec((0..700_u64, 0..700_u64), 0..12),
+        behind in 0..700_u64,
+        wrong in prop::option::weighted(0.3, (any::<prop::sample::Index>(), 1..u64::MAX)),
+        is_first_form in any::<bool>(),
+    ) {
+        let (mut numbers, mut whole, mut stored) = (Vec::new(), Vec::new(), Vec::new());
+        for (hole, data) in steps {
+            whole.resize(whole.len() + hole as usize, 0);
+            numbers.extend([whole.len() as u64, data]);
+            let bytes: Vec<u8> = (0..data).map(|i| (i % 251) as u8 + 1).collect();
+            whole.extend(&bytes);
+            stored.extend(bytes);
+        }
+        whole.resize(whole.len() + behind as usize, 0);
+        let is_wrong = wrong.filter(|_| !numbers.is_empty()).map(|(at, by)| {
+            let at = at.index(numbers.len());
+            numbers[at] = numbers[at].wrapping_add(by);
+        }).is_some();
+        let shown: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+        let size = whole.len().to_string();
+        let mut content = Vec::new();
+        let mut records = vec![("GNU.sparse.name", "f".as_bytes())];
+        let map = shown.join(",");
+        if is_first_form {
+            records.extend([("GNU.sparse.size", size.as_bytes()), ("GNU.sparse.map", map.as_bytes())]);
+        } else {
+            records.extend([("GNU.sparse.major", &b"1"[..]), ("GNU.sparse.minor", b"0"), ("GNU.sparse.realsize", size.as_bytes())]);
+            let lines = std::iter::once((numbers.len() / 2).to_string()).chain(shown);
+            content.extend(lines.flat_map(|number| (number + "\n").into_bytes()));
+            content.resize(content.len().next_multiple_of(512), 0);
+        }
+        content.extend(&stored);
+        let mut tar = tar::Builder::new(Vec::new());
+        tar.append_pax_extensions(records).expect("memory");
+        let mut header = tar::Header::new_ustar();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(7);
+        tar.append_data(&mut header, "GNUSparseFile.0/f", content.as_slice()).expect("memory");
+        header.set_size(2);
+        tar.append_data(&mut header, "g", &b"g\n"[..]).expect("memory");
+        let read = index_of(tar.into_inner().expect("memory").as_slice());
+        if !is_wrong {
+            let index = read.expect("a right list");
+            let file = |content: &[u8]| Kind::File { size: content.len() as u64, digest: *blake3::hash(content).as_bytes(), hardlink: None };
+            let found: Vec<_> = index.iter().map(|entry| (entry.path, entry.kind)).collect();
+            prop_assert_eq!(found, [(b"f".to_vec(), file(&whole)), (b"g".to_vec(), file(b"g\n"))]);
+        } else if let Ok(index) = read {
+            // Pieces that moved into a hole are as good as any.
+            prop_assert_eq!(index.len(), 2);
+        }
+    }
+
     #[test]
     fn damaged_tars_never_panic((index, mut memory) in layer(), flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
         let mut tar = pack(&index, &mut memory, ALL);

@@ -18,7 +18,7 @@
 //!                    fs/<MapId>/root/              an unpacked form that was made later
 //!                               made               its stamp
 //!   by-diff/<alg>-<hex>        DiffId → LayerId
-//!   by-content/<hex>           ContentId → LayerId
+//!   by-content/<hex>           ContentId → LayerId, of layers that were merged from others
 //!   steps/<aa>/<CacheKey>      step records                                               step
 //!   steps/last/runs-<0 to f>   the newest key of a step, by words, place, and words anywhere      runs
 //!   lists/<ListId>             long parts of keys                                         list

@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 use shale_cache::{DiffId, OciDigest};
 use tar::{EntryType, Header};
 
+use super::pax::{pax_record, pax_time};
 use super::sparse::{self, Holes, Piece};
 use super::write::{OPAQUE_MARKER, WHITEOUT_PREFIX};
 use super::{LayerError, shown};
@@ -189,6 +190,9 @@ impl<R: Read> Members<R> {
                 let mut digits = String::new();
                 loop {
                     if at == block.len() {
+                        if self.left < BLOCK_BYTES {
+                            return Ok(None);
+                        }
                         self.content().read_exact(&mut block).map_err(|source| LayerError::Stream { source })?;
                         at = 0;
                     }
@@ -570,29 +574,4 @@ pub fn clean(path: &[u8]) -> Vec<u8> {
 fn is_kept_xattr(name: &[u8]) -> bool {
     name == b"security.capability"
         || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay.") && name != b"user.rootlesscontainers")
-}
-
-/// Key, value and what follows a `LENGTH KEY=VALUE\n` record.
-fn pax_record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
-    let space = bytes.iter().position(|byte| *byte == b' ')?;
-    let length: usize = std::str::from_utf8(&bytes[..space]).ok()?.parse().ok()?;
-    if length <= space + 1 || length > bytes.len() || bytes[length - 1] != b'\n' {
-        return None;
-    }
-    let record = &bytes[space + 1..length - 1];
-    let equals = record.iter().position(|byte| *byte == b'=')?;
-    Some((&record[..equals], &record[equals + 1..], &bytes[length..]))
-}
-
-/// `SECONDS[.FRACTION]`, possibly negative.
-fn pax_time(text: &[u8]) -> Option<Mtime> {
-    let text = std::str::from_utf8(text).ok()?;
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let secs: i64 = whole.parse().ok()?;
-    let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
-    let nanos: u32 = digits.parse().ok()?;
-    Some(match (text.starts_with('-'), nanos) {
-        (true, 1..) => Mtime { secs: secs - 1, nanos: 1_000_000_000 - nanos },
-        _ => Mtime { secs, nanos },
-    })
 }

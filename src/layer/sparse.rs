@@ -10,6 +10,9 @@ pub(super) const BROKEN: &str = "a sparse file whose pieces break its size";
 /// Pieces more than this are no honest file's.
 pub(super) const PIECE_LIMIT: usize = 1 << 20;
 
+/// A larger one is no honest file: to read its zeros would take hours.
+const SIZE_LIMIT_BYTES: u64 = 1 << 40;
+
 /// What lies at a place of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Piece {
@@ -32,6 +35,9 @@ impl Holes {
     /// Of a file of `size_bytes`, from pairs of offset and length whose lengths are `stored_bytes` together. `None` if they contradict each
     /// other.
     pub(super) fn new(pairs: &[(u64, u64)], size_bytes: u64, stored_bytes: u64) -> Option<Self> {
+        if size_bytes > SIZE_LIMIT_BYTES {
+            return None;
+        }
         let (mut data, mut end, mut stored) = (VecDeque::new(), 0, 0_u64);
         for (offset, length) in pairs {
             let begin = std::mem::replace(&mut end, offset.checked_add(*length)?);
@@ -132,7 +138,8 @@ mod tests {
             (&[(0, 5)], 9, 4),
             (&[(5, 2), (0, 1)], 9, 3),
             (&[(0, 5), (4, 1)], 9, 6),
-            (&[(u64::MAX, 2)], u64::MAX, 2),
+            (&[(u64::MAX, 2)], 9, 2),
+            (&[], 1 << 41, 0),
         ] {
             assert_eq!(Holes::new(pairs, size, stored), None, "{pairs:?} in {size}");
         }
