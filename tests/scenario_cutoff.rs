@@ -164,6 +164,16 @@ fn what_runs_again_takes_the_layer_of_before_only_where_no_times_change_places()
         // Who wants no cache gets the times of now.
         let anew = lab.build("ctx", &["--no-cache"]);
         assert_ne!(layers(&anew), layers(&hit), "{:?}", lab.who());
+        // The same where the source is only mounted.
+        let mounted = |comment: &str| {
+            let text =
+                "FROM busybox\nRUN --mount=type=bind,target=/src usleep 1100000; grep -v '^//' /src/main.c >/main.o\nRUN cat /main.o\n";
+            lab.context("ctx", &[("Dockerfile", text), ("main.c", &format!("// {comment}\nint main;\n"))]);
+            lab.build("ctx", &[])
+        };
+        let (one, two) = (mounted("one"), mounted("two"));
+        assert_eq!(two.said.executed().len(), 1, "{:?}: {}", lab.who(), two.said.stderr);
+        assert_ne!(layers(&one), layers(&two), "{:?}", lab.who());
         // In the other order, at times that no clock takes for one.
         let write = |first: &str, second: &str| format!("touch /{first}; usleep 1100000; touch /{second}");
         file(&write("f", "g"), "[ /g -nt /f ]");
@@ -186,6 +196,8 @@ fn an_image_is_as_old_as_the_build_that_made_it() {
         let other = built("date", &[]);
         assert!(other > first, "{:?}: {other} is not after {first}", lab.who());
         assert_eq!(built("true", &[]), first, "{:?}: a step that hits", lab.who());
-        assert!(built("true", &["--no-cache"]) > other, "{:?}: a step that is made anew", lab.who());
+        let anew = built("true", &["--no-cache"]);
+        assert!(anew > other, "{:?}: a step that is made anew", lab.who());
+        assert_eq!(built("true", &[]), anew, "{:?}: a step that hits what was made anew", lab.who());
     });
 }

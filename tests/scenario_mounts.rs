@@ -216,3 +216,28 @@ fn an_agent_is_seen_through_a_socket_of_the_step_s_own() {
         assert!(said.stderr.contains("no SSH key \"default\" forwarded from the client"), "{}", said.stderr);
     });
 }
+
+#[test]
+fn what_was_written_over_a_bind_mount_does_not_outlive_its_step() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        let write = "mkdir /src/d && dd if=/dev/zero of=/src/d/f bs=1M count=8 2>/dev/null && usleep 200000 && chown -R 1000:50 /src/d && chmod 700 /src/d";
+        // The second step sees what the first one left in the store.
+        let look = "RUN usleep 700000";
+        let text = format!("FROM busybox\nRUN --mount=type=bind,target=/src,rw {write}\n{look}\n");
+        lab.context("ctx", &[("Dockerfile", &text), ("f", "f\n")]);
+        let mut child = lab.shale(&["build", "--progress", "plain", "-t", "written", "ctx"]).spawn().expect("shale starts");
+        let written = |lab: &Lab| {
+            let found =
+                std::process::Command::new("find").arg(lab.store().join("tmp")).args(["-size", "+1M"]).output().expect("find starts");
+            !found.stdout.is_empty()
+        };
+        let (mut was_there, mut at_the_end) = (false, false);
+        while child.try_wait().expect("a child").is_none() {
+            at_the_end = written(lab);
+            was_there |= at_the_end;
+        }
+        assert!(was_there && !at_the_end, "{:?}: seen {was_there}, at the end {at_the_end}", lab.who());
+        lab.assert_tidy("written");
+    });
+}

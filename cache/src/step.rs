@@ -207,7 +207,8 @@ impl<'a> Steps<'a> {
         }
         Layers::new(self.store).require_index(&record.layer)?;
         // One that says the same needs no replacing: a step that passes the cache by mostly makes what it had made.
-        let is_known = |known: &StepRecord| (known.layer, known.content) == (record.layer, record.content) && known.base == record.base;
+        let result = |record: &StepRecord| (record.layer, record.content, record.created_secs, record.created_nanos);
+        let is_known = |known: &StepRecord| result(known) == result(record) && known.base == record.base;
         if !self.peek(&record.key)?.is_some_and(|known| is_known(&known)) {
             self.store.write_entry(entry::STEP, &self.path(&record.key), record)?;
         }

@@ -1,4 +1,5 @@
-//! What no step needs to wait for: a layer that will be exported is packed as soon as it is there, and where the next step works is made.
+//! What no step needs to wait for: a layer that will be exported is packed as soon as it is there, where the next step works is made, and
+//! what a step's mounts leave is deleted.
 //!
 //! One thing at a time, and packing with low priority, so that it takes what steps leave of the machine. Whoever exports finds the
 //! packed form, or waits for the rest of it, or packs what nobody came to: the bytes are the same.
@@ -6,7 +7,7 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 
-use shale_cache::{LayerId, MapId};
+use shale_cache::{LayerId, MapId, TmpDir};
 
 use super::forms::Forms;
 use crate::sandbox::sys::become_batch_job;
@@ -29,6 +30,7 @@ pub enum Wanted {
 #[derive(Debug)]
 enum Job {
     Pack(LayerId),
+    Delete(TmpDir),
     Make(MapId),
 }
 
@@ -52,25 +54,36 @@ impl Ahead {
         self.send(Job::Pack(layer));
     }
 
+    /// Takes a directory that is not needed any more.
+    pub(super) fn delete(&self, dir: TmpDir) {
+        self.send(Job::Delete(dir));
+    }
+
     /// Has a place made for the next step.
     pub(super) fn make_place(&self, map: MapId) {
         self.send(Job::Make(map));
     }
 
     fn send(&self, job: Job) {
-        // Nobody listens where nobody could start the thread for it.
+        // Nobody listens where nobody could start the thread for it: then a directory is deleted by being dropped.
         self.0.lock().unwrap_or_else(PoisonError::into_inner).send(job).ok();
     }
 }
 
 impl Queue {
-    /// Does what comes until nothing more can come. What fails to be packed fails again, and is told, when it is exported.
+    /// Does what comes until nothing more can come. What fails to be packed fails again, and is told, when it is exported; what
+    /// cannot be deleted lies in `trash/` for the next build.
     pub fn work(self, forms: &Forms<'_>, wanted: Option<Wanted>) {
         become_batch_job();
         let mut threads = None;
         while let Ok(job) = self.0.recv() {
             let layer = match job {
                 Job::Pack(layer) => layer,
+                Job::Delete(dir) => {
+                    let left: Vec<_> = dir.close().into_iter().collect();
+                    drop(forms.remove(&left));
+                    continue;
+                }
                 Job::Make(map) => {
                     forms.make_place(&map);
                     continue;

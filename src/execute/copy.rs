@@ -465,7 +465,7 @@ pub(super) fn write_layer(
     }
     let index = index(executor, landed, &places)?;
     let content = index.content_id_without_mtimes();
-    if let Some(layer) = former::layer(executor, step, former, &content, &index)? {
+    if let Some(layer) = former::layer(executor, step, former, &content, &index) {
         return Ok(Made { layer, content, inputs: None });
     }
     let made = executor.made(&index, content)?;

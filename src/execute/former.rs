@@ -12,36 +12,41 @@ use crate::solve::snapshot::LayerRef;
 use crate::tree::entry::Mtime;
 use crate::tree::index::Index;
 
-/// The layer that stands for one of that content: `former`'s, if it is still there in a form that the build needs.
+/// The layer that stands for one of that content: `former`'s, if it is still there in a form that the build needs. Whatever fails on the way to
+/// it leaves the new one.
 pub(super) fn layer(
     executor: &BuildExecutor<'_>,
     step: &Step<'_>,
     former: Option<&StepRecord>,
     content: &ContentId,
     index: &Index,
-) -> Result<Option<LayerId>, StepError> {
-    let Some(former) = former.filter(|former| former.content == *content) else { return Ok(None) };
+) -> Option<LayerId> {
+    let former = former.filter(|former| former.content == *content)?;
+    stands_for(executor, step, former, index).is_ok_and(|stands| stands).then_some(former.layer)
+}
+
+fn stands_for(executor: &BuildExecutor<'_>, step: &Step<'_>, former: &StepRecord, index: &Index) -> Result<bool, StepError> {
     let layers = executor.store.layers();
     if !layers.has_index(&former.layer)? {
-        return Ok(None);
+        return Ok(false);
     }
     let own = LayerRef::Own { layer: former.layer, created: (former.created_secs, former.created_nanos) };
     let is_unpacked = executor.forms.fs_if_there(&own)?.is_some();
     if !is_unpacked && (executor.is_run_upon(step.id) || layers.any_packed(&former.layer)?.is_none()) {
-        return Ok(None);
+        return Ok(false);
     }
-    let old = executor.forms.index(&own)?;
-    let times: Vec<(Mtime, Mtime)> = old.iter().zip(index.iter()).map(|(old, new)| (old.mtime, new.mtime)).collect();
-    let Some(moved) = moved(&times) else { return Ok(Some(former.layer)) };
+    let times: Vec<(Mtime, Mtime)> = executor.forms.index(&own)?.mtimes().zip(index.mtimes()).collect();
+    let Some((first, last)) = moved(&times) else { return Ok(true) };
     if !keep_order(times) {
-        return Ok(None);
+        return Ok(false);
     }
-    for below in step.parent.layers.iter() {
-        if executor.forms.index(below)?.iter().any(|entry| moved.0 < entry.mtime && entry.mtime <= moved.1) {
-            return Ok(None);
+    // What was changed last lies on top.
+    for below in step.parent.layers.iter().rev() {
+        if executor.forms.index(below)?.mtimes().any(|mtime| first < mtime && mtime <= last) {
+            return Ok(false);
         }
     }
-    Ok(Some(former.layer))
+    Ok(true)
 }
 
 /// The first and the last of all times that are not the same before and after.

@@ -86,7 +86,7 @@ pub(super) fn run(
         Exit::Cancelled => Err(StepError::Cancelled),
     });
     let made = match done {
-        Ok(done) => keep(executor, step, former, done, place).inspect_err(|_| executor.forms.tidy()),
+        Ok(done) => keep(executor, step, op, former, done, place).inspect_err(|_| executor.forms.tidy()),
         Err(error) => {
             // What was not kept may be large, and the next step may need the room.
             executor.forms.remove(&place.close())?;
@@ -103,13 +103,16 @@ pub(super) fn run(
 fn keep(
     executor: &BuildExecutor<'_>,
     step: &Step<'_>,
+    op: &RunOp,
     former: Option<&StepRecord>,
     done: RunDone,
     place: Place,
 ) -> Result<Made, StepError> {
     let index = Index::from_bytes(done.index)?;
     let content = index.content_id(Some(done.window));
-    if let Some(layer) = former::layer(executor, step, former, &content, &index)? {
+    // Times of files that are mounted are nobody's to compare with.
+    let former = former.filter(|_| op.mounts.is_empty());
+    if let Some(layer) = former::layer(executor, step, former, &content, &index) {
         executor.forms.remove(&place.close())?;
         return Ok(Made { layer, content, inputs: None });
     }
@@ -120,8 +123,13 @@ fn keep(
         layers.set_by_diff(diff_id, &layer)?;
     }
     executor.forms.remember(layer, index);
-    // A few empty directories, whose deletion some file systems take their time for.
-    rest.leave();
+    if op.mounts.is_empty() {
+        // A few empty directories, whose deletion some file systems take their time for.
+        rest.leave();
+    } else {
+        // What was written over a bind mount may be as large as anything.
+        executor.ahead.delete(rest);
+    }
     Ok(Made { layer, content, inputs: None })
 }
 

@@ -116,8 +116,7 @@ impl Spool {
                 _ => {
                     let mut item = selected(&member).map_err(failed)?;
                     if matches!(item.node.kind, NodeKind::File { .. }) {
-                        let digest = copy_hashed(&mut members.content(), &mut out).map_err(StepError::io("write", "a spool file"))?;
-                        item.digest = Some(digest);
+                        item.digest = Some(copy_hashed(&mut members.content(), &mut out, &stream)?);
                         self.members.insert((number, at), SourceRef::Spool { spool, offset, size_bytes: member.size_bytes });
                         offset += member.size_bytes;
                     }
@@ -161,7 +160,7 @@ impl Spool {
             let is_file = matches!(member.kind, tar::EntryType::Regular | tar::EntryType::Continuous);
             let of_group = || linked.get(group_of.get(member.path.as_slice())?);
             let Some(found) = targets.get(&member.path).or_else(of_group).filter(|_| is_file) else { continue };
-            copy_hashed(&mut members.content(), &mut out).map_err(StepError::io("write", "a spool file"))?;
+            copy_hashed(&mut members.content(), &mut out, &|source| LayerError::Stream { source }.into())?;
             sources.extend(found.iter().map(|t| (t.clone(), SourceRef::Spool { spool, offset, size_bytes: member.size_bytes })));
             offset += member.size_bytes;
         }
@@ -217,15 +216,16 @@ fn is_tar(file: &File) -> io::Result<bool> {
     Ok(Format::of(&plain[..filled]) == Format::Plain && is_archive(&plain[..filled]))
 }
 
-fn copy_hashed(from: &mut dyn Read, to: &mut dyn Write) -> io::Result<[u8; 32]> {
+/// `unread` is what a failure to read means.
+fn copy_hashed(from: &mut dyn Read, to: &mut dyn Write, unread: &dyn Fn(io::Error) -> StepError) -> Result<[u8; 32], StepError> {
     let mut hash = blake3::Hasher::new();
     let mut buffer = vec![0; 128 << 10];
     loop {
-        match from.read(&mut buffer)? {
+        match from.read(&mut buffer).map_err(unread)? {
             0 => return Ok(*hash.finalize().as_bytes()),
             read => {
                 hash.update(&buffer[..read]);
-                to.write_all(&buffer[..read])?;
+                to.write_all(&buffer[..read]).map_err(StepError::io("write", "a spool file"))?;
             }
         }
     }

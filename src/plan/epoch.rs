@@ -65,7 +65,8 @@ pub(super) fn resolve(
 ) -> Result<Option<i64>, PlanError> {
     let Some(text) = written(build_args, global) else { return Ok(None) };
     if let Ok(seconds) = text.parse() {
-        let is_date = OffsetDateTime::from_unix_timestamp(seconds).is_ok();
+        // RFC 3339 has four digits for the year.
+        let is_date = OffsetDateTime::from_unix_timestamp(seconds).is_ok_and(|date| (0..=9999).contains(&date.year()));
         return if is_date { Ok(Some(seconds)) } else { Err(PlanError::of_option(PlanErrorKind::BadEpoch(text))) };
     }
     if !is_context(&text, options) {

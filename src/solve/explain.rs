@@ -29,8 +29,8 @@ pub enum MissReason {
     Forgotten,
     /// The same words were run elsewhere, and these parts differ.
     Elsewhere {
-        /// With this context, for another Dockerfile.
-        same_context: bool,
+        /// What is another one there: the context, the Dockerfile, or the stage.
+        other: &'static str,
         /// What differs.
         changes: Vec<Change>,
     },
@@ -311,9 +311,8 @@ impl fmt::Display for MissReason {
             Self::Evicted => f.write_str("evicted: its record or its layer was removed from the store"),
             Self::Forgotten => f.write_str("the record of its last run was evicted"),
             Self::Changed(changes) => f.write_str(changes.first().map_or("changed", |change| &change.text)),
-            Self::Elsewhere { same_context, changes } => {
+            Self::Elsewhere { other, changes } => {
                 let text = changes.first().map_or("the same, but its layer was removed", |change| &change.text);
-                let other = if *same_context { "Dockerfile" } else { "context" };
                 write!(f, "never built here; against a build of another {other}: {text}")
             }
         }

@@ -224,7 +224,14 @@ fn tell_why<E: Executor>(
             let lists = |id: &ListId| solver.store.lists().get(id).ok().flatten();
             let changes = explain::changes(before, now, step.changed_by.as_deref(), &lists);
             match nearness {
-                Nearness::Anywhere => MissReason::Elsewhere { same_context: record.site.context == solver.site.context, changes },
+                Nearness::Anywhere => {
+                    let other = match &record.site {
+                        there if there.context != solver.site.context => "context",
+                        there if there.dockerfile != solver.site.dockerfile => "Dockerfile",
+                        _ => "stage or platform",
+                    };
+                    MissReason::Elsewhere { other, changes }
+                }
                 Nearness::Words | Nearness::Place | Nearness::Platform => MissReason::Changed(changes),
             }
         }

@@ -137,7 +137,8 @@ impl<'a> Accounts<'a> {
     /// Whether the owner in `--chown=SPEC` depends on the filesystem's files.
     pub fn owner_needs_files(spec: &str) -> bool {
         let (user, group) = split(spec);
-        file_id(user).is_none() || group.is_some_and(|g| file_id(g).is_none())
+        let is_name = |text: &str| !text.is_empty() && file_id(text).is_none();
+        is_name(user) || group.is_some_and(is_name)
     }
 
     /// The user that a process under `USER SPEC` runs as; an empty one is root.
@@ -290,8 +291,11 @@ mod tests {
             assert_eq!(accounts.owner(spec), Owner { uid, gid }, "{spec}");
         }
         assert_eq!(Accounts::default().owner("build:staff"), Owner::default());
-        assert!(Accounts::owner_needs_files("build:7") && Accounts::owner_needs_files("7:"));
-        assert!(!Accounts::owner_needs_files("7:8") && !Accounts::owner_needs_files("root"));
+        assert!(Accounts::owner_needs_files("build:7") && Accounts::owner_needs_files("7:build"));
+        for spec in ["7:8", "root", "", "7:"] {
+            assert!(!Accounts::owner_needs_files(spec), "{spec}");
+            assert_eq!(Accounts::default().owner(spec), accounts.owner(spec), "{spec}");
+        }
     }
 
     #[test]

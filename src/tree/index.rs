@@ -309,12 +309,19 @@ impl Index {
         self.hash_content("shale 2026 layer content, without times", |_| None)
     }
 
+    /// The modification times, in the entries' order.
+    pub fn mtimes(&self) -> impl Iterator<Item = Mtime> {
+        (0..self.count).map(|i| {
+            let record = &self.bytes[self.offset(i)..];
+            Mtime { secs: u64_at(record, 16) as i64, nanos: u32_at(record, 12) }
+        })
+    }
+
     /// Hashes every record; `keep` says which time enters. The inline section is a function of the records.
     fn hash_content(&self, domain: &str, keep: impl Fn(Mtime) -> Option<Mtime>) -> ContentId {
         let mut hasher = blake3::Hasher::new_derive_key(domain);
-        for i in 0..self.count {
+        for (i, mtime) in self.mtimes().enumerate() {
             let record = &self.bytes[self.offset(i)..self.offset(i + 1)];
-            let mtime = Mtime { secs: u64_at(record, 16) as i64, nanos: u32_at(record, 12) };
             hasher.update(&(record.len() as u64).to_le_bytes());
             hasher.update(&record[..12]);
             hasher.update(&[0; 12]);
