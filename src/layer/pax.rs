@@ -1,6 +1,16 @@
 //! Records of extended headers.
 
+use std::collections::BTreeMap;
+
 use crate::tree::entry::Mtime;
+
+/// Values by key.
+pub(super) type Records = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// The value of a key that is a number.
+pub(super) fn number(records: &Records, key: &str) -> Option<u64> {
+    std::str::from_utf8(records.get(key.as_bytes())?).ok()?.parse().ok()
+}
 
 /// Key, value and what follows a `LENGTH KEY=VALUE\n` record.
 pub(super) fn pax_record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use shale_cache::{DiffId, OciDigest};
 use tar::{EntryType, Header};
 
-use super::pax::{pax_record, pax_time};
+use super::pax::{Records, number, pax_record, pax_time};
 use super::sparse::{self, Holes, Piece};
 use super::write::{OPAQUE_MARKER, WHITEOUT_PREFIX};
 use super::{LayerError, shown};
@@ -72,7 +72,7 @@ type Sparse = (Vec<(u64, u64)>, u64);
 /// What extended headers say about the member after them.
 #[derive(Default)]
 struct Extended {
-    records: BTreeMap<Vec<u8>, Vec<u8>>,
+    records: Records,
     xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
@@ -132,8 +132,7 @@ impl<R: Read> Members<R> {
 
     fn member(&mut self, header: &Header, kind: EntryType, size: u64, extended: Extended) -> Result<Member, LayerError> {
         let Extended { records, xattrs } = extended;
-        let number = |key: &str| -> Option<u64> { std::str::from_utf8(records.get(key.as_bytes())?).ok()?.parse().ok() };
-        let id = |key: &str, field: io::Result<u64>| number(key).or(field.ok()).and_then(|id| u32::try_from(id).ok());
+        let id = |key: &str, field: io::Result<u64>| number(&records, key).or(field.ok()).and_then(|id| u32::try_from(id).ok());
         let uid = id("uid", header.uid()).ok_or_else(|| self.invalid("an owner that is no number"))?;
         let gid = id("gid", header.gid()).ok_or_else(|| self.invalid("a group that is no number"))?;
         let path = records.get(b"GNU.sparse.name".as_slice()).or_else(|| records.get(b"path".as_slice()));
@@ -147,12 +146,15 @@ impl<R: Read> Members<R> {
         // Old tars mark a directory by the slash alone.
         let kind = if kind == EntryType::Regular && path.ends_with(b"/") { EntryType::Directory } else { kind };
         let is_file = matches!(kind, EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse);
-        let stored = if is_file { number("size").unwrap_or(size) } else { 0 };
-        let more = if kind == EntryType::GNUSparse { Some(self.own_sparse(header)?) } else { None };
+        let stored = if is_file { number(&records, "size").unwrap_or(size) } else { 0 };
         let skipped = if stored == 0 { size } else { stored };
         self.left = skipped;
         self.padding = (BLOCK_BYTES - skipped % BLOCK_BYTES) % BLOCK_BYTES;
-        let sparse = if is_file && more.is_none() { self.pax_sparse(&records)? } else { more };
+        let sparse = match kind {
+            EntryType::GNUSparse => Some(self.own_sparse(header)?),
+            _ if is_file => self.pax_sparse(&records)?,
+            _ => None,
+        };
         if let Some((pairs, size_bytes)) = sparse {
             self.holes = Some(Holes::new(&pairs, size_bytes, self.left).ok_or_else(|| self.invalid(sparse::BROKEN))?);
         }
@@ -178,11 +180,10 @@ impl<R: Read> Members<R> {
     }
 
     /// The same in the forms of extended headers; `None` if the file is not sparse.
-    fn pax_sparse(&mut self, records: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<Option<Sparse>, LayerError> {
-        let number = |key: &str| -> Option<u64> { std::str::from_utf8(records.get(key.as_bytes())?).ok()?.parse().ok() };
+    fn pax_sparse(&mut self, records: &Records) -> Result<Option<Sparse>, LayerError> {
         let (pairs, size_bytes) = if let Some(map) = records.get(b"GNU.sparse.map".as_slice()) {
-            (sparse::of_text(map), number("GNU.sparse.size").or_else(|| number("GNU.sparse.realsize")))
-        } else if number("GNU.sparse.major") == Some(1) {
+            (sparse::of_text(map), number(records, "GNU.sparse.size").or_else(|| number(records, "GNU.sparse.realsize")))
+        } else if number(records, "GNU.sparse.major") == Some(1) {
             // The list fills whole blocks.
             let mut block = [0; BLOCK_BYTES as usize];
             let mut at = block.len();
@@ -204,7 +205,7 @@ impl<R: Read> Members<R> {
                     }
                 }
             })?;
-            (pairs, number("GNU.sparse.realsize"))
+            (pairs, number(records, "GNU.sparse.realsize"))
         } else {
             return Ok(None);
         };
