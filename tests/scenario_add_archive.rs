@@ -95,6 +95,18 @@ fn what_cannot_be_unpacked_is_named_with_its_archive() {
             assert_eq!(said.code, 1, "{:?}: {}", lab.who(), said.stderr);
             assert!(said.stderr.contains(&format!("cannot unpack some.tar: not a valid tar: {words}")), "{:?}: {}", lab.who(), said.stderr);
         }
+        // Cut off in the middle of a member, as by a download that ended early.
+        let mut cut = archive(&[(EntryType::Regular, "big", &"line\n".repeat(1000))]);
+        cut.truncate(1000);
+        lab.write("ctx/some.tar", cut);
+        let said = lab.run(&["build", "--progress", "plain", "ctx"]);
+        assert_eq!(said.code, 1, "{:?}: {}", lab.who(), said.stderr);
+        assert!(
+            said.stderr.contains("cannot unpack some.tar: cannot read the tar: unexpected end of file"),
+            "{:?}: {}",
+            lab.who(),
+            said.stderr
+        );
     });
 }
 
