@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use shale_cache::{LayerId, ListId, StepRecord};
+use shale_cache::{LayerId, ListId};
 
 use super::forms::Forms;
 use super::spool::{self, Spool};
@@ -262,18 +262,12 @@ fn land(view: &View, op: &CopyOp, files: &select::Selection, owner: Option<Owner
 }
 
 /// Writes the layer. Files that changed since they were hashed are hashed once more; the key is then that of what was written.
-pub(super) fn write(
-    executor: &BuildExecutor<'_>,
-    step: &Step<'_>,
-    op: &CopyOp,
-    selection: Selection,
-    former: Option<&StepRecord>,
-) -> Result<Made, StepError> {
-    match write_once(executor, step, op, selection, former) {
+pub(super) fn write(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp, selection: Selection) -> Result<Made, StepError> {
+    match write_once(executor, step, op, selection) {
         Err(error) if is_changed(&error) => {
             let again = select(executor, step, op)?;
             let files = executor.store.lists().put(&again.canonical(op))?;
-            let made = write_once(executor, step, op, again, former)?;
+            let made = write_once(executor, step, op, again)?;
             Ok(Made { inputs: Some(Inputs { files: Some(files), ..Inputs::default() }), ..made })
         }
         done => done,
@@ -284,13 +278,7 @@ fn is_changed(error: &StepError) -> bool {
     matches!(error, StepError::Layer(LayerError::Changed { .. }) | StepError::Sandbox(SandboxError::Changed { .. }))
 }
 
-fn write_once(
-    executor: &BuildExecutor<'_>,
-    step: &Step<'_>,
-    op: &CopyOp,
-    selection: Selection,
-    former: Option<&StepRecord>,
-) -> Result<Made, StepError> {
+fn write_once(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp, selection: Selection) -> Result<Made, StepError> {
     let Selection { mut files, fetched, checkouts, landed } = selection;
     let mut spool = Spool::new(executor.store);
     for file in &fetched {
@@ -311,7 +299,7 @@ fn write_once(
     let places = places(executor, step, op, (&files, &checkouts), &landed, &mut spool)?;
     // Of a large context the names alone are tens of megabytes.
     drop(files);
-    write_layer(executor, step, landed, places, former)
+    write_layer(executor, step, landed, places)
 }
 
 /// Shows a download, and ends it with the build.
@@ -453,19 +441,13 @@ fn index(executor: &BuildExecutor<'_>, landed: Graft, places: &Places) -> Result
 }
 
 /// Commits a grafted layer: its index, and unpacked if a RUN comes to lie upon it, else packed.
-pub(super) fn write_layer(
-    executor: &BuildExecutor<'_>,
-    step: &Step<'_>,
-    landed: Graft,
-    places: Places,
-    former: Option<&StepRecord>,
-) -> Result<Made, StepError> {
+pub(super) fn write_layer(executor: &BuildExecutor<'_>, step: &Step<'_>, landed: Graft, places: Places) -> Result<Made, StepError> {
     if landed.items.is_empty() {
         return executor.empty_layer();
     }
     let index = index(executor, landed, &places)?;
     let content = index.content_id_without_mtimes();
-    if let Some(layer) = former::layer(executor, step, former, &content, &index) {
+    if let Some(layer) = former::layer(executor, step, &content, &index) {
         return Ok(Made { layer, content, inputs: None });
     }
     let made = executor.made(&index, content)?;

@@ -12,16 +12,10 @@ use crate::solve::snapshot::LayerRef;
 use crate::tree::entry::Mtime;
 use crate::tree::index::Index;
 
-/// The layer that stands for one of that content: `former`'s, if it is still there in a form that the build needs. Whatever fails on the way to
-/// it leaves the new one.
-pub(super) fn layer(
-    executor: &BuildExecutor<'_>,
-    step: &Step<'_>,
-    former: Option<&StepRecord>,
-    content: &ContentId,
-    index: &Index,
-) -> Option<LayerId> {
-    let former = former.filter(|former| former.content == *content)?;
+/// The layer that stands for one of that content, if it is still there in a form that the build needs. Whatever fails on the way to it leaves
+/// the new one.
+pub(super) fn layer(executor: &BuildExecutor<'_>, step: &Step<'_>, content: &ContentId, index: &Index) -> Option<LayerId> {
+    let former = step.former.as_ref().filter(|former| former.content == *content)?;
     stands_for(executor, step, former, index).is_ok_and(|stands| stands).then_some(former.layer)
 }
 

@@ -19,7 +19,7 @@ mod workdir;
 
 use std::sync::atomic::AtomicIsize;
 
-use shale_cache::{ContentId, LayerId, ListId, StepRecord, Store};
+use shale_cache::{ContentId, LayerId, ListId, Store};
 
 use crate::plan::graph::{CopySource, Graph, Op, Vertex, VertexId};
 use crate::sandbox::cancel::Cancel;
@@ -119,15 +119,15 @@ impl Executor for BuildExecutor<'_> {
         copy::below(self, step, op, selection)
     }
 
-    fn execute(&self, step: &Step<'_>, selection: Self::Selection, former: Option<&StepRecord>) -> Result<Made, StepError> {
+    fn execute(&self, step: &Step<'_>, selection: Self::Selection) -> Result<Made, StepError> {
         self.room.watch();
         if self.leads_to_run[step.id.0] {
             self.forms.expect_worker();
         }
         match (&step.vertex.op, selection) {
-            (Op::Run(op), Selection::Run(sources)) => run::run(self, step, op, sources, former),
-            (Op::Copy(op), Selection::Copy(selection)) => copy::write(self, step, op, selection, former),
-            (Op::Workdir(op), _) => workdir::make(self, step, op, former),
+            (Op::Run(op), Selection::Run(sources)) => run::run(self, step, op, sources),
+            (Op::Copy(op), Selection::Copy(selection)) => copy::write(self, step, op, selection),
+            (Op::Workdir(op), _) => workdir::make(self, step, op),
             _ => unreachable!("scratch and images are no steps, and COPY and RUN are selected first"),
         }
     }

@@ -4,8 +4,6 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
-use shale_cache::StepRecord;
-
 use super::place::Place;
 use super::redact::Redactor;
 use super::room::Lack;
@@ -25,13 +23,7 @@ const LAST_WORDS: usize = 4 << 10;
 const HOSTS: &str = "127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n";
 
 /// Runs the command of a RUN.
-pub(super) fn run(
-    executor: &BuildExecutor<'_>,
-    step: &Step<'_>,
-    op: &RunOp,
-    sources: mounts::Sources,
-    former: Option<&StepRecord>,
-) -> Result<Made, StepError> {
+pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sources: mounts::Sources) -> Result<Made, StepError> {
     let map = executor.forms.map_id()?;
     let place = executor.forms.place(&map)?;
     // The last one of them leaves none behind for nobody.
@@ -86,7 +78,7 @@ pub(super) fn run(
         Exit::Cancelled => Err(StepError::Cancelled),
     });
     let made = match done {
-        Ok(done) => keep(executor, step, op, former, done, place).inspect_err(|_| executor.forms.tidy()),
+        Ok(done) => keep(executor, step, op, done, place).inspect_err(|_| executor.forms.tidy()),
         Err(error) => {
             // What was not kept may be large, and the next step may need the room.
             executor.forms.remove(&place.close())?;
@@ -100,19 +92,13 @@ pub(super) fn run(
 }
 
 /// Keeps what a command left as a layer.
-fn keep(
-    executor: &BuildExecutor<'_>,
-    step: &Step<'_>,
-    op: &RunOp,
-    former: Option<&StepRecord>,
-    done: RunDone,
-    place: Place,
-) -> Result<Made, StepError> {
+fn keep(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, done: RunDone, place: Place) -> Result<Made, StepError> {
     let index = Index::from_bytes(done.index)?;
     let content = index.content_id(Some(done.window));
     // Times of files that are mounted are nobody's to compare with.
-    let former = former.filter(|_| op.mounts.is_empty());
-    if let Some(layer) = former::layer(executor, step, former, &content, &index) {
+    if op.mounts.is_empty()
+        && let Some(layer) = former::layer(executor, step, &content, &index)
+    {
         executor.forms.remove(&place.close())?;
         return Ok(Made { layer, content, inputs: None });
     }

@@ -1,16 +1,14 @@
 //! WORKDIR: the directory with its parents, where they are missing.
 
-use shale_cache::StepRecord;
-
 use super::{BuildExecutor, StepError, copy};
 use crate::plan::graph::WorkdirOp;
 use crate::solve::{Made, Step};
 use crate::tree::graft::make_dir;
 
 /// Makes the directory; where it exists, the layer is the canonical empty one.
-pub(super) fn make(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &WorkdirOp, former: Option<&StepRecord>) -> Result<Made, StepError> {
+pub(super) fn make(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &WorkdirOp) -> Result<Made, StepError> {
     let view = executor.forms.view_without_layers(&step.parent)?;
     let owner = executor.forms.owner(&step.parent, &view, &op.user)?;
     let graft = make_dir(&view, &op.path, owner, copy::now())?;
-    copy::write_layer(executor, step, graft, copy::Places::default(), former)
+    copy::write_layer(executor, step, graft, copy::Places::default())
 }

@@ -36,6 +36,8 @@ pub struct Step<'a> {
     pub is_after_run: bool,
     /// The first of the steps below it that ran in this build and made other files than the last time.
     pub changed_by: Option<Arc<str>>,
+    /// What it made the last time, known when it is executed: none if it is to take nothing of old.
+    pub former: Option<StepRecord>,
 }
 
 impl Step<'_> {
@@ -68,8 +70,8 @@ pub trait Executor: Sync {
     fn select(&self, step: &Step<'_>) -> Result<(Inputs, Self::Selection), Self::Error>;
     /// What the parent holds where the step writes; `None` if the step has no second look.
     fn below(&self, step: &Step<'_>, selection: &Self::Selection) -> Result<Option<ListId>, Self::Error>;
-    /// Runs the step. If it makes what it made before, the result may be `former`'s layer.
-    fn execute(&self, step: &Step<'_>, selection: Self::Selection, former: Option<&StepRecord>) -> Result<Made, Self::Error>;
+    /// Runs the step. If it makes what it made before, the result may be the layer of [`Step::former`].
+    fn execute(&self, step: &Step<'_>, selection: Self::Selection) -> Result<Made, Self::Error>;
     /// Whether what a step reads can be looked at before the steps in front of it are done: then it may be, on another thread.
     fn reads_early(&self, _vertex: &Vertex) -> bool {
         false

@@ -120,7 +120,7 @@ impl<E: Executor> Solver<'_, E> {
     fn early(&self, id: VertexId) -> Selected<E> {
         let vertex = &self.graph.vertices[id.0];
         let (parent, sources, task) = (Snapshot::scratch(), Vec::new(), TaskId(usize::MAX));
-        self.executor.select(&Step { id, vertex, parent, sources, task, is_after_run: false, changed_by: None })
+        self.executor.select(&Step { id, vertex, parent, sources, task, is_after_run: false, changed_by: None, former: None })
     }
 
     /// A step's line in the display, from when its turn has come.
@@ -144,6 +144,7 @@ impl<E: Executor> Solver<'_, E> {
             changed_by: vertex.parent.and_then(|parent| state.changed_by[parent.0].clone()),
             sources: inputs.into_iter().map(|id| (id, snapshot(id))).collect(),
             task,
+            former: None,
         }
     }
 
@@ -160,7 +161,7 @@ impl<E: Executor> Solver<'_, E> {
                 reporter.report(Event::Cached { task: step.task });
                 Ok(Outcome { snapshot: Snapshot::base(BaseId(number), &self.bases[number].diff_ids), hit: None, changed_by: None })
             }
-            _ => step::run(self, &step, early, filing, reporter),
+            _ => step::run(self, step, early, filing, reporter),
         }
     }
 }

@@ -23,7 +23,7 @@ pub(super) type Selected<E> = Result<(Inputs, <E as Executor>::Selection), <E as
 /// Solves one step, reports how it went, and enters it into the account. `early` is what it selected, if somebody did that already.
 pub(super) fn run<E: Executor>(
     solver: &Solver<'_, E>,
-    step: &Step<'_>,
+    mut step: Step<'_>,
     early: Option<Selected<E>>,
     filing: &Filing<'_, '_, E>,
     reporter: &dyn Reporter,
@@ -38,7 +38,7 @@ pub(super) fn run<E: Executor>(
         platform: step.vertex.platform.to_string(),
         ..BuildStep::default()
     };
-    let outcome = look_then_run(solver, step, early, filing, reporter, started, &mut account);
+    let outcome = look_then_run(solver, &mut step, early, filing, reporter, started, &mut account);
     if let Err(error) = &outcome {
         let is_cancelled = solver.executor.is_cancelled();
         account.status = if is_cancelled { StepStatus::Cancelled } else { StepStatus::Failed };
@@ -60,7 +60,7 @@ pub(super) fn run<E: Executor>(
 
 fn look_then_run<E: Executor>(
     solver: &Solver<'_, E>,
-    step: &Step<'_>,
+    step: &mut Step<'_>,
     early: Option<Selected<E>>,
     filing: &Filing<'_, '_, E>,
     reporter: &dyn Reporter,
@@ -108,12 +108,14 @@ fn look_then_run<E: Executor>(
     (account.status, account.reason, account.changes) = (StepStatus::Executed, reason.to_string(), reason.changes().to_vec());
     solver.store.require_writable("keep what the step makes, which it does not have yet, in steps/ and layers/")?;
     filing.note(solver.ledger.begins(account));
+    let last = last.and_then(|last| last.record);
+    let last_content = last.as_ref().map(|last| last.content);
     // Who asks for no cache wants nothing of old.
-    let former = last.as_ref().and_then(|last| last.record.as_ref()).filter(|_| step.vertex.no_cache.is_none());
-    let made = solver.executor.execute(step, selection, former)?;
+    step.former = last.filter(|_| step.vertex.no_cache.is_none());
+    let made = solver.executor.execute(step, selection)?;
     let record = record(solver, step, &made, site, first, started);
     solver.executor.settled(step.id, &record.layer);
-    let is_as_before = last.and_then(|last| last.record).is_some_and(|last| last.content == record.content);
+    let is_as_before = last_content == Some(record.content);
     if solver.explain && is_as_before {
         let text = "it made the same files as the last time: what follows can hit".to_owned();
         reporter.report(Event::Note { task: step.task, text });
