@@ -1,7 +1,8 @@
 //! Locks that a dying process releases, and whose files do not pile up.
 //!
-//! A lock is a `flock` on a file of its own. The holder removes the file before it lets go, or when its store is closed ([`Leftover`]), so whoever gets the lock has to
-//! check that the file it locked is still the one at the path; if not, it starts over. `flock` belongs to the open file
+//! A lock is a `flock` on a file of its own. The holder removes the file before it lets go, or gives it another name for its next lock
+//! ([`Leftover`]), so whoever waits for the lock or gets it has to check that its file is still the one at the path; if not, it starts
+//! over. `flock` belongs to the open file
 //! description: two threads exclude each other as two processes do, and every descriptor is close-on-exec, so a child
 //! process keeps no lock.
 
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{CWD, FlockOperation, RenameFlags};
 use rustix::io::Errno;
 
 use crate::error::StoreError;
@@ -46,15 +47,32 @@ impl std::fmt::Debug for Patience<'_> {
     }
 }
 
-/// Files of locks that were let go. They are removed together, at the end: ext4 gives the number of a removed file to no other for
-/// some minutes, and looks at each of those that it passes over. A build that made and removed a file for each of a thousand steps spent
-/// a third of its time on that.
+/// Files of locks that were let go: the next lock renames one of them, the others are removed together, at the end. A new file costs many
+/// times that, most of all on ext4, which gives the number of a removed file to no other for some minutes and looks at each of those that
+/// it passes over. A build that made and removed a file for each of a thousand steps spent a third of its time on that.
 #[derive(Debug, Default)]
-pub(crate) struct Leftover(Mutex<Vec<PathBuf>>);
+pub(crate) struct Leftover(Mutex<Vec<(Arc<File>, PathBuf)>>);
+
+impl Leftover {
+    /// Takes a lock with a file that is left, if nobody holds that lock and there is no such file that somebody else may hold.
+    fn try_take(&self, path: &Path) -> Result<Option<FileLock>, StoreError> {
+        let Some((file, from)) = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop() else { return Ok(None) };
+        // Whoever has it by now removes it.
+        if !try_flock(&file, FlockOperation::NonBlockingLockExclusive, &from)? || !is_still_at(&file, &from)? {
+            return Ok(None);
+        }
+        if rustix::fs::renameat_with(CWD, &from, CWD, path, RenameFlags::NOREPLACE).is_ok() {
+            return Ok(Some(FileLock { file, path: path.to_owned(), leftover: None }));
+        }
+        // Removes it.
+        drop(FileLock { file, path: from, leftover: None });
+        Ok(None)
+    }
+}
 
 impl Drop for Leftover {
     fn drop(&mut self) {
-        for path in std::mem::take(self.0.get_mut().unwrap_or_else(PoisonError::into_inner)) {
+        for (_, path) in std::mem::take(self.0.get_mut().unwrap_or_else(PoisonError::into_inner)) {
             // Who holds it now removes it.
             drop(FileLock::try_take_existing(&path));
         }
@@ -64,7 +82,7 @@ impl Drop for Leftover {
 /// A held lock. Dropping it removes the file and lets go.
 #[derive(Debug)]
 pub(crate) struct FileLock {
-    file: File,
+    file: Arc<File>,
     path: PathBuf,
     leftover: Option<Arc<Leftover>>,
 }
@@ -72,27 +90,38 @@ pub(crate) struct FileLock {
 impl FileLock {
     /// Takes the lock if nobody holds it.
     pub(crate) fn try_take(path: &Path) -> Result<Option<Self>, StoreError> {
-        loop {
-            let file = open_lock_file(path)?;
-            if !try_flock(&file, FlockOperation::NonBlockingLockExclusive, path)? {
-                return Ok(None);
-            }
-            if is_still_at(&file, path)? {
-                return Ok(Some(Self::held(file, path)));
-            }
-        }
+        Ok(Self::try_now(path)?.ok())
     }
 
     /// Takes the lock, waiting for whoever holds it.
     pub(crate) fn take(path: &Path, patience: &mut Patience<'_>) -> Result<Self, StoreError> {
         let mut wait = Wait::new();
         loop {
-            let file = open_lock_file(path)?;
-            while !try_flock(&file, FlockOperation::NonBlockingLockExclusive, path)? {
-                wait.pause(path, patience, || read_pid(&file))?;
+            match Self::try_now(path)? {
+                Ok(lock) => return Ok(lock),
+                Err(file) => wait.pause(path, patience, || read_pid(&file))?,
             }
+        }
+    }
+
+    /// Takes the lock, waiting for whoever holds it, with a file that an earlier lock left if it can, and leaves that for others.
+    pub(crate) fn take_with(leftover: &Arc<Leftover>, path: &Path, patience: &mut Patience<'_>) -> Result<Self, StoreError> {
+        let mut lock = match leftover.try_take(path)? {
+            Some(lock) => lock,
+            None => Self::take(path, patience)?,
+        };
+        lock.leftover = Some(Arc::clone(leftover));
+        Ok(lock)
+    }
+
+    /// The lock, or the file of whoever holds it.
+    fn try_now(path: &Path) -> Result<Result<Self, File>, StoreError> {
+        loop {
+            let file = open_lock_file(path)?;
+            let is_got = try_flock(&file, FlockOperation::NonBlockingLockExclusive, path)?;
+            // What is no longer there was removed, or is the file of another lock by now.
             if is_still_at(&file, path)? {
-                return Ok(Self::held(file, path));
+                return Ok(if is_got { Ok(Self::held(file, path)) } else { Err(file) });
             }
         }
     }
@@ -110,13 +139,7 @@ impl FileLock {
             Err(error) => return Err(StoreError::io("open", path, error)),
         };
         let taken = try_flock(&file, FlockOperation::NonBlockingLockExclusive, path)? && is_still_at(&file, path)?;
-        Ok(taken.then(|| Self { file, path: path.to_owned(), leftover: None }))
-    }
-
-    /// Leaves the file where it is when the lock is let go, to be removed with others.
-    pub(crate) fn left_to(mut self, leftover: &Arc<Leftover>) -> Self {
-        self.leftover = Some(Arc::clone(leftover));
-        self
+        Ok(taken.then(|| Self { file: Arc::new(file), path: path.to_owned(), leftover: None }))
     }
 
     /// The locked file: what its holder writes behind its id is for others to read.
@@ -130,18 +153,22 @@ impl FileLock {
         let is_new = file.metadata().is_ok_and(|meta| meta.len() == 0);
         let emptied = if is_new { Ok(()) } else { file.set_len(0).and_then(|()| file.rewind()) };
         drop(emptied.and_then(|()| writeln!(file, "{}", std::process::id())));
-        Self { file, path: path.to_owned(), leftover: None }
+        Self { file: Arc::new(file), path: path.to_owned(), leftover: None }
     }
 }
 
 impl Drop for FileLock {
     fn drop(&mut self) {
-        match self.leftover.take() {
-            Some(leftover) => leftover.0.lock().unwrap_or_else(PoisonError::into_inner).push(std::mem::take(&mut self.path)),
-            None => drop(std::fs::remove_file(&self.path)),
+        if self.leftover.is_none() {
+            drop(std::fs::remove_file(&self.path));
         }
         // Not left to close(): a child between fork and exec may still share the description.
-        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+        let _ = rustix::fs::flock(&*self.file, FlockOperation::Unlock);
+        // Only now: who takes the lock with this description does not see that it is held.
+        if let Some(leftover) = self.leftover.take() {
+            let left = (Arc::clone(&self.file), std::mem::take(&mut self.path));
+            leftover.0.lock().unwrap_or_else(PoisonError::into_inner).push(left);
+        }
     }
 }
 
@@ -244,10 +271,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let (one, two) = (dir.path().join("one"), dir.path().join("two"));
         let leftover = Arc::new(Leftover::default());
-        for path in [&one, &two, &one] {
-            drop(FileLock::take_quietly(path).expect("a lock").left_to(&leftover));
-            assert!(path.exists());
-        }
+        let take = |path| take_with(&leftover, path, false).expect("it is free");
+        drop((take(&one), take(&two)));
+        assert!(one.exists() && two.exists());
         let held = FileLock::take_quietly(&two).expect("it is free");
         drop(leftover);
         assert!(!one.exists() && two.exists(), "one that is held stays");
@@ -255,28 +281,64 @@ mod tests {
         assert!(!two.exists());
     }
 
-    /// The file under a waiter's descriptor is unlinked with every release; two holders at once would show here.
+    /// Takes a lock as steps do; without patience it is an error if another holds it.
+    fn take_with(leftover: &Arc<Leftover>, path: &Path, is_patient: bool) -> Result<FileLock, StoreError> {
+        FileLock::take_with(leftover, path, &mut Patience { on_wait: &mut |_| {}, keep_waiting: &|| is_patient })
+    }
+
+    #[test]
+    fn a_lock_takes_over_the_file_of_one_before() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (one, two) = (dir.path().join("one"), dir.path().join("two"));
+        let leftover = Arc::new(Leftover::default());
+        let take = |path| take_with(&leftover, path, false);
+        let number = |lock: FileLock| lock.file().metadata().expect("a file").ino();
+
+        let first = number(take(&one).expect("it is free"));
+        assert_eq!(number(take(&two).expect("it is free")), first);
+        assert!(!one.exists() && two.exists());
+
+        // One that another process holds is not taken from it, and what is left then is of use to nobody.
+        let others = FileLock::take_quietly(&one).expect("it is free");
+        take(&one).expect_err("it is held");
+        assert!(one.exists() && !two.exists());
+        drop(others);
+
+        // Nor one whose file is another's by now.
+        drop(take(&one));
+        let others = FileLock::take_quietly(&one).expect("it is free");
+        drop(take(&two).expect("it is free"));
+        assert!(FileLock::try_take(&one).expect("no error").is_none());
+        drop(others);
+        assert!(!one.exists());
+        drop(leftover);
+        assert!(!two.exists());
+    }
+
+    /// The file under a waiter's descriptor is removed or renamed with every release; two holders at once would show here.
     #[test]
     fn at_most_one_thread_holds_a_lock_at_a_time() {
         let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("one");
-        let (is_held, taken) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let paths = ["one", "two"].map(|name| dir.path().join(name));
+        let (are_held, taken) = ([AtomicBool::new(false), AtomicBool::new(false)], AtomicUsize::new(0));
+        let hold = |n: usize, lock: FileLock| {
+            assert!(!are_held[n].swap(true, Ordering::SeqCst));
+            std::thread::yield_now();
+            assert!(are_held[n].swap(false, Ordering::SeqCst));
+            taken.fetch_add(1, Ordering::Relaxed);
+            drop(lock);
+        };
         std::thread::scope(|scope| {
-            for _ in 0..8 {
+            for _ in 0..4 {
+                scope.spawn(|| (0..100).for_each(|_| hold(0, FileLock::take_quietly(&paths[0]).expect("a lock"))));
                 scope.spawn(|| {
-                    for _ in 0..100 {
-                        let lock = FileLock::take_quietly(&path).expect("a lock");
-                        assert!(!is_held.swap(true, Ordering::SeqCst));
-                        std::thread::yield_now();
-                        assert!(is_held.swap(false, Ordering::SeqCst));
-                        taken.fetch_add(1, Ordering::Relaxed);
-                        drop(lock);
-                    }
+                    let leftover = Arc::new(Leftover::default());
+                    (0..100).for_each(|i| hold(i % 2, take_with(&leftover, &paths[i % 2], true).expect("a lock")));
                 });
             }
         });
         assert_eq!(taken.into_inner(), 800);
-        assert!(!path.exists());
+        assert!(paths.iter().all(|path| !path.exists()));
     }
 
     #[test]

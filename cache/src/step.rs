@@ -166,7 +166,7 @@ impl<'a> Steps<'a> {
             // Nobody writes there, so nobody has to be kept from running the step, too; what it makes cannot be kept.
             return Ok(Lookup::Miss(KeyLock { store: Arc::clone(self.store), key: *key, _lock: None }));
         }
-        let lock = FileLock::take(&self.store.lock_path(&format!("step-{key}")), patience)?;
+        let lock = FileLock::take_with(&self.store.leftover, &self.store.lock_path(&format!("step-{key}")), patience)?;
         if let Some(record) = self.peek(key)? {
             return Ok(Lookup::Hit(record));
         }
@@ -175,8 +175,7 @@ impl<'a> Steps<'a> {
         if self.store.read_entry::<StepRecord>(entry::STEP, &path)?.is_worthless() {
             drop(std::fs::remove_file(&path));
         }
-        let lock = Some(lock.left_to(&self.store.leftover));
-        Ok(Lookup::Miss(KeyLock { store: Arc::clone(self.store), key: *key, _lock: lock }))
+        Ok(Lookup::Miss(KeyLock { store: Arc::clone(self.store), key: *key, _lock: Some(lock) }))
     }
 
     /// The record of a key, without waiting for anyone. One whose layer has no index any more is none.
