@@ -112,7 +112,7 @@ impl<'a> Blobs<'a> {
     /// Starts a blob whose digest is not known yet.
     pub fn writer(self) -> Result<BlobWriter, StoreError> {
         self.store.require_writable(|| "write into blobs/".into())?;
-        let (file, path) = self.store.fresh_file()?;
+        let (file, path) = self.store.scratch()?.file()?;
         Ok(BlobWriter { store: Arc::clone(self.store), file, path, hasher: Sha256::new(), size_bytes: 0 })
     }
 

@@ -37,7 +37,7 @@ impl HidingKey {
             }
             store.require_writable(|| "make the key for values that look secret, hiding-key".into())?;
             // Two builds may make one at once: the first to give it its name wins, and the other reads that one.
-            let (mut file, fresh) = store.fresh_file()?;
+            let (mut file, fresh) = store.scratch()?.file()?;
             let key: Vec<u8> = (0..4).flat_map(|_| random_u64().to_le_bytes()).collect();
             let made = file.write_all(&key).and_then(|()| match std::fs::hard_link(&fresh, &path) {
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),

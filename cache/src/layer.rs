@@ -133,8 +133,7 @@ impl<'a> Layers<'a> {
         if self.has_index(&layer)? {
             return Ok(layer);
         }
-        let dir = self.store.scratch()?.fresh();
-        make_dir(&dir)?;
+        let dir = self.store.scratch()?.dir()?;
         let made = MadeLayer { size_bytes: index.len() as u64, ..MadeLayer::default() };
         let installed =
             self.write_index(&dir, index, &made).and_then(|()| self.install(&dir, &self.dir(&layer), || self.has_index(&layer)));
@@ -248,8 +247,7 @@ impl<'a> Layers<'a> {
             return Ok(known);
         }
         // Form and stamp appear together, by one rename.
-        let dir = self.store.scratch()?.fresh();
-        make_dir(&dir)?;
+        let dir = self.store.scratch()?.dir()?;
         rename_dir(from, &dir.join(ROOT)).map_err(|error| StoreError::io("move", from, error))?;
         self.install_fs(layer, map, &dir)
     }

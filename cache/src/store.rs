@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -290,17 +290,10 @@ impl Inner {
         Ok(self.scratch.get_or_init(|| fresh))
     }
 
-    /// Makes an empty file in `tmp/`, open for reading and writing.
-    pub(crate) fn fresh_file(&self) -> Result<(File, PathBuf), StoreError> {
-        let path = self.scratch()?.fresh();
-        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path);
-        file.map(|file| (file, path.clone())).map_err(|error| StoreError::io("create", &path, error))
-    }
-
     /// Writes a file in `tmp/` and renames it to its place.
     pub(crate) fn replace_file(&self, to: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), StoreError> {
         self.require_writable(|| format!("write {}", to.strip_prefix(&self.root).unwrap_or(to).display()))?;
-        let (mut file, from) = self.fresh_file()?;
+        let (mut file, from) = self.scratch()?.file()?;
         let written = write(&mut file).and_then(|()| rename_dir(&from, to));
         written.map_err(|error| {
             drop(std::fs::remove_file(&from));

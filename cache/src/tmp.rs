@@ -6,10 +6,11 @@
 //! mapped ids, stays in `trash/` and is reported, for the caller to hand to its worker.
 
 use std::fs::{DirBuilder, File, Permissions};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::fs::IFlags;
 
@@ -19,11 +20,25 @@ use crate::lock::FileLock;
 use crate::remove::{Removed, remove_tree};
 use crate::store::Inner;
 
+/// Longer than a new file takes on a busy machine, where none was removed of late.
+const SLOW: Duration = Duration::from_micros(100);
+/// So many slow ones are no coincidence.
+const MANY_SLOW: u32 = 3;
+
 /// The directory of one open store in `tmp/`.
+///
+/// ext4 without a journal gives the number of a removed file to no other for some minutes, and looks at each such number of a part of the
+/// disk whenever a file is made there. A pruning leaves thousands of them, and a new file then takes a millisecond. So the directory is as
+/// far from those of builds before as the file system puts it, and where making files becomes slow, the next are made elsewhere.
 #[derive(Debug)]
 pub(crate) struct Scratch {
     path: PathBuf,
+    /// Where files are made: `path`, or a directory in it.
+    files: Mutex<PathBuf>,
     counter: AtomicU64,
+    slow: AtomicU32,
+    /// Whether what is made in `path` goes to other parts of the disk, once that was asked for.
+    is_spread: OnceLock<bool>,
     _lock: FileLock,
 }
 
@@ -36,30 +51,68 @@ impl Scratch {
             let path = tmp.join(id);
             spread(tmp);
             make_dir(&path)?;
-            return Ok(Self { path, counter: AtomicU64::new(0), _lock: lock });
+            return Ok(Self {
+                files: Mutex::new(path.clone()),
+                path,
+                counter: AtomicU64::new(0),
+                slow: AtomicU32::new(0),
+                is_spread: OnceLock::new(),
+                _lock: lock,
+            });
         }
     }
 
-    /// A path in the directory at which nothing is.
-    pub(crate) fn fresh(&self) -> PathBuf {
-        self.path.join(self.counter.fetch_add(1, Ordering::Relaxed).to_string())
+    /// Makes a directory.
+    pub(crate) fn dir(&self) -> Result<PathBuf, StoreError> {
+        let path = self.path.join(self.number());
+        let begun = Instant::now();
+        make_dir(&path)?;
+        self.spreads_after(begun.elapsed());
+        Ok(path)
+    }
+
+    /// Makes an empty file, open for reading and writing.
+    pub(crate) fn file(&self) -> Result<(File, PathBuf), StoreError> {
+        let path = self.files.lock().unwrap_or_else(PoisonError::into_inner).join(self.number());
+        let begun = Instant::now();
+        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path);
+        let file = file.map_err(|error| StoreError::io("create", &path, error))?;
+        if self.spreads_after(begun.elapsed()) {
+            self.files_go_elsewhere()?;
+        }
+        Ok((file, path))
+    }
+
+    fn files_go_elsewhere(&self) -> Result<(), StoreError> {
+        let elsewhere = self.dir()?;
+        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = elsewhere;
+        Ok(())
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
+
+    fn number(&self) -> String {
+        self.counter.fetch_add(1, Ordering::Relaxed).to_string()
+    }
+
+    /// Takes the time in which something was made. Whether it is time to go elsewhere, and directories made from now on do.
+    fn spreads_after(&self, time: Duration) -> bool {
+        if time < SLOW || self.slow.fetch_add(1, Ordering::Relaxed) + 1 < MANY_SLOW {
+            return false;
+        }
+        self.slow.store(0, Ordering::Relaxed);
+        *self.is_spread.get_or_init(|| spread(&self.path))
+    }
 }
 
-/// Asks the file system to take the directories in `tmp/` for unrelated, as they are: each goes to another part of the disk, with all that
-/// is made in it. ext4 looks for a free inode from the beginning of the part, past each one that was removed in the last minutes, and what
-/// a pruning or the build before removed is there by the thousands. File systems without such a wish refuse it.
-fn spread(tmp: &Path) {
-    let Ok(dir) = File::open(tmp) else { return };
-    if let Ok(flags) = rustix::fs::ioctl_getflags(&dir)
-        && !flags.contains(IFlags::TOPDIR)
-    {
-        let _ = rustix::fs::ioctl_setflags(&dir, flags | IFlags::TOPDIR);
-    }
+/// Asks the file system to take the directories in this one for unrelated, as they are: each goes to another part of the disk, with all
+/// that is made in it. File systems without such a wish refuse it; whether this one has it is returned.
+fn spread(parent: &Path) -> bool {
+    let Ok(dir) = File::open(parent) else { return false };
+    let Ok(flags) = rustix::fs::ioctl_getflags(&dir) else { return false };
+    flags.contains(IFlags::TOPDIR) || rustix::fs::ioctl_setflags(&dir, flags | IFlags::TOPDIR).is_ok()
 }
 
 /// A fresh directory on the store's file system. Dropping it deletes it; what cannot be deleted goes to `trash/`.
@@ -72,8 +125,7 @@ pub struct TmpDir {
 
 impl TmpDir {
     pub(crate) fn new(store: &Arc<Inner>) -> Result<Self, StoreError> {
-        let path = store.scratch()?.fresh();
-        make_dir(&path)?;
+        let path = store.scratch()?.dir()?;
         Ok(Self { store: Arc::clone(store), path, is_gone: false })
     }
 
@@ -261,4 +313,28 @@ pub(crate) fn random_u64() -> u64 {
     let mut hasher = std::hash::RandomState::new().build_hasher();
     hasher.write_u64(CALLS.fetch_add(1, Ordering::Relaxed));
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_made_elsewhere_once_many_took_long() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let scratch = Scratch::new(dir.path()).expect("a place");
+        for time in [SLOW, SLOW / 2, SLOW] {
+            assert!(!scratch.spreads_after(time), "twice is a coincidence");
+        }
+        let (_, near) = scratch.file().expect("a file");
+        assert_eq!(near.parent(), Some(scratch.path()));
+        // Not every file system knows of such a wish.
+        let is_known = scratch.spreads_after(SLOW);
+        assert_eq!(is_known, spread(scratch.path()));
+        if is_known {
+            scratch.files_go_elsewhere().expect("a directory");
+            let (_, far) = scratch.file().expect("a file");
+            assert!(far.starts_with(scratch.path()) && far.parent() != Some(scratch.path()), "{far:?}");
+        }
+    }
 }
