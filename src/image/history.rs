@@ -25,10 +25,10 @@ impl ImageService {
         let (record, _) = self.find(name)?;
         let (config, _) = self.config_of(&record)?;
         let mut layers = record.layers.iter();
-        let mut steps = Vec::new();
+        let (mut steps, mut sizes) = (Vec::new(), self.sizes());
         for entry in config.history {
             let layer = if entry.empty_layer { None } else { layers.next() };
-            let size_bytes = layer.map_or(Ok(0), |layer| self.layer_size(layer))?;
+            let size_bytes = layer.map_or(Ok(0), |layer| sizes.of_layer(layer))?;
             steps.push(HistoryStep {
                 id: None,
                 created_secs: entry.created.as_deref().and_then(super::verbs::unix_secs),

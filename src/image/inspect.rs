@@ -140,7 +140,7 @@ impl ImageService {
             architecture: config.architecture,
             variant: config.variant,
             os: config.os,
-            size: self.size_of(&record)?,
+            size: self.sizes().of(&record)?,
             graph_driver: GraphDriver { data: None, name: "shale" },
             root_fs: InspectRootFs { r#type: config.rootfs.kind, layers: config.rootfs.diff_ids },
             config: config.config.into(),

@@ -18,6 +18,7 @@ mod inspect;
 mod lookup;
 mod push;
 mod resolve;
+mod size;
 mod transfer;
 mod verbs;
 

@@ -1,7 +1,6 @@
 //! list, tag, remove, commit.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use shale_cache::{Built, ImageLayer, ImageRecord, OciDigest};
 use time::OffsetDateTime;
@@ -11,8 +10,6 @@ use super::lookup::{Named, references, short_id};
 use super::resolve::{merge, now_secs};
 use super::{ImageError, ImageService};
 use crate::oci::reference::Reference;
-use crate::tree::entry::{Entry, Kind};
-use crate::tree::index::Index;
 
 /// One image of `images`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +57,7 @@ impl ImageService {
         let others: Vec<OciDigest> =
             all.iter().filter(|(_, names)| !names.is_empty()).flat_map(|(r, _)| r.built.platforms.clone()).collect();
         let shown = all.into_iter().filter(|(record, names)| !names.is_empty() || !others.contains(&record.id));
+        let mut sizes = self.sizes();
         let images = shown.map(|(record, names)| {
             let (created, labels) = match self.config_of(&record) {
                 Ok((config, _)) => (config.created, config.config.labels.unwrap_or_default()),
@@ -67,7 +65,7 @@ impl ImageService {
                 Err(ImageError::MissingBlob { .. } | ImageError::Invalid { .. }) => (None, BTreeMap::new()),
                 Err(error) => return Err(error),
             };
-            let size_bytes = self.size_of(&record)?;
+            let size_bytes = sizes.of(&record)?;
             let repo_digests = references(&record.repo_digests).iter().map(Reference::familiar).collect();
             Ok(ImageSummary { id: record.id, names: references(&names), repo_digests, created, size_bytes, labels })
         });
@@ -125,20 +123,6 @@ impl ImageService {
         Ok(())
     }
 
-    /// The sum of the layers' sizes: a blob's where there is one, else that of the files.
-    pub(super) fn size_of(&self, record: &ImageRecord) -> Result<u64, ImageError> {
-        record.layers.iter().map(|layer| self.layer_size(layer)).sum()
-    }
-
-    /// The size of a layer's blob, else that of its files.
-    pub(super) fn layer_size(&self, layer: &ImageLayer) -> Result<u64, ImageError> {
-        Ok(match (&layer.blob, &layer.layer) {
-            (Some(blob), _) => blob.size_bytes,
-            (None, Some(id)) if self.store.layers().has_index(id)? => files_size(&self.store.layers().index_path(id)),
-            _ => 0,
-        })
-    }
-
     fn delete(&self, record: &ImageRecord, names: &[Reference]) -> Result<Vec<Removal>, ImageError> {
         self.store.images().remove(&record.id)?;
         for other in &record.built.platforms {
@@ -164,13 +148,4 @@ impl ImageService {
         done.push(Removal::Untagged(digest.familiar()));
         Ok(done)
     }
-}
-
-/// The bytes of all files of a layer. An index that cannot be read counts as nothing: this is a figure for people.
-fn files_size(index: &Path) -> u64 {
-    let file_size = |entry: Entry| match entry.kind {
-        Kind::File { size, hardlink: None, .. } => size,
-        _ => 0,
-    };
-    Index::open(index).map_or(0, |index| index.iter().map(file_size).sum())
 }
