@@ -317,3 +317,82 @@ fn layers_of_a_base_that_nobody_reads_stay_in_their_registry() {
         }
     });
 }
+
+#[test]
+fn archives_change_nothing_about_what_a_push_sends() {
+    as_everybody(|lab| {
+        let Some(registry) = Registry::start(&lab.path("etc"), "", "") else { return };
+        lab.load_busybox();
+        lab.context("app", &[("Dockerfile", "FROM busybox\nRUN head -c 300000 /dev/zero >/zeros\n")]);
+        let name = format!("{}/app:1", registry.host);
+        let run = |args: &[&str]| {
+            let said = lab.run(args);
+            assert!(said.ok(), "{:?}: {args:?}: {}", lab.who(), said.stderr);
+            said.stdout
+        };
+        let push = || run(&["push", &name]).lines().last().expect("lines").to_owned();
+        run(&["build", "-q", "-t", &name, "app"]);
+        let first = push();
+        for (other, output) in
+            [(name.as_str(), "type=oci,compression=zstd,dest=z.tar"), ("else:1", "type=docker,compression=uncompressed,dest=plain.tar")]
+        {
+            run(&["build", "-q", "-t", other, "-o", output, "app"]);
+            assert_eq!(push(), first, "after {output}");
+        }
+        run(&["load", "-q", "-i", "plain.tar"]);
+        assert_eq!(push(), first, "the image was there already");
+
+        // Where it was not, bare tars are compressed as docker does it, and the image is as large as it is.
+        let elsewhere = |args: &[&str]| {
+            let said = Said::of(lab.shale(args).env("SHALE_ROOT", lab.path("home/other-store")).output().expect("shale starts"));
+            assert!(said.ok(), "{args:?}: {}", said.stderr);
+            said.stdout
+        };
+        let loaded = format!("{}/loaded:1", registry.host);
+        run(&["save", "-o", "packed.tar", &name]);
+        elsewhere(&["load", "-q", "-i", "packed.tar"]);
+        let size = |text: String| text.trim().parse::<u64>().expect("a number");
+        let known = size(run(&["inspect", "-f", "{{.Size}}", &name]));
+        let told = size(elsewhere(&["inspect", "-f", "{{.Size}}", &name]));
+        // By files here, by their tars there.
+        assert!(told >= known && told < known + known / 5, "{told} for {known}");
+        elsewhere(&["rmi", "-f", &name]);
+        elsewhere(&["builder", "prune", "-af"]);
+        let args = ["copy", "--insecure-policy", "-q", "docker-archive:plain.tar", "docker-archive:bare.tar:else:1"];
+        let Some(said) = peer(lab, "skopeo", &args) else { return };
+        assert!(said.ok(), "{}", said.stderr);
+        elsewhere(&["load", "-q", "-i", "bare.tar"]);
+        elsewhere(&["tag", "else:1", &loaded]);
+        elsewhere(&["push", "-q", &loaded]);
+        let raw = run(&["buildx", "imagetools", "inspect", "--raw", &loaded]);
+        assert!(raw.contains("tar+gzip") && !raw.contains(".tar\""), "{raw}");
+    });
+}
+
+#[test]
+fn a_pull_that_fails_leaves_the_store_as_it_was() {
+    as_everybody(|lab| {
+        let Some(registry) = Registry::start(&lab.path("etc"), "", "") else { return };
+        lab.load_busybox();
+        lab.context("app", &[("Dockerfile", "FROM busybox\nCOPY file /\n"), ("file", "content\n")]);
+        let name = format!("{}/app:1", registry.host);
+        assert!(lab.run(&["build", "-q", "-t", &name, "app"]).ok() && lab.run(&["push", "-q", &name]).ok());
+        let raw = lab.run(&["buildx", "imagetools", "inspect", "--raw", &name]).stdout;
+        let manifest: serde_json::Value = serde_json::from_str(&raw).unwrap_or_else(|e| panic!("{e}: {raw}"));
+        let digest = manifest["layers"][1]["digest"].as_str().expect("a digest").to_owned();
+        let hex = digest.strip_prefix("sha256:").expect("sha256");
+        let blobs = Command::new("find").arg(lab.path("etc")).args(["-type", "d", "-name", hex]).output().expect("find runs");
+        for dir in String::from_utf8_lossy(&blobs.stdout).lines() {
+            fs::remove_dir_all(dir).expect("removed");
+        }
+
+        let other = |args: &[&str]| Said::of(lab.shale(args).env("SHALE_ROOT", lab.path("home/other-store")).output().expect("shale"));
+        assert!(lab.run(&["save", "-o", "busybox.tar", "busybox"]).ok());
+        assert!(other(&["load", "-i", "busybox.tar"]).ok() && other(&["tag", "busybox", &name]).ok());
+        let before = other(&["images", "-a", "--no-trunc"]).stdout;
+        let said = other(&["pull", &name]);
+        assert_eq!(said.code, 1, "{}", said.stdout);
+        assert!(said.stderr.contains(&digest) && said.stderr.contains("pushed once more"), "{}", said.stderr);
+        assert_eq!(other(&["images", "-a", "--no-trunc"]).stdout, before);
+    });
+}

@@ -129,15 +129,30 @@ impl ImageService {
         platform: &Platform,
         progress: &dyn Progress,
     ) -> Result<ResolvedImage, ImageError> {
-        let blobs = self.store.blobs();
-        // A blob that cannot be read is fetched; a store that cannot be read says so when it is written to.
-        let known = |digest: &OciDigest| blobs.read(digest).ok().flatten();
-        let remote = self.client.resolve(reference, platform, &known, progress)?;
-        let record = self.keep_remote(reference, &remote)?;
+        let remote = self.fetch_documents(reference, platform, progress)?;
+        let record = self.record_of(reference, &remote)?;
+        self.store.images().put(&record)?;
         if reference.digest().is_none() && !self.has_same_index(reference, &remote.top)? {
             self.store.images().tag(&reference.to_string(), &record.id)?;
         }
         self.base_of(name, record)
+    }
+
+    /// The manifests and the config behind a name, which are in the store then.
+    pub(super) fn fetch_documents(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        progress: &dyn Progress,
+    ) -> Result<RemoteImage, ImageError> {
+        let blobs = self.store.blobs();
+        // A blob that cannot be read is fetched; a store that cannot be read says so when it is written to.
+        let known = |digest: &OciDigest| blobs.read(digest).ok().flatten();
+        let remote = self.client.resolve(reference, platform, &known, progress)?;
+        for bytes in remote.documents.iter().chain([&remote.config]) {
+            self.put_if_absent(bytes)?;
+        }
+        Ok(remote)
     }
 
     /// Whether the name already points to an image out of the same index. A build for two platforms would otherwise move the
@@ -147,17 +162,14 @@ impl ImageService {
         Ok(self.find_reference(reference)?.is_some_and(|record| record.repo_digests.contains(&known_as)))
     }
 
-    /// Puts manifests, config and the record of a remote image into the store.
-    fn keep_remote(&self, reference: &Reference, remote: &RemoteImage) -> Result<ImageRecord, ImageError> {
+    /// The record of a remote image, with what the store knew about it before.
+    pub(super) fn record_of(&self, reference: &Reference, remote: &RemoteImage) -> Result<ImageRecord, ImageError> {
         let manifest_bytes = remote.documents.last().map_or(&[][..], Vec::as_slice);
         let manifest = manifest_ref(&remote.manifest, manifest_bytes, &remote.manifest_descriptor.digest);
         let layers = layers_of(&reference.to_string(), &remote.manifest, &remote.config)?;
-        for bytes in remote.documents.iter().chain([&remote.config]) {
-            self.put_if_absent(bytes)?;
-        }
         let known_as = reference.at_digest(&remote.top).to_string();
         let id = OciDigest::sha256_of(&remote.config);
-        let mut record = ImageRecord {
+        let record = ImageRecord {
             id,
             manifest: Some(manifest),
             layers,
@@ -165,11 +177,10 @@ impl ImageService {
             stored_at_secs: now_secs(),
             built: Built::default(),
         };
-        if let Some(old) = self.store.images().get(&record.id)? {
-            record = merge(record, old);
-        }
-        self.store.images().put(&record)?;
-        Ok(record)
+        Ok(match self.store.images().get(&record.id)? {
+            Some(old) => merge(record, old),
+            None => record,
+        })
     }
 
     fn put_if_absent(&self, bytes: &[u8]) -> Result<(), ImageError> {
@@ -204,13 +215,16 @@ impl ImageService {
 
 /// A record that is put again keeps what was learnt about the image before.
 pub(super) fn merge(mut new: ImageRecord, old: ImageRecord) -> ImageRecord {
-    new.manifest = new.manifest.or(old.manifest);
+    let mut is_packed_anew = false;
     for (layer, before) in new.layers.iter_mut().zip(old.layers) {
         if layer.diff_id == before.diff_id {
             layer.layer = layer.layer.or(before.layer);
+            is_packed_anew |= layer.blob.is_some() && layer.blob != before.blob;
             layer.blob = layer.blob.take().or(before.blob);
         }
     }
+    // It names the blobs.
+    new.manifest = new.manifest.or(old.manifest.filter(|_| !is_packed_anew));
     for digest in old.repo_digests {
         if !new.repo_digests.contains(&digest) {
             new.repo_digests.push(digest);

@@ -21,13 +21,16 @@ pub struct Loaded {
 }
 
 impl ImageService {
-    /// Fetches an image with all its layers (`pull`). The registry is asked, whatever the store has.
+    /// Fetches an image with all its layers (`pull`). The registry is asked, whatever the store has. The store knows of the image, and its
+    /// name, once it is whole.
     pub fn pull(&self, name: &str, platform: &Platform, progress: &dyn Progress) -> Result<ResolvedImage, ImageError> {
         let _lease = self.store.lease()?;
         let invalid = |source| ImageError::Reference { text: name.into(), source };
         let reference = Reference::parse(name).map_err(invalid)?.with_default_tag();
-        let image = self.fetch_base(name, &reference, platform, progress)?;
+        let remote = self.fetch_documents(&reference, platform, progress)?;
+        let image = self.base_of(name, self.record_of(&reference, &remote)?)?;
         self.ensure_blobs(&image, progress)?;
+        self.store.images().put(&image.record)?;
         if reference.digest().is_none() {
             self.store.images().tag(&reference.to_string(), &image.record.id)?;
         }
@@ -47,10 +50,30 @@ impl ImageService {
                 stored_at_secs: now_secs(),
                 built: Built::default(),
             };
+            let record = match self.store.images().get(&record.id)? {
+                Some(old) if self.is_whole(&old)? => ImageRecord { stored_at_secs: record.stored_at_secs, ..old },
+                _ => record,
+            };
             self.keep(record, &image.names)?;
             Ok(Loaded { id: image.id, names: image.names })
         });
         loaded.collect()
+    }
+
+    /// Whether all layers of an image are here. How they are packed is then known, or still to be decided, and another archive of the image
+    /// changes nothing about what its names stand for.
+    fn is_whole(&self, record: &ImageRecord) -> Result<bool, ImageError> {
+        for layer in &record.layers {
+            let is_here = match (&layer.blob, &layer.layer) {
+                (Some(blob), _) => self.store.blobs().size(&blob.digest)?.is_some(),
+                (None, Some(id)) => self.store.layers().has_index(id)?,
+                (None, None) => false,
+            };
+            if !is_here {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Writes images by their names. `pack` packs a layer that has no blob; absent blobs are fetched.

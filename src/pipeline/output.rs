@@ -124,7 +124,10 @@ pub(super) fn write(
         // Of several platforms the index is what the result is known by, as in docker buildx.
         report.id.get_or_insert_with(|| if request.multi_platform { digest.clone() } else { exported.configs[0].clone() });
         report.written.push(Written { digest, descriptor: Some(exported.descriptor) });
-        kept.get_or_insert(made);
+        // How an archive is packed says nothing of what a push of the image sends. Layers whose times were cut exist in that form only.
+        if output.layers.packing(plan.source_date_epoch).clamp_secs.is_some() {
+            kept.get_or_insert(made);
+        }
     }
     let pushes = outputs.prepare_pushes(&names, &mut kept)?;
     // Beside an archive the store's image is an extra, which a store that cannot be written has to do without.
@@ -296,7 +299,7 @@ impl Outputs<'_> {
     fn keep(&self, kept: Option<Vec<Kept>>, output: &Output, names: &[Reference], task: TaskId) -> Result<OciDigest, BuildError> {
         let images = match kept {
             Some(kept) => kept,
-            None if is_packed(output) => self.exportable(output, names, false)?.1,
+            None if output.kind == OutputKind::Store && is_packed(output) => self.exportable(output, names, false)?.1,
             None => self.images.iter().map(Finish::unpacked).collect::<Result<_, _>>()?,
         };
         if !output.unpack {
@@ -316,6 +319,7 @@ impl Outputs<'_> {
                 index_annotations: annotations.of(Annotated::Index, None),
                 index_descriptor_annotations: annotations.of(Annotated::IndexDescriptor, None),
                 docker_media_types: output.docker_media_types,
+                says_packing: output.layers != LayerOptions::default(),
             };
             let own_names = if number == native { names } else { &[] };
             let id = self.services.images.commit(own_names, &kept.config, kept.layers, built)?;

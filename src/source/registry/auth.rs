@@ -10,7 +10,7 @@ use ureq::http::Method;
 
 use super::credentials::{self, Credential, Found};
 use super::error::RegistryError;
-use super::http::{Request, Response, Transport};
+use super::http::{Payload, Request, Response, Transport};
 use super::retry::Fault;
 use super::tls;
 use crate::oci::reference::Reference;
@@ -203,8 +203,9 @@ impl Question<'_> {
 
 /// Tries a credential on a registry's front door. Gives the identity token that the registry wants to be known by from now on.
 pub(super) fn try_login(transport: &Transport, host: &str, credential: &Credential) -> Result<Option<String>, Fault> {
-    let url = format!("{}/v2/", transport.base(host));
-    let refusal = transport.send(&Request::get(url.clone()))?;
+    let mut door = Request::get(format!("{}/v2/", transport.base(host)));
+    let refusal = transport.send_home(host, &mut door, Payload::Nothing)?;
+    let url = door.url;
     if refusal.status != 401 {
         return front_door(&url, refusal).map(|()| None);
     }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
+use shale_cache::OciDigest;
 use ureq::http::Method;
 
 use super::auth::{self, Scope, Tokens};
@@ -95,7 +96,7 @@ impl Client {
             return self.transport.send_with(&request, payload);
         }
         request.authorization = self.tokens.get(scope);
-        let response = self.transport.send_with(&request, payload)?;
+        let response = self.transport.send_home(scope.reference.api_host(), &mut request, payload)?;
         if response.status != 401 {
             return Ok(response);
         }
@@ -114,6 +115,15 @@ impl Client {
             403 => self.tokens.refusal(&self.transport, Scope::pull(reference), response),
             _ => response.into_error(),
         }
+    }
+
+    /// The same for a blob that a manifest names.
+    pub(super) fn unexpected_of_blob(&self, reference: &Reference, digest: &OciDigest, response: Response) -> RegistryError {
+        if response.status == 404 {
+            let (reference, host) = (reference.to_string(), reference.api_host().to_owned());
+            return RegistryError::BlobNotFound { reference, digest: digest.clone(), host };
+        }
+        self.unexpected(reference, response)
     }
 }
 

@@ -19,6 +19,16 @@ pub enum RegistryError {
         /// The registry's host.
         host: String,
     },
+    /// The registry has a manifest and lacks what it names.
+    #[error("{reference}: blob {digest} of the image: not found")]
+    BlobNotFound {
+        /// The image.
+        reference: String,
+        /// The config or layer.
+        digest: OciDigest,
+        /// The registry's host.
+        host: String,
+    },
     /// The registry refuses access.
     #[error("{}", refusal(reference, *is_push, detail))]
     Unauthorized {
@@ -207,6 +217,7 @@ impl RegistryError {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::NotFound { host, .. } => format!("check the name and the tag; {host} was asked"),
+            Self::BlobNotFound { host, .. } => format!("{host} has the manifest without it: the image has to be pushed once more"),
             Self::Unauthorized { note: Some(note), .. } => note.clone(),
             Self::Unauthorized { host, with_credentials: false, is_push: true, .. } => {
                 format!("log in with `shale login {host}`: no credentials were found for it")

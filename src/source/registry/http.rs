@@ -144,11 +144,38 @@ impl Transport {
             let probe = Request { method: Method::HEAD, ..Request::get(format!("https://{host}/v2/")) };
             self.send(&probe).is_err()
         } else {
-            tls::is_loopback(host) && !has_certs
+            // One that speaks TLS all the same is found out when it refuses ([`Self::send_home`]).
+            tls::is_loopback(host) && !has_certs && !self.config.host_ca_files.contains_key(host)
         };
         let base = format!("{}://{host}", if plain { "http" } else { "https" });
         lock(&self.bases).insert(host.into(), base.clone());
         base
+    }
+
+    /// Sends a request to a registry's own address. One on this machine was taken for one of plain HTTP; if it speaks TLS, it is spoken to
+    /// by TLS from now on.
+    pub(super) fn send_home(&self, host: &str, request: &mut Request, payload: Payload<'_>) -> Result<Response, Fault> {
+        let response = self.send_with(request, payload)?;
+        if response.status != 400 || !self.turns_to_tls(host) {
+            return Ok(response);
+        }
+        request.url = request.url.replacen("http://", "https://", 1);
+        self.send_with(request, payload)
+    }
+
+    /// Whether a host is wrongly taken for one of plain HTTP. Servers say so in the body of a 400 (Go's, nginx).
+    fn turns_to_tls(&self, host: &str) -> bool {
+        let is_chosen = tls::is_loopback(host) && !self.config.plain_http.iter().any(|h| h == host);
+        let url = format!("http://{host}/v2/");
+        if !is_chosen || !url.starts_with(&self.base(host)) {
+            return false;
+        }
+        let refusal = self.send(&Request::get(url)).ok().filter(|response| response.status == 400);
+        let is_tls = refusal.is_some_and(|response| response.detail().contains("HTTPS"));
+        if is_tls {
+            lock(&self.bases).insert(host.into(), format!("https://{host}"));
+        }
+        is_tls
     }
 
     fn agent(&self, https: bool, host: &str) -> Result<Agent, RegistryError> {

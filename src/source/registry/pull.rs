@@ -269,7 +269,7 @@ impl Client {
         let bytes = with_retry(self.transport.config().retry, &reference.to_string(), progress, || {
             let response = self.request(reference, Method::GET, &format!("blobs/{digest}"), &[], 0)?;
             if response.status != 200 {
-                return Err(self.unexpected(reference, response).into());
+                return Err(self.unexpected_of_blob(reference, digest, response).into());
             }
             response.read(CONFIG_LIMIT_BYTES)
         })?;
@@ -298,7 +298,7 @@ impl Transfer<'_> {
         let mut skip_bytes = match response.status {
             200 => *self.done_bytes,
             206 if starts_at(&response, *self.done_bytes) => 0,
-            _ => return Err(client.unexpected(self.reference, response).into()),
+            _ => return Err(client.unexpected_of_blob(self.reference, digest, response).into()),
         };
         let mut reader = response.into_reader();
         let mut chunk = vec![0; CHUNK_BYTES];
