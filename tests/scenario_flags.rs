@@ -49,3 +49,49 @@ fn no_flag_is_ignored_in_silence() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+#[test]
+fn what_an_output_cannot_have_is_told() {
+    let lab = Lab::new(Who::Caller);
+    lab.context("ctx", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    for args in [
+        &["-t", "r.test/a:1", "-o", "type=image,push=true,push-by-digest=true"][..],
+        &["-o", "type=image,name=r.test/a:1,push=true,push-by-digest=true"],
+    ] {
+        let said = lab.run(&[&["build"][..], args, &["ctx"]].concat());
+        assert!(!said.ok() && said.stderr.contains("can't push tagged ref r.test/a:1 by digest"), "{}", said.stderr);
+    }
+    let said = lab.run(&["build", "--iidfile", "id", "-o", "type=tar,dest=files.tar", "ctx"]);
+    assert!(said.ok() && said.stderr.contains("WARNING: --iidfile: not written"), "{}", said.stderr);
+    assert!(!lab.work("id").exists());
+}
+
+/// A working directory or a configuration that is not to be had stops only what needs it.
+#[test]
+fn commands_run_without_what_they_do_not_need() {
+    let lab = Lab::new(Who::Caller);
+    let ctx = lab.context("ctx", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    let gone = lab.work("gone");
+    fs::create_dir(&gone).expect("a folder");
+    let in_gone = |words: &str| {
+        let script = format!("cd {} && rmdir {} && exec \"$0\" {words}", gone.display(), gone.display());
+        let shale = lab.shale(&[]).get_program().to_owned();
+        fs::create_dir_all(&gone).expect("a folder");
+        let mut command = lab.command_of("sh", &["-c", &script]);
+        Said::of(command.arg(shale).output().expect("sh starts"))
+    };
+    let said = in_gone(&format!("build -q -t x {}", ctx.display()));
+    assert!(said.ok(), "{}", said.stderr);
+    assert_eq!(in_gone("images -q").stdout.lines().count(), 1);
+    assert!(!in_gone("build .").ok());
+
+    lab.write("broken.toml", "[gc]\nmax-size = \n");
+    let said = Said::of(lab.shale(&["images"]).env("SHALE_CONFIG", lab.work("broken.toml")).output().expect("shale starts"));
+    assert!(said.stderr.contains("broken.toml: line 2: "), "{}", said.stderr);
+    if !support::has_other() {
+        return;
+    }
+    let other = Lab::new(Who::Played);
+    let said = Said::of(other.shale(&["images"]).env("XDG_CONFIG_HOME", "/proc/1/root").output().expect("shale starts"));
+    assert!(said.ok() && said.stderr.contains("WARNING: going on without /proc/1/root/shale/config.toml"), "{}", said.stderr);
+}

@@ -269,8 +269,10 @@ fn legacy_lines(report: &BuildReport) -> String {
 /// Writes the small results: `-q`, `--iidfile`, `--metadata-file`.
 fn finish(request: &BuildRequest, report: &BuildReport, summary: &Summary, environment: &Environment) -> Result<(), Failure> {
     let written = || -> Result<(), BuildError> {
-        if let (Some(path), Some(id)) = (&request.iidfile, &report.id) {
-            write_file(path, id.to_string().as_bytes())?;
+        match (&request.iidfile, &report.id) {
+            (Some(path), Some(id)) => write_file(path, id.to_string().as_bytes())?,
+            (Some(_), None) => warn("--iidfile: not written, for these outputs make no image"),
+            (None, _) => {}
         }
         if let Some(path) = &request.metadata_file {
             let text = serde_json::to_string_pretty(&metadata(request, report, summary)).expect("a map of strings serialises");

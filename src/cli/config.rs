@@ -21,6 +21,7 @@ use serde::Deserialize;
 use crate::source::registry::{Mirror, Place, RegistryConfig};
 
 use super::caps::GcSection;
+use super::console::warn;
 use super::environment::Environment;
 
 /// A settings file that cannot be used.
@@ -132,8 +133,14 @@ impl Config {
         }
         let own = config_home(environment).map(|dir| dir.join("shale/config.toml"));
         for path in own.into_iter().chain([PathBuf::from("/etc/shale/config.toml")]) {
-            if let Some(text) = read(&path)? {
-                return parse(&path, &text);
+            match read(&path) {
+                Ok(Some(text)) => return parse(&path, &text),
+                Ok(None) => {}
+                // `HOME` is often another user's where only the id was changed. Docker goes on without its own file, too.
+                Err(ConfigError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+                    warn(&format!("going on without {}: {source}", path.display()));
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(Self::default())
@@ -222,7 +229,10 @@ fn read(path: &Path) -> Result<Option<String>, ConfigError> {
 }
 
 fn parse<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {
-    toml::from_str(text).map_err(|e| ConfigError::Toml { path: path.into(), detail: e.to_string().trim_end().into() })
+    toml::from_str(text).map_err(|error: toml::de::Error| {
+        let line = error.span().map_or(String::new(), |span| format!("line {}: ", text[..span.start].matches('\n').count() + 1));
+        ConfigError::Toml { path: path.into(), detail: format!("{line}{}", error.message()) }
+    })
 }
 
 /// A registry's address without scheme and without a slash at its end.

@@ -30,17 +30,18 @@ pub struct Environment {
 
 impl Environment {
     /// Reads the process.
-    pub fn current() -> std::io::Result<Self> {
-        Ok(Self {
+    pub fn current() -> Self {
+        Self {
             variables: std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect(),
-            current_dir: std::env::current_dir()?,
+            // One that was deleted is missed only by whoever needs it.
+            current_dir: std::env::current_dir().unwrap_or_default(),
             uid: rustix::process::geteuid().as_raw(),
             program: Program::default(),
             debug: false,
             stdin_is_terminal: std::io::stdin().is_terminal(),
             stdout_is_terminal: std::io::stdout().is_terminal(),
             stderr_is_terminal: std::io::stderr().is_terminal(),
-        })
+        }
     }
 
     /// The same with what stands before the command. `--config` takes the place of `DOCKER_CONFIG`.

@@ -140,16 +140,11 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    let environment =
-        Environment::current().map_err(|error| Diagnostic::new("cannot read the working directory").because(error.to_string()));
-    let done = environment.map_err(Into::into).and_then(|environment| {
-        let environment = environment.with(&cli.global, program);
-        if let Some(daemon) = environment.remote_daemon(&cli.global) {
-            warn(&format!("{daemon} is not asked: this process is the engine, and images are in the local store"));
-        }
-        dispatch(&cli.command, &environment)
-    });
-    exit(done, program)
+    let environment = Environment::current().with(&cli.global, program);
+    if let Some(daemon) = environment.remote_daemon(&cli.global) {
+        warn(&format!("{daemon} is not asked: this process is the engine, and images are in the local store"));
+    }
+    exit(dispatch(&cli.command, &environment), program)
 }
 
 fn exit(result: Result<(), Failure>, program: Program) -> ExitCode {

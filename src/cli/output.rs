@@ -134,6 +134,12 @@ pub enum OutputError {
         /// What the reader says.
         reason: String,
     },
+    /// A digest is not pushed under a tag (BuildKit's words).
+    #[error("can't push tagged ref {name} by digest")]
+    TagByDigest {
+        /// The name.
+        name: String,
+    },
     /// A field without `=`.
     #[error("invalid value {field:?} in output {text:?}: must be a key=value pair")]
     Field {

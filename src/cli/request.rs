@@ -255,7 +255,7 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<(BuildRequ
     let source_date_epoch = build_args.get("SOURCE_DATE_EPOCH").and_then(|text| text.parse().ok());
     let platforms = platforms(&args.platforms, environment)?;
     let is_multi_platform = platforms.len() > 1 || forced_index(&build_args)?;
-    let mut outputs = outputs(&args.outputs, args.push, !args.tags.is_empty(), environment)?;
+    let mut outputs = outputs(&args.outputs, args.push, &args.tags, environment)?;
     // What is loaded elsewhere is an image of the store first.
     if args.load && outputs.iter().all(|output| output.kind != OutputKind::Store) {
         outputs.push(Output::to_store());
@@ -403,7 +403,7 @@ fn registry_for(
     Ok(registry)
 }
 
-fn outputs(given: &[String], push: bool, has_tags: bool, environment: &Environment) -> Result<Vec<Output>, RequestError> {
+fn outputs(given: &[String], push: bool, tags: &[String], environment: &Environment) -> Result<Vec<Output>, RequestError> {
     let mut outputs = given.iter().map(|text| Output::parse(text, environment)).collect::<Result<Vec<_>, _>>()?;
     let clash = outputs.iter().enumerate().any(|(i, a)| outputs[..i].iter().any(|b| a.shares_stdout_with(b)));
     if clash {
@@ -418,8 +418,14 @@ fn outputs(given: &[String], push: bool, has_tags: bool, environment: &Environme
             output.push.get_or_insert_default();
         }
     }
-    if outputs.iter().any(|output| output.push.is_some() && output.names.is_empty()) && !has_tags {
+    if outputs.iter().any(|output| output.push.is_some() && output.names.is_empty()) && tags.is_empty() {
         return Err(RequestError::PushWithoutName);
+    }
+    for output in outputs.iter().filter(|output| output.push.is_some_and(|push| push.by_digest)) {
+        let names = if output.names.is_empty() { tags } else { &output.names };
+        if let Some(name) = names.iter().find(|name| Reference::parse(name).is_ok_and(|name| name.tag().is_some())) {
+            return Err(OutputError::TagByDigest { name: name.clone() }.into());
+        }
     }
     Ok(if outputs.is_empty() { vec![Output::to_store()] } else { outputs })
 }
