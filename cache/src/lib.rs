@@ -54,6 +54,7 @@ mod entry;
 mod error;
 mod key;
 mod lock;
+mod part;
 mod store;
 mod tmp;
 

@@ -23,10 +23,11 @@ use crate::layer::Layers;
 use crate::lease::{Lease, Leased};
 use crate::list::Lists;
 use crate::lock::Leftover;
+use crate::part::Parts;
 use crate::policy::Growth;
 use crate::runs::Known;
 use crate::step::Steps;
-use crate::tmp::{Scratch, TmpDir, make_dir, make_dirs, names_in, rename_dir};
+use crate::tmp::{Scratch, TmpDir, make_dir, make_dirs, names_in, rename_dir, unique_name};
 use crate::usage::MeasureMapped;
 use crate::verify::{self, Damage, Findings};
 
@@ -177,6 +178,20 @@ impl Store {
         self.inner.reap().map(|(_, undeletable)| undeletable)
     }
 
+    /// Finds, once for a store, the parts of the disk that builds are to use by turns: some hundredths of a second that no build should wait
+    /// for. Nothing but time is lost without it.
+    pub fn find_parts(&self) -> Result<(), StoreError> {
+        if self.inner.is_read_only() {
+            return Ok(());
+        }
+        let spare = self.inner.trash().join(unique_name());
+        let found = Parts::of(&self.inner.root).find(&spare);
+        if spare.exists() {
+            self.inner.discard(&spare);
+        }
+        found
+    }
+
     /// If something was [left](TmpDir::leave) for the end: says that somebody will call [`Self::reap`] after it, so that closing this store
     /// need not delete it. Whether that is so.
     pub fn leave_scratch(&self) -> bool {
@@ -286,7 +301,7 @@ impl Inner {
         }
         // What it makes must not be deleted before somebody says what it is for.
         self.begin_lease()?;
-        let fresh = Scratch::new(&self.tmp())?;
+        let fresh = Scratch::new(&self.tmp(), Parts::of(&self.root))?;
         Ok(self.scratch.get_or_init(|| fresh))
     }
 

@@ -9,110 +9,92 @@ use std::fs::{DirBuilder, File, Permissions};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-use rustix::fs::IFlags;
 
 use crate::entry::is_absent;
 use crate::error::StoreError;
 use crate::lock::FileLock;
+use crate::part::Parts;
 use crate::remove::{Removed, remove_tree};
 use crate::store::Inner;
 
-/// Longer than a new file takes on a busy machine, where none was removed of late.
+/// Longer than a new file takes on a busy machine, where none was removed of late ([`Parts`]).
 const SLOW: Duration = Duration::from_micros(100);
 /// So many slow ones are no coincidence.
 const MANY_SLOW: u32 = 3;
 
 /// The directory of one open store in `tmp/`.
-///
-/// ext4 without a journal gives the number of a removed file to no other for some minutes, and looks at each such number of a part of the
-/// disk whenever a file is made there. A pruning leaves thousands of them, and a new file then takes a millisecond. So the directory is as
-/// far from those of builds before as the file system puts it, and where making files becomes slow, the next are made elsewhere.
 #[derive(Debug)]
 pub(crate) struct Scratch {
     path: PathBuf,
-    /// Where files are made: `path`, or a directory in it.
-    files: Mutex<PathBuf>,
+    /// Where files and directories are made: `path`, or a directory in it once that became slow.
+    place: Mutex<PathBuf>,
+    parts: Parts,
     counter: AtomicU64,
     slow: AtomicU32,
-    /// Whether what is made in `path` goes to other parts of the disk, once that was asked for.
-    is_spread: OnceLock<bool>,
     _lock: FileLock,
 }
 
 impl Scratch {
     /// Makes the lock first and then the directory: a directory without a lock has no owner.
-    pub(crate) fn new(tmp: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn new(tmp: &Path, parts: Parts) -> Result<Self, StoreError> {
         loop {
             let id = unique_name();
             let Some(lock) = FileLock::try_take(&tmp.join(format!("{id}.lock")))? else { continue };
             let path = tmp.join(id);
-            spread(tmp);
-            make_dir(&path)?;
-            return Ok(Self {
-                files: Mutex::new(path.clone()),
-                path,
-                counter: AtomicU64::new(0),
-                slow: AtomicU32::new(0),
-                is_spread: OnceLock::new(),
-                _lock: lock,
-            });
+            parts.make_dir(&path)?;
+            let (counter, slow) = (AtomicU64::new(0), AtomicU32::new(0));
+            return Ok(Self { place: Mutex::new(path.clone()), path, parts, counter, slow, _lock: lock });
         }
     }
 
     /// Makes a directory.
     pub(crate) fn dir(&self) -> Result<PathBuf, StoreError> {
-        let path = self.path.join(self.number());
+        let path = self.fresh();
         let begun = Instant::now();
         make_dir(&path)?;
-        self.spreads_after(begun.elapsed());
+        self.made_in(begun.elapsed());
         Ok(path)
     }
 
     /// Makes an empty file, open for reading and writing.
     pub(crate) fn file(&self) -> Result<(File, PathBuf), StoreError> {
-        let path = self.files.lock().unwrap_or_else(PoisonError::into_inner).join(self.number());
+        let path = self.fresh();
         let begun = Instant::now();
         let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path);
         let file = file.map_err(|error| StoreError::io("create", &path, error))?;
-        if self.spreads_after(begun.elapsed()) {
-            self.files_go_elsewhere()?;
-        }
+        self.made_in(begun.elapsed());
         Ok((file, path))
-    }
-
-    fn files_go_elsewhere(&self) -> Result<(), StoreError> {
-        let elsewhere = self.dir()?;
-        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = elsewhere;
-        Ok(())
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
+    fn place(&self) -> MutexGuard<'_, PathBuf> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn number(&self) -> String {
         self.counter.fetch_add(1, Ordering::Relaxed).to_string()
     }
 
-    /// Takes the time in which something was made. Whether it is time to go elsewhere, and directories made from now on do.
-    fn spreads_after(&self, time: Duration) -> bool {
-        if time < SLOW || self.slow.fetch_add(1, Ordering::Relaxed) + 1 < MANY_SLOW {
-            return false;
-        }
-        self.slow.store(0, Ordering::Relaxed);
-        *self.is_spread.get_or_init(|| spread(&self.path))
+    fn fresh(&self) -> PathBuf {
+        self.place().join(self.number())
     }
-}
 
-/// Asks the file system to take the directories in this one for unrelated, as they are: each goes to another part of the disk, with all
-/// that is made in it. File systems without such a wish refuse it; whether this one has it is returned.
-fn spread(parent: &Path) -> bool {
-    let Ok(dir) = File::open(parent) else { return false };
-    let Ok(flags) = rustix::fs::ioctl_getflags(&dir) else { return false };
-    flags.contains(IFlags::TOPDIR) || rustix::fs::ioctl_setflags(&dir, flags | IFlags::TOPDIR).is_ok()
+    /// Takes the time in which something was made, and goes elsewhere once that was long too often.
+    fn made_in(&self, time: Duration) {
+        if time < SLOW || self.slow.fetch_add(1, Ordering::Relaxed) + 1 != MANY_SLOW {
+            return;
+        }
+        let elsewhere = self.path.join(self.number());
+        if self.parts.make_dir_apart(&elsewhere) {
+            *self.place() = elsewhere;
+            self.slow.store(0, Ordering::Relaxed);
+        }
+    }
 }
 
 /// A fresh directory on the store's file system. Dropping it deletes it; what cannot be deleted goes to `trash/`.
@@ -322,19 +304,16 @@ mod tests {
     #[test]
     fn files_are_made_elsewhere_once_many_took_long() {
         let dir = tempfile::tempdir().expect("a directory");
-        let scratch = Scratch::new(dir.path()).expect("a place");
+        let scratch = Scratch::new(dir.path(), Parts::of(dir.path())).expect("a place");
+        let parent = || scratch.file().expect("a file").1.parent().expect("a directory").to_owned();
         for time in [SLOW, SLOW / 2, SLOW] {
-            assert!(!scratch.spreads_after(time), "twice is a coincidence");
+            scratch.made_in(time);
         }
-        let (_, near) = scratch.file().expect("a file");
-        assert_eq!(near.parent(), Some(scratch.path()));
-        // Not every file system knows of such a wish.
-        let is_known = scratch.spreads_after(SLOW);
-        assert_eq!(is_known, spread(scratch.path()));
-        if is_known {
-            scratch.files_go_elsewhere().expect("a directory");
-            let (_, far) = scratch.file().expect("a file");
-            assert!(far.starts_with(scratch.path()) && far.parent() != Some(scratch.path()), "{far:?}");
-        }
+        assert_eq!(parent(), scratch.path(), "twice is a coincidence");
+        std::fs::create_dir_all(dir.path().join("parts/one")).expect("a part");
+        scratch.made_in(SLOW);
+        let elsewhere = parent();
+        assert_eq!(elsewhere.parent(), Some(scratch.path()));
+        assert_eq!(scratch.dir().expect("a directory").parent(), Some(elsewhere.as_path()));
     }
 }

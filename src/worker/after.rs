@@ -53,7 +53,7 @@ impl Afterwork {
     /// What fails, or belongs to other ids, is left to the next build.
     fn delete_scratch(&self) {
         if self.scratch {
-            drop(Store::open(&self.store_root).and_then(|store| store.reap()));
+            drop(Store::open(&self.store_root).and_then(|store| store.reap().and_then(|_| store.find_parts())));
         }
     }
 }
