@@ -129,11 +129,15 @@ fn a_build_that_failed_was_stopped_or_was_killed_says_so() {
         assert!(!lab.run(&["build", "ctx"]).ok());
         let record = inspected(lab, "^0");
         assert_eq!((&record["result"], &record["steps"][0]["status"]), (&"failed".into(), &"failed".into()), "{record}");
+        assert_eq!((&record["hits"], &record["misses"]), (&0.into(), &1.into()), "what ran and failed was not found: {record}");
         assert!(record["error"].as_str().is_some_and(|error| error.contains("exit code: 3")), "{record}");
         lab.context("bad", &[("Dockerfile", "FORM busybox\n")]);
         assert!(!lab.run(&["build", "bad"]).ok());
         assert_eq!(inspected(lab, "^0")["result"], "failed");
-        let mut expected = vec!["Failed", "Failed", "Completed"];
+        lab.context("bad", &[("Dockerfile", "FROM busybox\nCOPY nowhere /\n")]);
+        assert!(!lab.run(&["build", "bad"]).ok());
+        assert_eq!(inspected(lab, "^0")["misses"], 0, "nothing was looked for");
+        let mut expected = vec!["Failed", "Failed", "Failed", "Completed"];
         for (word, signal, result, status) in
             [("INT", Signal::INT, "cancelled", "Cancelled"), ("KILL", Signal::KILL, "interrupted", "Killed")]
         {
