@@ -57,6 +57,11 @@ fn every_build_is_on_record_with_its_reasons() {
         assert_eq!((column(&listed, 0)[0].as_str(), column(&listed, 1)[0].as_str()), (id, "app:2"), "{}", listed.stdout);
         assert_eq!(column(&listed, 2), ["Completed"; 3], "{}", listed.stdout);
         assert_eq!(column(&lab.run(&["builds", "--filter", "status=failed"]), 0), [""; 0]);
+        let image = last["image"].as_str().expect("an image").to_owned();
+        for name in [&image[..], &image["sha256:".len()..], &image["sha256:".len()..][..12]] {
+            let said = lab.run(&["explain", name]);
+            assert!(said.stdout.starts_with(&format!("Build {id} of app:2")), "{name}: {}{}", said.stdout, said.stderr);
+        }
         let line = lab.run(&["buildx", "history", "ls", "--format", "{{.Ref}} {{.Name}} {{.Status}}"]).stdout;
         assert_eq!(line.lines().next(), Some(&*format!("{id} ctx Completed")));
         lab.context("bad", &[("Dockerfile", "FROM busybox\nRUN echo said; exit 5\n")]);
