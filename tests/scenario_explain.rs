@@ -191,6 +191,41 @@ fn values_that_look_secret_are_nowhere_in_the_store_s_records() {
 }
 
 #[test]
+fn values_that_look_secret_are_not_in_the_names_of_steps_and_reasons() {
+    let lab = Lab::new(Who::Caller);
+    lab.load_busybox();
+    let file = "FROM busybox\nARG API_TOKEN\nARG DBURL\nARG PLAIN=shown\n\
+        RUN echo \"$API_TOKEN\" ${DBURL} $PLAIN $NO ${API_TOKEN:+--auth} >/dev/null\nCOPY --chmod=${API_TOKEN:+600} f /$PLAIN\n";
+    lab.context("ctx", &[("Dockerfile", file), ("f", "1\n")]);
+    let url = |password: &str| format!("DBURL=postgres://u:{password}@h/db");
+    let build = |token: &str, password: &str| {
+        let (token, url) = (format!("API_TOKEN={token}"), url(password));
+        let args = ["build", "--progress=rawjson", "--metadata-file", "m.json", "--build-arg", &token, "--build-arg", &url, "ctx"];
+        let said = Said::of(lab.shale(&args).current_dir(lab.work(".")).output().expect("shale starts"));
+        assert!(said.ok(), "{}", said.stderr);
+        let shown = ["explain", "builds inspect --format json", "explain --format json"];
+        let shown = shown.map(|line| lab.run(&line.split(' ').collect::<Vec<_>>()).stdout).concat();
+        said.stderr + &shown + &fs::read_to_string(lab.work("m.json")).expect("metadata")
+    };
+    let all = build("tokBBB", "secretpw1") + &build("tokBBB", "secretpw2") + &build("tokCCC", "secretpw2");
+    for part in [
+        "RUN echo \"$API_TOKEN\" ${DBURL} shown $NO ${API_TOKEN:+--auth} >",
+        "COPY --chmod=${API_TOKEN:+600} f /shown",
+        "build arg DBURL: changed (value hidden)",
+        "build arg API_TOKEN: changed (value hidden)",
+    ] {
+        assert!(all.replace("\\\"", "\"").contains(part), "{part:?} is not in\n{all}");
+    }
+    for value in ["tokBBB", "tokCCC", "secretpw"] {
+        assert!(!all.contains(value), "{value} is in\n{all}");
+        for dir in ["steps", "lists", "builds"] {
+            let found = lab.command_of("grep", &["-rl", value, lab.store().join(dir).to_str().expect("text")]).output().expect("grep");
+            assert_eq!(String::from_utf8_lossy(&found.stdout), "", "{value} in {dir}");
+        }
+    }
+}
+
+#[test]
 fn a_first_build_and_a_build_of_another_directory_say_so() {
     let lab = Lab::new(Who::Caller);
     lab.load_busybox();

@@ -57,8 +57,13 @@ pub fn changes(before: Side<'_>, now: Side<'_>, changed_by: Option<&str>, lists:
             names.push(name);
         }
     }
+    // Of a value that looks secret on one side only, its hidden part tells.
+    let is_hidden = |name: &str| {
+        let hidden = format!("secret {name}");
+        name.starts_with("arg ") && [&old, &new].iter().any(|side| side.contains_key(hidden.as_str()))
+    };
     let mut found: Vec<(u8, Change)> = Vec::new();
-    for name in names.into_iter().filter(|name| old.get(name) != new.get(name)) {
+    for name in names.into_iter().filter(|name| old.get(name) != new.get(name) && !is_hidden(name)) {
         let (then, now_is) = (old.get(name).map_or(&[][..], Vec::as_slice), new.get(name).map_or(&[][..], Vec::as_slice));
         if name == "parent" {
             found.push(below(before.base, now.base, changed_by));
@@ -215,6 +220,9 @@ fn env(before: Option<&str>, after: Option<&str>) -> Vec<Change> {
     if names.is_empty() {
         return vec![change("env", "the order of ENV changed".to_owned(), None, None)];
     }
+    // What is hidden on one side only is told by its hash.
+    let turned_hidden = |name: &str| old.get(name).zip(new.get(name)).is_some_and(|(then, is)| then.is_none() || is.is_none());
+    names.retain(|name| !turned_hidden(name));
     let one = |name: &String| {
         let (then, is) = (old.get(name), new.get(name));
         let (before, after) = (then.cloned().flatten(), is.cloned().flatten());

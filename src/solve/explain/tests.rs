@@ -63,6 +63,10 @@ fn what_came_and_what_went_is_told() {
     assert_eq!(told(&[], &[("arg A", "1")]), ["build arg A is new: 1"]);
     assert_eq!(told(&[("arg A", "1")], &[]), ["build arg A is gone (was 1)"]);
     assert_eq!(told(&[("mount /c", r#"{"type":"cache"}"#)], &[]), ["mount cache at /c is gone"]);
+    assert_eq!(told(&[("arg A", "http://h")], &[("secret arg A", "aa")]), ["build arg A: changed (value hidden)"]);
+    let (shown, hidden) = ([("env", r#"["A=1"]"#)], [("env", r#"["A"]"#), ("secret env A", "aa")]);
+    assert_eq!(told(&shown, &hidden), ["env A: changed (value hidden)"]);
+    assert_eq!(told(&hidden, &shown), ["env A: changed (value hidden)"]);
     assert_eq!(told(&[], &[("link", "true")]), ["--link: none → true"]);
     assert_eq!(told(&[("add-host", "a:1")], &[("add-host", "a:1"), ("add-host", "b:2")]), ["add-host: a:1 → a:1, b:2"]);
 }
