@@ -8,7 +8,7 @@ mod words;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use shale_cache::{Change, FileChange, KeyParts, KeyValue as Value, ListId, StepBase};
+use shale_cache::{Change, FileChange, KeyParts, KeyValue as Value, ListId, StepBase, StepRecord};
 
 use words::{contrast, contrast_words, short};
 
@@ -43,6 +43,15 @@ pub struct Side<'a> {
     pub parts: &'a KeyParts,
     /// The base image of the stage.
     pub base: Option<&'a StepBase>,
+    /// What the instruction says ([`shale_cache::StepSite::words`]).
+    pub words: &'a str,
+}
+
+impl<'a> Side<'a> {
+    /// A run that is on record.
+    pub fn of(record: &'a StepRecord) -> Self {
+        Self { parts: &record.parts, base: record.base.as_ref(), words: &record.site.words }
+    }
 }
 
 /// Reads a list of the store; `None` if it was removed.
@@ -62,14 +71,22 @@ pub fn changes(before: Side<'_>, now: Side<'_>, changed_by: Option<&str>, lists:
         let hidden = format!("secret {name}");
         name.starts_with("arg ") && [&old, &new].iter().any(|side| side.contains_key(hidden.as_str()))
     };
+    let flag_came_or_went = ["chown", "unpack"].iter().any(|flag| old.contains_key(flag) != new.contains_key(flag));
     let mut found: Vec<(u8, Change)> = Vec::new();
     for name in names.into_iter().filter(|name| old.get(name) != new.get(name) && !is_hidden(name)) {
         let (then, now_is) = (old.get(name).map_or(&[][..], Vec::as_slice), new.get(name).map_or(&[][..], Vec::as_slice));
-        if name == "parent" {
-            found.push(below(before.base, now.base, changed_by));
-        } else {
-            found.extend(part(name, then, now_is, lists).into_iter().map(|change| (rank(&change.part), change)));
-        }
+        let changes = match name {
+            "parent" => {
+                found.push(below(before.base, now.base, changed_by));
+                continue;
+            }
+            "files" if flag_came_or_went => files_but_flags(name, then, now_is, lists),
+            "unpack" => vec![unpack(before.words == now.words, now_is.is_empty())],
+            // Of what is fetched only the flag says so.
+            "unpack-fetched" => vec![unpack(true, now_is.is_empty())],
+            _ => part(name, then, now_is, lists),
+        };
+        found.extend(changes.into_iter().map(|change| (rank(&change.part), change)));
     }
     found.sort_by_key(|(rank, _)| *rank);
     found.into_iter().map(|(_, change)| change).collect()
@@ -91,12 +108,14 @@ fn rank(part: &str) -> u8 {
         "command" => 1,
         "heredoc" => 2,
         "arg" => 3,
-        "files" => 4,
-        "destination" | "path" => 5,
-        "mount" => 6,
-        "base" => 7,
+        // What somebody wrote comes before what may follow from it.
+        "chown" | "chmod" | "link" | "parents" | "unpack" => 4,
+        "files" => 5,
+        "destination" | "path" => 6,
+        "mount" => 7,
+        "base" => 8,
         "step" => 10,
-        _ => 8,
+        _ => 9,
     }
 }
 
@@ -137,7 +156,9 @@ fn part(name: &str, before: &[&Value], after: &[&Value], lists: ReadList<'_>) ->
     let (kind, rest) = name.split_once(' ').unwrap_or((name, ""));
     let (then, is) = (text(before), text(after));
     match kind {
-        "files" if !before.is_empty() && !after.is_empty() => vec![files_change(name, before, after, lists)],
+        "files" if !before.is_empty() && !after.is_empty() => {
+            vec![files_change(name, found_files(before, after, lists).unwrap_or_default())]
+        }
         "files" => vec![change(name, format!("{} {}", shown_files(name), if is.is_some() { "are new" } else { "are gone" }), None, None)],
         "command" => vec![command(then, is)],
         "env" => env(then.as_deref(), is.as_deref()),
@@ -273,18 +294,38 @@ fn shown_files(name: &str) -> String {
     name.strip_prefix("files at ").map_or_else(|| "files".to_owned(), |target| format!("files mounted at {target}"))
 }
 
-fn files_change(name: &str, before: &[&Value], after: &[&Value], lists: ReadList<'_>) -> Change {
+/// The files of a COPY that itself selects them otherwise now: under `--chown` their owners are not looked at. What differs by that alone is
+/// no change of a file.
+fn files_but_flags(name: &str, before: &[&Value], after: &[&Value], lists: ReadList<'_>) -> Vec<Change> {
+    let Some(mut found) = found_files(before, after, lists) else { return Vec::new() };
+    found.retain(|file| file.what != files::SELECTED);
+    if found.is_empty() { Vec::new() } else { vec![files_change(name, found)] }
+}
+
+/// Which files differ; `None` if a list is gone.
+fn found_files(before: &[&Value], after: &[&Value], lists: ReadList<'_>) -> Option<Vec<FileChange>> {
     let read = |values: &[&Value]| match values {
         [Value::List(id)] => lists(id),
         _ => None,
     };
-    let found = match (read(before), read(after)) {
-        (Some(then), Some(is)) => files::changes(&then, &is),
-        _ => Vec::new(),
-    };
+    Some(files::changes(&read(before)?, &read(after)?))
+}
+
+fn files_change(name: &str, found: Vec<FileChange>) -> Change {
     let place = name.strip_prefix("files at ").map_or_else(String::new, |target| format!(" (mounted at {target})"));
     let text = if found.is_empty() { "files changed".to_owned() } else { files::summary(&found) };
     Change { files: found, ..change(name, text + &place, None, None) }
+}
+
+/// Archives are unpacked by ADD and `--unpack`. The words of an instruction hold its name, but not the flag.
+fn unpack(is_same_instruction: bool, is_gone: bool) -> Change {
+    let text = match (is_same_instruction, is_gone) {
+        (true, false) => "--unpack: false → true",
+        (true, true) => "--unpack: true → false",
+        (false, false) => "COPY is now ADD",
+        (false, true) => "ADD is now COPY",
+    };
+    change("unpack", text.to_owned(), None, None)
 }
 
 impl MissReason {
