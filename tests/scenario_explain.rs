@@ -245,6 +245,58 @@ fn a_first_build_and_a_build_of_another_directory_say_so() {
 }
 
 #[test]
+fn an_earlier_step_that_went_back_to_older_files_is_named() {
+    let lab = Lab::new(Who::Caller);
+    lab.load_busybox();
+    let file = "FROM busybox\nCOPY src /s\nRUN wc /s/f >/o\nRUN cat /o\n";
+    lab.context("ctx", &[("Dockerfile", file), ("Other", "FROM busybox\nCOPY src /s\n"), ("src/f", "5\n")]);
+    lab.build("ctx", &["-f", "ctx/Other"]);
+    lab.write("ctx/src/f", "1\n");
+    lab.build("ctx", &[]);
+    lab.write("ctx/src/f", "5\n");
+    let said = lab.build("ctx", &[]).said;
+    let found = "an earlier step made other files than in the last build (step [2/4] COPY src /s: 1 file changed: src/f)";
+    for step in ["RUN wc", "RUN cat"] {
+        assert_eq!(reason(&said, step).as_deref(), Some(found), "{}", said.stderr);
+    }
+    // Other words, whose result is known from elsewhere.
+    let edited = "COPY --chmod=600 src /s";
+    lab.write("ctx/Other", format!("FROM busybox\n{edited}\n"));
+    lab.build("ctx", &["-f", "ctx/Other"]);
+    edit(&lab, "COPY src /s", edited);
+    let said = lab.build("ctx", &[]).said;
+    let changed = "an earlier step changed (step [2/4] COPY --chmod=600 src /s: COPY src /s → COPY --chmod=600 src /s)";
+    for step in ["RUN wc", "RUN cat"] {
+        assert_eq!(reason(&said, step).as_deref(), Some(changed), "{}", said.stderr);
+    }
+    // A step that is gone stays what it is.
+    lab.write("ctx/Other", "FROM busybox\nRUN echo b >/b\n");
+    lab.build("ctx", &["-f", "ctx/Other"]);
+    lab.write("ctx/Dockerfile", "FROM busybox\nRUN echo a >/a\nRUN echo b >/b\nRUN echo c >/c\n");
+    lab.build("ctx", &[]);
+    edit(&lab, "RUN echo a >/a\n", "");
+    let said = lab.build("ctx", &[]).said;
+    let gone = "the steps before it are not those of the last time: one was added, moved, removed or changed";
+    assert_eq!(reason(&said, "RUN echo c").as_deref(), Some(gone), "{}", said.stderr);
+}
+
+#[test]
+fn a_step_that_failed_is_compared_with_when_it_ran_last() {
+    let lab = Lab::new(Who::Caller);
+    lab.load_busybox();
+    lab.context("ctx", &[("Dockerfile", "FROM busybox\nCOPY src /s\nRUN grep 1 /s/f\n"), ("src/f", "1\n")]);
+    lab.build("ctx", &[]);
+    lab.write("ctx/src/f", "5\n");
+    let first = lab.run(&["build", "ctx"]);
+    let ran = "an earlier step made other files (step [2/3] COPY src /s)";
+    assert_eq!(reason(&first, "RUN").as_deref(), Some(ran), "{}", first.stderr);
+    // The COPY is found now, and the build before this one says nothing of a RUN that was done.
+    let again = lab.run(&["build", "ctx"]);
+    let found = "an earlier step made other files than when this one ran last (step [2/3] COPY src /s: 1 file changed: src/f)";
+    assert_eq!(reason(&again, "RUN").as_deref(), Some(found), "{}", again.stderr);
+}
+
+#[test]
 fn explain_tells_every_part_and_why_the_others_hit() {
     let lab = Lab::new(Who::Caller);
     lab.load_busybox();

@@ -57,7 +57,7 @@ impl<'a> Side<'a> {
 /// Reads a list of the store; `None` if it was removed.
 pub type ReadList<'a> = &'a dyn Fn(&ListId) -> Option<Vec<u8>>;
 
-/// Every difference, the most useful first. `changed_by` is the step before this one that made other files, if one is known.
+/// Every difference, the most useful first. `changed_by` tells which step before this one made other files, if one is known.
 pub fn changes(before: Side<'_>, now: Side<'_>, changed_by: Option<&str>, lists: ReadList<'_>) -> Vec<Change> {
     let (old, new) = (values(before.parts), values(now.parts));
     let mut names: Vec<&str> = Vec::new();
@@ -123,11 +123,8 @@ fn rank(part: &str) -> u8 {
 fn below(before: Option<&StepBase>, now: Option<&StepBase>, changed_by: Option<&str>) -> (u8, Change) {
     let moved = before.map(|base| (&base.name, base.chain)) != now.map(|base| (&base.name, base.chain));
     if !moved {
-        // Without one that ran now, it stands upon results of other steps, or upon older ones of the same.
-        let text = changed_by.map_or_else(
-            || "the steps before it are not those of the last time: one was added, moved, removed or changed".to_owned(),
-            |name| format!("an earlier step made other files (step {})", short(name)),
-        );
+        let text = changed_by.unwrap_or("the steps before it are not those of the last time: one was added, moved, removed or changed");
+        let text = text.to_owned();
         return (rank("step"), change("step", text, None, None));
     }
     let (then, is) = (before.map_or("scratch", |base| &base.name), now.map_or("scratch", |base| &base.name));
@@ -139,6 +136,22 @@ fn below(before: Option<&StepBase>, now: Option<&StepBase>, changed_by: Option<&
     };
     let value = |base: Option<&StepBase>| base.map(|base| format!("{}@{}", base.name, base.digest));
     (rank("base"), change("base", text, value(before), value(now)))
+}
+
+/// An earlier step ran, and made other files than the last time.
+pub fn made_others(step: &str) -> String {
+    format!("an earlier step made other files (step {})", short(step))
+}
+
+/// An earlier step did not have to run, but its result is another one than `since` then. Both sides are named as progress shows them;
+/// `first` is the first of the differences.
+pub fn found_another(before: &str, now: &str, first: &str, since: &str) -> String {
+    let instruction = |name: &str| name.split_once("] ").map_or(name, |(_, text)| text).to_owned();
+    let (then, is) = (instruction(before), instruction(now));
+    if then != is {
+        return format!("an earlier step changed (step {}: {})", short(now), contrast_words(&then, &is));
+    }
+    format!("an earlier step made other files than {since} (step {}: {first})", short(now))
 }
 
 /// `sha256:` and twelve digits.

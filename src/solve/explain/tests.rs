@@ -24,7 +24,7 @@ fn told(before: &[(&str, &str)], after: &[(&str, &str)]) -> Vec<String> {
     let (old, new) = (parts(before), parts(after));
     let found = {
         let side = |parts| Side { parts, base: None, words: "" };
-        changes(side(&old), side(&new), Some("[2/5] RUN make"), &read)
+        changes(side(&old), side(&new), Some(&made_others("[2/5] RUN make")), &read)
     };
     found.into_iter().map(|change| change.text).collect()
 }
