@@ -57,6 +57,11 @@ fn every_build_is_on_record_with_its_reasons() {
         assert_eq!((column(&listed, 0)[0].as_str(), column(&listed, 1)[0].as_str()), (id, "app:2"), "{}", listed.stdout);
         assert_eq!(column(&listed, 2), ["Completed"; 3], "{}", listed.stdout);
         assert_eq!(column(&lab.run(&["builds", "--filter", "status=failed"]), 0), [""; 0]);
+        let image = last["image"].as_str().expect("an image").to_owned();
+        for name in [&image[..], &image["sha256:".len()..], &image["sha256:".len()..][..12]] {
+            let said = lab.run(&["explain", name]);
+            assert!(said.stdout.starts_with(&format!("Build {id} of app:2")), "{name}: {}{}", said.stdout, said.stderr);
+        }
         let line = lab.run(&["buildx", "history", "ls", "--format", "{{.Ref}} {{.Name}} {{.Status}}"]).stdout;
         assert_eq!(line.lines().next(), Some(&*format!("{id} ctx Completed")));
         lab.context("bad", &[("Dockerfile", "FROM busybox\nRUN echo said; exit 5\n")]);
@@ -129,11 +134,15 @@ fn a_build_that_failed_was_stopped_or_was_killed_says_so() {
         assert!(!lab.run(&["build", "ctx"]).ok());
         let record = inspected(lab, "^0");
         assert_eq!((&record["result"], &record["steps"][0]["status"]), (&"failed".into(), &"failed".into()), "{record}");
+        assert_eq!((&record["hits"], &record["misses"]), (&0.into(), &1.into()), "what ran and failed was not found: {record}");
         assert!(record["error"].as_str().is_some_and(|error| error.contains("exit code: 3")), "{record}");
         lab.context("bad", &[("Dockerfile", "FORM busybox\n")]);
         assert!(!lab.run(&["build", "bad"]).ok());
         assert_eq!(inspected(lab, "^0")["result"], "failed");
-        let mut expected = vec!["Failed", "Failed", "Completed"];
+        lab.context("bad", &[("Dockerfile", "FROM busybox\nCOPY nowhere /\n")]);
+        assert!(!lab.run(&["build", "bad"]).ok());
+        assert_eq!(inspected(lab, "^0")["misses"], 0, "nothing was looked for");
+        let mut expected = vec!["Failed", "Failed", "Failed", "Completed"];
         for (word, signal, result, status) in
             [("INT", Signal::INT, "cancelled", "Cancelled"), ("KILL", Signal::KILL, "interrupted", "Killed")]
         {

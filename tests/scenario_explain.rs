@@ -33,6 +33,9 @@ const ROWS: &[(&str, Change, &[&str], &str, &str)] = &[
     ("files of a bind mount", |lab| drop(lab.write("ctx/dir/a", "bound\n")), &[], STEP, "1 file changed: dir/a (mounted at /m)"),
     ("destination", |lab| edit(lab, "dir/ /dst/", "dir/ /dest/"), &[], "COPY --chown=1:1 dir/ /dest/", "destination: /dst/ → /dest/"),
     ("chown", |lab| edit(lab, "--chown=1:1", "--chown=2:2"), &[], "COPY --chown=2:2", "--chown: 1:1 → 2:2"),
+    ("chown added", |lab| edit(lab, "COPY --from", "COPY --chown=1:1 --from"), &[], "COPY --chown=1:1 --from", "--chown: none → 1:1"),
+    ("chown removed", |lab| edit(lab, "COPY --chown=1:1 dir", "COPY dir"), &[], "COPY dir", "--chown: 1:1 → none"),
+    ("another instruction", |lab| edit(lab, "COPY --chown=1:1 dir", "ADD --chown=1:1 dir"), &[], "ADD", "COPY is now ADD"),
     ("chmod", |lab| edit(lab, "COPY --chown=1:1", "COPY --chmod=600 --chown=1:1"), &[], "COPY --chmod", "--chmod: none → 600"),
     ("link", |lab| edit(lab, "COPY --chown=1:1", "COPY --link --chown=1:1"), &[], "COPY --link", "--link: none → true"),
     ("command", |lab| edit(lab, "echo step", "echo other"), &[], STEP, "command changed: echo step → echo other"),
@@ -191,6 +194,41 @@ fn values_that_look_secret_are_nowhere_in_the_store_s_records() {
 }
 
 #[test]
+fn values_that_look_secret_are_not_in_the_names_of_steps_and_reasons() {
+    let lab = Lab::new(Who::Caller);
+    lab.load_busybox();
+    let file = "FROM busybox\nARG API_TOKEN\nARG DBURL\nARG PLAIN=shown\n\
+        RUN echo \"$API_TOKEN\" ${DBURL} $PLAIN $NO ${API_TOKEN:+--auth} >/dev/null\nCOPY --chmod=${API_TOKEN:+600} f /$PLAIN\n";
+    lab.context("ctx", &[("Dockerfile", file), ("f", "1\n")]);
+    let url = |password: &str| format!("DBURL=postgres://u:{password}@h/db");
+    let build = |token: &str, password: &str| {
+        let (token, url) = (format!("API_TOKEN={token}"), url(password));
+        let args = ["build", "--progress=rawjson", "--metadata-file", "m.json", "--build-arg", &token, "--build-arg", &url, "ctx"];
+        let said = Said::of(lab.shale(&args).current_dir(lab.work(".")).output().expect("shale starts"));
+        assert!(said.ok(), "{}", said.stderr);
+        let shown = ["explain", "builds inspect --format json", "explain --format json"];
+        let shown = shown.map(|line| lab.run(&line.split(' ').collect::<Vec<_>>()).stdout).concat();
+        said.stderr + &shown + &fs::read_to_string(lab.work("m.json")).expect("metadata")
+    };
+    let all = build("tokBBB", "secretpw1") + &build("tokBBB", "secretpw2") + &build("tokCCC", "secretpw2");
+    for part in [
+        "RUN echo \"$API_TOKEN\" ${DBURL} shown $NO ${API_TOKEN:+--auth} >",
+        "COPY --chmod=${API_TOKEN:+600} f /shown",
+        "build arg DBURL: changed (value hidden)",
+        "build arg API_TOKEN: changed (value hidden)",
+    ] {
+        assert!(all.replace("\\\"", "\"").contains(part), "{part:?} is not in\n{all}");
+    }
+    for value in ["tokBBB", "tokCCC", "secretpw"] {
+        assert!(!all.contains(value), "{value} is in\n{all}");
+        for dir in ["steps", "lists", "builds"] {
+            let found = lab.command_of("grep", &["-rl", value, lab.store().join(dir).to_str().expect("text")]).output().expect("grep");
+            assert_eq!(String::from_utf8_lossy(&found.stdout), "", "{value} in {dir}");
+        }
+    }
+}
+
+#[test]
 fn a_first_build_and_a_build_of_another_directory_say_so() {
     let lab = Lab::new(Who::Caller);
     lab.load_busybox();
@@ -204,6 +242,58 @@ fn a_first_build_and_a_build_of_another_directory_say_so() {
     lab.context("two", &[("Other", "FROM busybox\nCOPY f /f\n"), ("f", "3\n")]);
     let said = lab.build("two", &["-f", "two/Other"]).said;
     assert_eq!(reason(&said, "COPY").as_deref(), Some("never built here; against a build of another Dockerfile: 1 file changed: f"));
+}
+
+#[test]
+fn an_earlier_step_that_went_back_to_older_files_is_named() {
+    let lab = Lab::new(Who::Caller);
+    lab.load_busybox();
+    let file = "FROM busybox\nCOPY src /s\nRUN wc /s/f >/o\nRUN cat /o\n";
+    lab.context("ctx", &[("Dockerfile", file), ("Other", "FROM busybox\nCOPY src /s\n"), ("src/f", "5\n")]);
+    lab.build("ctx", &["-f", "ctx/Other"]);
+    lab.write("ctx/src/f", "1\n");
+    lab.build("ctx", &[]);
+    lab.write("ctx/src/f", "5\n");
+    let said = lab.build("ctx", &[]).said;
+    let found = "an earlier step made other files than in the last build (step [2/4] COPY src /s: 1 file changed: src/f)";
+    for step in ["RUN wc", "RUN cat"] {
+        assert_eq!(reason(&said, step).as_deref(), Some(found), "{}", said.stderr);
+    }
+    // Other words, whose result is known from elsewhere.
+    let edited = "COPY --chmod=600 src /s";
+    lab.write("ctx/Other", format!("FROM busybox\n{edited}\n"));
+    lab.build("ctx", &["-f", "ctx/Other"]);
+    edit(&lab, "COPY src /s", edited);
+    let said = lab.build("ctx", &[]).said;
+    let changed = "an earlier step changed (step [2/4] COPY --chmod=600 src /s: COPY src /s → COPY --chmod=600 src /s)";
+    for step in ["RUN wc", "RUN cat"] {
+        assert_eq!(reason(&said, step).as_deref(), Some(changed), "{}", said.stderr);
+    }
+    // A step that is gone stays what it is.
+    lab.write("ctx/Other", "FROM busybox\nRUN echo b >/b\n");
+    lab.build("ctx", &["-f", "ctx/Other"]);
+    lab.write("ctx/Dockerfile", "FROM busybox\nRUN echo a >/a\nRUN echo b >/b\nRUN echo c >/c\n");
+    lab.build("ctx", &[]);
+    edit(&lab, "RUN echo a >/a\n", "");
+    let said = lab.build("ctx", &[]).said;
+    let gone = "the steps before it are not those of the last time: one was added, moved, removed or changed";
+    assert_eq!(reason(&said, "RUN echo c").as_deref(), Some(gone), "{}", said.stderr);
+}
+
+#[test]
+fn a_step_that_failed_is_compared_with_when_it_ran_last() {
+    let lab = Lab::new(Who::Caller);
+    lab.load_busybox();
+    lab.context("ctx", &[("Dockerfile", "FROM busybox\nCOPY src /s\nRUN grep 1 /s/f\n"), ("src/f", "1\n")]);
+    lab.build("ctx", &[]);
+    lab.write("ctx/src/f", "5\n");
+    let first = lab.run(&["build", "ctx"]);
+    let ran = "an earlier step made other files (step [2/3] COPY src /s)";
+    assert_eq!(reason(&first, "RUN").as_deref(), Some(ran), "{}", first.stderr);
+    // The COPY is found now, and the build before this one says nothing of a RUN that was done.
+    let again = lab.run(&["build", "ctx"]);
+    let found = "an earlier step made other files than when this one ran last (step [2/3] COPY src /s: 1 file changed: src/f)";
+    assert_eq!(reason(&again, "RUN").as_deref(), Some(found), "{}", again.stderr);
 }
 
 #[test]

@@ -163,7 +163,7 @@ pub struct BuildRecord {
     pub steps: Vec<BuildStep>,
     /// Steps whose result was found.
     pub hits: usize,
-    /// Steps that ran.
+    /// Steps that ran, also those that failed.
     pub misses: usize,
     /// Bytes of files in the layers that were made.
     pub bytes: u64,
@@ -430,10 +430,17 @@ fn now_ms() -> u64 {
 }
 
 impl BuildRecord {
-    /// Counts hits, misses and bytes of its steps.
+    /// Counts hits, misses and bytes of its steps. What failed before it had a key, as a `COPY` of what is not there, was looked up
+    /// nowhere and is neither.
     pub fn count(&mut self) {
-        let count = |wanted: &[StepStatus]| self.steps.iter().filter(|step| wanted.contains(&step.status)).count();
-        (self.hits, self.misses) = (count(&[StepStatus::Hit, StepStatus::CutOffHit]), count(&[StepStatus::Executed]));
+        let count = |wanted: fn(&BuildStep) -> bool| self.steps.iter().filter(|step| wanted(step)).count();
+        let is_hit = |step: &BuildStep| matches!(step.status, StepStatus::Hit | StepStatus::CutOffHit);
+        let is_miss = |step: &BuildStep| match step.status {
+            StepStatus::Executed => true,
+            StepStatus::Failed => step.key.is_some(),
+            _ => false,
+        };
+        (self.hits, self.misses) = (count(is_hit), count(is_miss));
         self.bytes = self.steps.iter().map(|step| step.bytes).sum();
     }
 

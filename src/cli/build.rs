@@ -30,6 +30,7 @@ use crate::image::{ImageError, ImageService};
 use crate::oci::reference::Reference;
 use crate::pipeline::{self, BuildError, BuildReport, Services, write_file};
 use crate::plan::Near;
+use crate::plan::secret::without_user_info;
 use crate::sandbox::{Cancel, SandboxError};
 use crate::source::context::Missing;
 use crate::source::registry::Client;
@@ -171,10 +172,7 @@ fn called(argv: impl Iterator<Item = OsString>) -> Vec<String> {
             }
             start = at + 1;
         }
-        match word.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest, rest.split('/').next()?.rfind('@')?))) {
-            Some((scheme, rest, at)) => format!("{scheme}://***{}", &rest[at..]),
-            None => word,
-        }
+        without_user_info(&word).into_owned()
     };
     argv.map(tell).collect()
 }

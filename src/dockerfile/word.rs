@@ -75,6 +75,9 @@ pub struct Expanded {
 /// Looks a variable up.
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
+/// Tells something of a variable by its name.
+pub type Test<'a> = &'a dyn Fn(&str) -> bool;
+
 /// Expands one word: variables are replaced, quotes and escapes removed, blanks stay.
 pub fn expand(word: &str, escape: char, env: Lookup<'_>) -> Result<Expanded, WordError> {
     Lexer::new(escape).expand(word, env)
@@ -93,7 +96,7 @@ pub fn expand_raw(body: &str, env: Lookup<'_>) -> Result<Expanded, WordError> {
 
 /// Expands a text for people, such as a step's name: quotes stay, and what has no value stays as written.
 pub fn expand_display(text: &str, escape: char, env: Lookup<'_>) -> Result<Expanded, WordError> {
-    Lexer { keep_quotes: true, keep_unset: true, ..Lexer::new(escape) }.expand(text, env)
+    Lexer::for_display(escape).expand(text, env)
 }
 
 /// The switches of an expansion.
@@ -117,21 +120,32 @@ impl Lexer {
         Self { escape, keep_quotes: false, keep_escapes: false, plain_quotes: false, keep_unset: false }
     }
 
+    /// The expansion of [`expand_display`].
+    pub fn for_display(escape: char) -> Self {
+        Self { keep_quotes: true, keep_unset: true, ..Self::new(escape) }
+    }
+
     /// Expands into one text.
     pub fn expand(self, word: &str, env: Lookup<'_>) -> Result<Expanded, WordError> {
-        let (expanded, _) = self.run(word, env)?;
+        self.expand_but(word, env, &|_| false)
+    }
+
+    /// Expands into one text in which references to some variables stay as written, whatever their values.
+    pub fn expand_but(self, word: &str, env: Lookup<'_>, is_kept: Test<'_>) -> Result<Expanded, WordError> {
+        let (expanded, _) = self.run(word, env, is_kept)?;
         Ok(expanded)
     }
 
     /// Expands into words, split at blanks outside quotes.
     pub fn words(self, word: &str, env: Lookup<'_>) -> Result<Vec<String>, WordError> {
-        let (_, words) = self.run(word, env)?;
+        let (_, words) = self.run(word, env, &|_| false)?;
         Ok(words)
     }
 
-    fn run(self, word: &str, env: Lookup<'_>) -> Result<(Expanded, Vec<String>), WordError> {
+    fn run(self, word: &str, env: Lookup<'_>, is_kept: Test<'_>) -> Result<(Expanded, Vec<String>), WordError> {
         let rest = word.strip_prefix('\u{feff}').unwrap_or(word).chars().peekable();
-        let mut scan = Scan { lexer: self, keep_escapes: self.keep_escapes, rest, env, matched: Vec::new(), unmatched: Vec::new() };
+        let (keep_escapes, matched, unmatched) = (self.keep_escapes, Vec::new(), Vec::new());
+        let mut scan = Scan { lexer: self, keep_escapes, rest, env, is_kept, matched, unmatched };
         match scan.until(None, self.keep_escapes) {
             Ok((text, words)) => Ok((Expanded { text, unmatched: scan.unmatched, matched: scan.matched }, words)),
             Err(reason) => Err(WordError { word: word.to_owned(), reason }),
@@ -176,6 +190,7 @@ struct Scan<'a> {
     keep_escapes: bool,
     rest: Peekable<Chars<'a>>,
     env: Lookup<'a>,
+    is_kept: Test<'a>,
     matched: Vec<String>,
     unmatched: Vec<String>,
 }
@@ -301,7 +316,7 @@ impl Scan<'_> {
                 return Ok("$".to_owned());
             }
             let value = self.value_of(&name);
-            return Ok(value.unwrap_or_else(|| if self.lexer.keep_unset { format!("${name}") } else { String::new() }));
+            return Ok(if self.keeps(&name, value.as_ref()) { format!("${name}") } else { value.unwrap_or_default() });
         }
         match self.peek() {
             None => return Err(WordFault::MissingBrace),
@@ -313,7 +328,7 @@ impl Scan<'_> {
             None => Err(WordFault::MissingBrace),
             Some('}') => {
                 let value = self.value_of(&name);
-                Ok(value.unwrap_or_else(|| if self.lexer.keep_unset { format!("${{{name}}}") } else { String::new() }))
+                Ok(if self.keeps(&name, value.as_ref()) { format!("${{{name}}}") } else { value.unwrap_or_default() })
             }
             Some(':') => {
                 let modifier = self.rest.next().ok_or(WordFault::MissingBrace)?;
@@ -334,7 +349,7 @@ impl Scan<'_> {
         }
         let (word, _) = self.until(Some('}'), is_pattern).map_err(|e| self.at_end(e, WordFault::MissingBrace))?;
         let value = self.value_of(name);
-        if self.lexer.keep_unset && value.is_none() {
+        if self.keeps(name, value.as_ref()) {
             return Ok(format!("${{{name}{spelled}{word}}}"));
         }
         let has_value = value.as_ref().is_some_and(|v| !(colon && v.is_empty()));
@@ -364,7 +379,7 @@ impl Scan<'_> {
         let (pattern, _) = self.until(Some('/'), true).map_err(|e| self.at_end(e, WordFault::MissingSlash))?;
         let (replacement, _) = self.until(Some('}'), true).map_err(|e| self.at_end(e, WordFault::MissingBrace))?;
         let value = self.value_of(name);
-        if self.lexer.keep_unset && value.is_none() {
+        if self.keeps(name, value.as_ref()) {
             return Ok(format!("${{{name}/{pattern}/{replacement}}}"));
         }
         Ok(Pattern::floating(&pattern)?.replace(&value.unwrap_or_default(), &replacement, all))
@@ -390,6 +405,11 @@ impl Scan<'_> {
             }
         }
         name
+    }
+
+    /// Whether a reference stays as it was written.
+    fn keeps(&self, name: &str, value: Option<&String>) -> bool {
+        value.map_or(self.lexer.keep_unset, |_| (self.is_kept)(name))
     }
 
     fn value_of(&mut self, name: &str) -> Option<String> {

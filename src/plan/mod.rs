@@ -11,6 +11,7 @@ pub mod image_config;
 pub mod options;
 pub mod outline;
 pub mod scope;
+pub mod secret;
 pub mod stage;
 
 mod copy;

@@ -11,11 +11,12 @@ use super::options::PlanOptions;
 use super::outline::{self, Asked, Outline, OutlineArg};
 use super::reach::Reach;
 use super::scope::{StageScope, arg_declarations, unconsumed};
+use super::secret::looks_secret;
 use super::stages::{Source, StageTable, lower_name};
 use super::{BaseImages, ImageKey, image_config, lint, paths};
 use crate::dockerfile::ast::{ArgDecl, Instruction, InstructionKind, KeyValue};
 use crate::dockerfile::lint::{StageFacts, check_port, check_secret, check_workdir};
-use crate::dockerfile::word::{self, Expanded, WordError};
+use crate::dockerfile::word::{self, Expanded, Lexer, WordError};
 use crate::oci::config::{HistoryEntry, ImageConfig};
 use crate::oci::history;
 use crate::oci::platform::Platform;
@@ -429,11 +430,9 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
         Ok(())
     }
 
-    /// The instruction as progress shows it, variables expanded where that works.
+    /// The instruction as progress shows it, variables expanded where that works and nobody minds.
     fn display(&self, step: &Step<'_>) -> String {
-        let original = step.instruction.original.trim();
-        let expanded = word::expand(original, self.escape(), &|n| self.state.scope.get(n));
-        expanded.map_or_else(|_| original.to_string(), |e| e.text)
+        self.shown(Lexer::new(self.escape()), step.instruction.original.trim().to_owned())
     }
 
     /// [`Self::display`] for COPY and ADD.
@@ -444,9 +443,14 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
     /// [`Self::display`] for RUN: its text is the shell's, so quotes and unknown variables stay.
     pub(crate) fn run_display(&self, step: &Step<'_>, summary: Option<&str>) -> String {
         let summary = summary.map(|s| format!(" ({s})")).unwrap_or_default();
-        let original = format!("{}{summary}", step.instruction.original.trim());
-        let expanded = word::expand_display(&original, self.escape(), &|n| self.state.scope.get(n));
-        expanded.map_or(original, |e| e.text)
+        self.shown(Lexer::for_display(self.escape()), format!("{}{summary}", step.instruction.original.trim()))
+    }
+
+    /// Names are shown and kept, so variables that look secret stay as they were written.
+    fn shown(&self, lexer: Lexer, original: String) -> String {
+        let scope = &self.state.scope;
+        let is_secret = |name: &str| scope.get(name).is_some_and(|value| looks_secret(name, &value));
+        lexer.expand_but(&original, &|name| scope.get(name), &is_secret).map_or(original, |expanded| expanded.text)
     }
 
     /// Puts a filesystem step on top of the stage, with its history entry.

@@ -8,7 +8,7 @@ mod words;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use shale_cache::{Change, FileChange, KeyParts, KeyValue as Value, ListId, StepBase};
+use shale_cache::{Change, FileChange, KeyParts, KeyValue as Value, ListId, StepBase, StepRecord};
 
 use words::{contrast, contrast_words, short};
 
@@ -43,12 +43,21 @@ pub struct Side<'a> {
     pub parts: &'a KeyParts,
     /// The base image of the stage.
     pub base: Option<&'a StepBase>,
+    /// What the instruction says ([`shale_cache::StepSite::words`]).
+    pub words: &'a str,
+}
+
+impl<'a> Side<'a> {
+    /// A run that is on record.
+    pub fn of(record: &'a StepRecord) -> Self {
+        Self { parts: &record.parts, base: record.base.as_ref(), words: &record.site.words }
+    }
 }
 
 /// Reads a list of the store; `None` if it was removed.
 pub type ReadList<'a> = &'a dyn Fn(&ListId) -> Option<Vec<u8>>;
 
-/// Every difference, the most useful first. `changed_by` is the step before this one that made other files, if one is known.
+/// Every difference, the most useful first. `changed_by` tells which step before this one made other files, if one is known.
 pub fn changes(before: Side<'_>, now: Side<'_>, changed_by: Option<&str>, lists: ReadList<'_>) -> Vec<Change> {
     let (old, new) = (values(before.parts), values(now.parts));
     let mut names: Vec<&str> = Vec::new();
@@ -57,14 +66,27 @@ pub fn changes(before: Side<'_>, now: Side<'_>, changed_by: Option<&str>, lists:
             names.push(name);
         }
     }
+    // Of a value that looks secret on one side only, its hidden part tells.
+    let is_hidden = |name: &str| {
+        let hidden = format!("secret {name}");
+        name.starts_with("arg ") && [&old, &new].iter().any(|side| side.contains_key(hidden.as_str()))
+    };
+    let flag_came_or_went = ["chown", "unpack"].iter().any(|flag| old.contains_key(flag) != new.contains_key(flag));
     let mut found: Vec<(u8, Change)> = Vec::new();
-    for name in names.into_iter().filter(|name| old.get(name) != new.get(name)) {
+    for name in names.into_iter().filter(|name| old.get(name) != new.get(name) && !is_hidden(name)) {
         let (then, now_is) = (old.get(name).map_or(&[][..], Vec::as_slice), new.get(name).map_or(&[][..], Vec::as_slice));
-        if name == "parent" {
-            found.push(below(before.base, now.base, changed_by));
-        } else {
-            found.extend(part(name, then, now_is, lists).into_iter().map(|change| (rank(&change.part), change)));
-        }
+        let changes = match name {
+            "parent" => {
+                found.push(below(before.base, now.base, changed_by));
+                continue;
+            }
+            "files" if flag_came_or_went => files_but_flags(name, then, now_is, lists),
+            "unpack" => vec![unpack(before.words == now.words, now_is.is_empty())],
+            // Of what is fetched only the flag says so.
+            "unpack-fetched" => vec![unpack(true, now_is.is_empty())],
+            _ => part(name, then, now_is, lists),
+        };
+        found.extend(changes.into_iter().map(|change| (rank(&change.part), change)));
     }
     found.sort_by_key(|(rank, _)| *rank);
     found.into_iter().map(|(_, change)| change).collect()
@@ -86,12 +108,14 @@ fn rank(part: &str) -> u8 {
         "command" => 1,
         "heredoc" => 2,
         "arg" => 3,
-        "files" => 4,
-        "destination" | "path" => 5,
-        "mount" => 6,
-        "base" => 7,
+        // What somebody wrote comes before what may follow from it.
+        "chown" | "chmod" | "link" | "parents" | "unpack" => 4,
+        "files" => 5,
+        "destination" | "path" => 6,
+        "mount" => 7,
+        "base" => 8,
         "step" => 10,
-        _ => 8,
+        _ => 9,
     }
 }
 
@@ -99,11 +123,8 @@ fn rank(part: &str) -> u8 {
 fn below(before: Option<&StepBase>, now: Option<&StepBase>, changed_by: Option<&str>) -> (u8, Change) {
     let moved = before.map(|base| (&base.name, base.chain)) != now.map(|base| (&base.name, base.chain));
     if !moved {
-        // Without one that ran now, it stands upon results of other steps, or upon older ones of the same.
-        let text = changed_by.map_or_else(
-            || "the steps before it are not those of the last time: one was added, moved, removed or changed".to_owned(),
-            |name| format!("an earlier step made other files (step {})", short(name)),
-        );
+        let text = changed_by.unwrap_or("the steps before it are not those of the last time: one was added, moved, removed or changed");
+        let text = text.to_owned();
         return (rank("step"), change("step", text, None, None));
     }
     let (then, is) = (before.map_or("scratch", |base| &base.name), now.map_or("scratch", |base| &base.name));
@@ -115,6 +136,22 @@ fn below(before: Option<&StepBase>, now: Option<&StepBase>, changed_by: Option<&
     };
     let value = |base: Option<&StepBase>| base.map(|base| format!("{}@{}", base.name, base.digest));
     (rank("base"), change("base", text, value(before), value(now)))
+}
+
+/// An earlier step ran, and made other files than the last time.
+pub fn made_others(step: &str) -> String {
+    format!("an earlier step made other files (step {})", short(step))
+}
+
+/// An earlier step did not have to run, but its result is another one than `since` then. Both sides are named as progress shows them;
+/// `first` is the first of the differences.
+pub fn found_another(before: &str, now: &str, first: &str, since: &str) -> String {
+    let instruction = |name: &str| name.split_once("] ").map_or(name, |(_, text)| text).to_owned();
+    let (then, is) = (instruction(before), instruction(now));
+    if then != is {
+        return format!("an earlier step changed (step {}: {})", short(now), contrast_words(&then, &is));
+    }
+    format!("an earlier step made other files than {since} (step {}: {first})", short(now))
 }
 
 /// `sha256:` and twelve digits.
@@ -132,7 +169,9 @@ fn part(name: &str, before: &[&Value], after: &[&Value], lists: ReadList<'_>) ->
     let (kind, rest) = name.split_once(' ').unwrap_or((name, ""));
     let (then, is) = (text(before), text(after));
     match kind {
-        "files" if !before.is_empty() && !after.is_empty() => vec![files_change(name, before, after, lists)],
+        "files" if !before.is_empty() && !after.is_empty() => {
+            vec![files_change(name, found_files(before, after, lists).unwrap_or_default())]
+        }
         "files" => vec![change(name, format!("{} {}", shown_files(name), if is.is_some() { "are new" } else { "are gone" }), None, None)],
         "command" => vec![command(then, is)],
         "env" => env(then.as_deref(), is.as_deref()),
@@ -215,6 +254,9 @@ fn env(before: Option<&str>, after: Option<&str>) -> Vec<Change> {
     if names.is_empty() {
         return vec![change("env", "the order of ENV changed".to_owned(), None, None)];
     }
+    // What is hidden on one side only is told by its hash.
+    let turned_hidden = |name: &str| old.get(name).zip(new.get(name)).is_some_and(|(then, is)| then.is_none() || is.is_none());
+    names.retain(|name| !turned_hidden(name));
     let one = |name: &String| {
         let (then, is) = (old.get(name), new.get(name));
         let (before, after) = (then.cloned().flatten(), is.cloned().flatten());
@@ -265,18 +307,38 @@ fn shown_files(name: &str) -> String {
     name.strip_prefix("files at ").map_or_else(|| "files".to_owned(), |target| format!("files mounted at {target}"))
 }
 
-fn files_change(name: &str, before: &[&Value], after: &[&Value], lists: ReadList<'_>) -> Change {
+/// The files of a COPY that itself selects them otherwise now: under `--chown` their owners are not looked at. What differs by that alone is
+/// no change of a file.
+fn files_but_flags(name: &str, before: &[&Value], after: &[&Value], lists: ReadList<'_>) -> Vec<Change> {
+    let Some(mut found) = found_files(before, after, lists) else { return Vec::new() };
+    found.retain(|file| file.what != files::SELECTED);
+    if found.is_empty() { Vec::new() } else { vec![files_change(name, found)] }
+}
+
+/// Which files differ; `None` if a list is gone.
+fn found_files(before: &[&Value], after: &[&Value], lists: ReadList<'_>) -> Option<Vec<FileChange>> {
     let read = |values: &[&Value]| match values {
         [Value::List(id)] => lists(id),
         _ => None,
     };
-    let found = match (read(before), read(after)) {
-        (Some(then), Some(is)) => files::changes(&then, &is),
-        _ => Vec::new(),
-    };
+    Some(files::changes(&read(before)?, &read(after)?))
+}
+
+fn files_change(name: &str, found: Vec<FileChange>) -> Change {
     let place = name.strip_prefix("files at ").map_or_else(String::new, |target| format!(" (mounted at {target})"));
     let text = if found.is_empty() { "files changed".to_owned() } else { files::summary(&found) };
     Change { files: found, ..change(name, text + &place, None, None) }
+}
+
+/// Archives are unpacked by ADD and `--unpack`. The words of an instruction hold its name, but not the flag.
+fn unpack(is_same_instruction: bool, is_gone: bool) -> Change {
+    let text = match (is_same_instruction, is_gone) {
+        (true, false) => "--unpack: false → true",
+        (true, true) => "--unpack: true → false",
+        (false, false) => "COPY is now ADD",
+        (false, true) => "ADD is now COPY",
+    };
+    change("unpack", text.to_owned(), None, None)
 }
 
 impl MissReason {

@@ -76,6 +76,11 @@ impl Ledger {
         Ok(Arc::clone(previous.insert(Arc::new(read()?))))
     }
 
+    /// The step of a vertex that has ended.
+    pub(super) fn step(&self, number: usize) -> Option<BuildStep> {
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner).all.iter().find(|step| step.number == number).cloned()
+    }
+
     /// Whether some step of the graph says the same.
     pub(super) fn has_words(&self, graph: &Graph, words: &str) -> bool {
         self.words.get_or_init(|| graph.vertices.iter().map(key::words).collect()).contains(words)

@@ -1,5 +1,6 @@
 //! Graph → layers: the schedule, the keys, and why a step ran.
 
+mod cause;
 pub mod event;
 pub mod explain;
 mod filing;
@@ -34,7 +35,7 @@ pub struct Step<'a> {
     pub task: TaskId,
     /// Whether a step that it builds upon or reads ran in this build.
     pub is_after_run: bool,
-    /// The first of the steps below it that ran in this build and made other files than the last time.
+    /// Which of the steps below it made other files than the last time, the first of them, in words.
     pub changed_by: Option<Arc<str>>,
     /// What it made the last time, known when it is executed: none if it is to take nothing of old.
     pub former: Option<StepRecord>,

@@ -14,7 +14,7 @@ use super::filing::{Filing, Paper};
 use super::key::{self, Inputs};
 use super::schedule::{Outcome, Solver};
 use super::snapshot::LayerRef;
-use super::{Base, Executor, Held, Made, Step};
+use super::{Base, Executor, Held, Made, Step, cause};
 use crate::plan::graph::{BaseId, Op, PassedBy, Vertex};
 
 /// What a step selected: its inputs, and what is to be written.
@@ -104,7 +104,10 @@ fn look_then_run<E: Executor>(
         return Ok(hit(&record, StepStatus::Hit, "second look: its files, and what lies where they go, are the same"));
     }
     let last = last_run(solver, &site, &first)?;
-    let reason = tell_why(solver, step, last.as_ref(), &first, reporter);
+    if step.changed_by.is_none() {
+        step.changed_by = found_below(solver, step, last.as_ref(), &first)?;
+    }
+    let reason = tell_why(solver, step, last.as_ref(), &site, &first, reporter);
     (account.status, account.reason, account.changes) = (StepStatus::Executed, reason.to_string(), reason.changes().to_vec());
     solver.store.require_writable("keep what the step makes, which it does not have yet, in steps/ and layers/")?;
     filing.note(solver.ledger.begins(account));
@@ -121,7 +124,7 @@ fn look_then_run<E: Executor>(
         reporter.report(Event::Note { task: step.task, text });
     }
     account.bytes = solver.executor.size_bytes(&made.layer);
-    let own = || (!is_as_before).then(|| Arc::from(account.name.as_str()));
+    let own = || (!is_as_before).then(|| Arc::from(explain::made_others(&account.name)));
     let outcome = Outcome {
         snapshot: step.parent.with_layer(record.content, record.layer, created(&record)),
         hit: Some(false),
@@ -206,10 +209,30 @@ fn last_run<E: Executor>(solver: &Solver<'_, E>, site: &StepSite, now: &KeyParts
     Ok(None)
 }
 
+/// Which step below is another one than at the last run, if nothing that ran tells, and the base did not move.
+fn found_below<E: Executor>(
+    solver: &Solver<'_, E>,
+    step: &Step<'_>,
+    last: Option<&LastRun>,
+    now: &KeyParts,
+) -> Result<Option<Arc<str>>, E::Error> {
+    let parent = |parts: &KeyParts| parts.parts().iter().find(|(name, _)| name == "parent").cloned();
+    let content = |base: Option<&StepBase>| base.map(|base| (base.name.clone(), base.chain));
+    match last {
+        Some(last @ LastRun { record: Some(record), .. })
+            if parent(&record.parts) != parent(now) && content(record.base.as_ref()) == content(base_below(solver, step).as_ref()) =>
+        {
+            Ok(cause::of(solver, step, last)?)
+        }
+        _ => Ok(None),
+    }
+}
+
 fn tell_why<E: Executor>(
     solver: &Solver<'_, E>,
     step: &Step<'_>,
     last: Option<&LastRun>,
+    site: &StepSite,
     parts: &KeyParts,
     reporter: &dyn Reporter,
 ) -> MissReason {
@@ -221,7 +244,7 @@ fn tell_why<E: Executor>(
         Some(LastRun { record: None, .. }) => MissReason::Forgotten,
         Some(LastRun { record: Some(record), nearness, .. }) => {
             let base = base_below(solver, step);
-            let (before, now) = (Side { parts: &record.parts, base: record.base.as_ref() }, Side { parts, base: base.as_ref() });
+            let (before, now) = (Side::of(record), Side { parts, base: base.as_ref(), words: &site.words });
             // A list that cannot be read costs the names of the files, not the build.
             let lists = |id: &ListId| solver.store.lists().get(id).ok().flatten();
             let changes = explain::changes(before, now, step.changed_by.as_deref(), &lists);

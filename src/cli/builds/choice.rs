@@ -1,5 +1,6 @@
 //! Which build is meant.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,8 @@ use crate::oci::reference::Reference;
 
 /// What `buildx.build.ref` of the metadata file puts before an id.
 const FULL_REF: &str = "default/default/";
+/// What image ids begin with.
+const SHA256: &str = "sha256:";
 /// Digits of an id that say enough.
 const LEAST_DIGITS: usize = 4;
 
@@ -17,12 +20,12 @@ const LEAST_DIGITS: usize = 4;
 pub(super) enum Choice<'a> {
     One(&'a BuildRecord),
     None,
-    /// The beginning of so many ids.
+    /// The beginning of so many ids, of builds or else of images.
     Several(usize),
 }
 
 /// Finds a build among records, the newest of which is the first. The name is `^N` for the Nth before the newest, an image's name,
-/// an id or its beginning, or a directory, which is taken as the context. No name stands for the last build that has ended: of the
+/// an id or its beginning, be it of a build or of the image that it made, or a directory, which is taken as the context. No name stands for the last build that has ended: of the
 /// working directory if one is on record, else of all.
 pub(super) fn choose<'a>(
     records: &'a [BuildRecord],
@@ -47,8 +50,26 @@ pub(super) fn choose<'a>(
     let fitting: Vec<&BuildRecord> = records.iter().filter(|record| id.len() >= LEAST_DIGITS && record.id.starts_with(id)).collect();
     match fitting[..] {
         [record] => Choice::One(record),
-        [] => one(directory(name).and_then(|dir| records.iter().find(|record| is_of(record, &dir)))),
+        [] => match of_image(records, name) {
+            Choice::None => one(directory(name).and_then(|dir| records.iter().find(|record| is_of(record, &dir)))),
+            found => found,
+        },
         _ => Choice::Several(fitting.len()),
+    }
+}
+
+/// The newest of the builds that made the image of an id, which may be short and without its `sha256:`.
+fn of_image<'a>(records: &'a [BuildRecord], id: &str) -> Choice<'a> {
+    let digits = id.strip_prefix(SHA256).unwrap_or(id);
+    if digits.len() < LEAST_DIGITS {
+        return Choice::None;
+    }
+    let image = |record: &'a BuildRecord| record.image.as_deref()?.strip_prefix(SHA256).filter(|image| image.starts_with(digits));
+    let images: BTreeSet<&str> = records.iter().filter_map(image).collect();
+    match (images.len(), records.iter().find(|record| image(record).is_some())) {
+        (0, _) | (_, None) => Choice::None,
+        (1, Some(newest)) => Choice::One(newest),
+        (count, _) => Choice::Several(count),
     }
 }
 
@@ -112,6 +133,14 @@ mod tests {
                 (found, _) => panic!("{name:?} in {dir}: {found:?}"),
             }
         }
+        let made = |id: &str, image: &str| BuildRecord { image: Some(format!("sha256:{image}")), ..example(id) };
+        let records = [made("00c0000000000003", "ab12cd"), made("00b0000000000002", "ab12cd"), made("00a0000000000001", "ab1234")];
+        let nowhere = |name| choose(&records, Some(name), Path::new("/"), &|_| None);
+        for name in ["sha256:ab12cd", "ab12cd", "ab12c"] {
+            assert_eq!(nowhere(name), Choice::One(&records[0]), "{name}: the newest that made it");
+        }
+        assert_eq!(nowhere("sha256:ab1234"), Choice::One(&records[2]));
+        assert_eq!((nowhere("ab12"), nowhere("ab1"), nowhere("sha256:")), (Choice::Several(2), Choice::None, Choice::None));
         let twins = [example("00b0000000000002"), example("00b0000000000001")];
         assert_eq!(choose(&twins, Some("00b0"), Path::new("/"), &|_| None), Choice::Several(2));
     }

@@ -136,6 +136,14 @@ fn display_keeps_what_is_unset() {
 }
 
 #[test]
+fn some_variables_stay_as_written() {
+    let kept = |lexer: Lexer, text: &str| lexer.expand_but(text, &env, &|name| name == "NAME").unwrap().text;
+    let text = "run \"$NAME\" ${NAME} ${NAME:-x} ${NAME/a/b} ${NAME%r} ${NO:-$NAME}";
+    assert_eq!(kept(Lexer::for_display('\\'), &format!("{text} $NO")), format!("{text} $NO"));
+    assert_eq!(kept(Lexer::new('\\'), "copy $NAME ${NAME}/$NO."), "copy $NAME ${NAME}/.");
+}
+
+#[test]
 fn errors_quote_the_whole_word() {
     let error = expand("a\t\"${}", '\\', &env).unwrap_err();
     assert_eq!(error.to_string(), "failed to process \"a\\t\\\"${}\": syntax error: bad substitution");

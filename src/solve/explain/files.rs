@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use shale_cache::FileChange;
 
+/// Directories that are only on the way and such that are selected, or owners on one side alone.
+pub(super) const SELECTED: &str = "how it is selected";
 /// Paths named in a summary.
 const NAMED: usize = 3;
 
@@ -106,8 +108,7 @@ fn difference(then: &Line<'_>, is: &Line<'_>) -> String {
         what.push("extended attributes".to_owned());
     }
     if what.is_empty() {
-        // Directories that are only on the way and such that are selected, or owners on one side alone.
-        what.push("how it is selected".to_owned());
+        what.push(SELECTED.to_owned());
     }
     what.join(", ")
 }

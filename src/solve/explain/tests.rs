@@ -22,7 +22,10 @@ fn told(before: &[(&str, &str)], after: &[(&str, &str)]) -> Vec<String> {
         all.map(str::as_bytes).find(|bytes| ListId::of(bytes) == *wanted).map(<[u8]>::to_vec)
     };
     let (old, new) = (parts(before), parts(after));
-    let found = changes(Side { parts: &old, base: None }, Side { parts: &new, base: None }, Some("[2/5] RUN make"), &read);
+    let found = {
+        let side = |parts| Side { parts, base: None, words: "" };
+        changes(side(&old), side(&new), Some(&made_others("[2/5] RUN make")), &read)
+    };
     found.into_iter().map(|change| change.text).collect()
 }
 
@@ -63,8 +66,25 @@ fn what_came_and_what_went_is_told() {
     assert_eq!(told(&[], &[("arg A", "1")]), ["build arg A is new: 1"]);
     assert_eq!(told(&[("arg A", "1")], &[]), ["build arg A is gone (was 1)"]);
     assert_eq!(told(&[("mount /c", r#"{"type":"cache"}"#)], &[]), ["mount cache at /c is gone"]);
+    assert_eq!(told(&[("arg A", "http://h")], &[("secret arg A", "aa")]), ["build arg A: changed (value hidden)"]);
+    let (shown, hidden) = ([("env", r#"["A=1"]"#)], [("env", r#"["A"]"#), ("secret env A", "aa")]);
+    assert_eq!(told(&shown, &hidden), ["env A: changed (value hidden)"]);
+    assert_eq!(told(&hidden, &shown), ["env A: changed (value hidden)"]);
     assert_eq!(told(&[], &[("link", "true")]), ["--link: none → true"]);
     assert_eq!(told(&[("add-host", "a:1")], &[("add-host", "a:1"), ("add-host", "b:2")]), ["add-host: a:1 → a:1, b:2"]);
+}
+
+#[test]
+fn a_flag_that_came_is_no_change_of_files() {
+    let (owners, none) = ("list:match 0 a\n\\ 644 0:0 file 1 aa\n", "list:match 0 a\n\\ 644 file 1 aa\n");
+    let other = "list:match 0 a\n\\ 644 file 1 bb\n";
+    assert_eq!(told(&[("files", owners)], &[("chown", "1:1"), ("files", none)]), ["--chown: none → 1:1"]);
+    assert_eq!(told(&[("chown", "1:1"), ("files", none)], &[("files", owners)]), ["--chown: 1:1 → none"]);
+    assert_eq!(told(&[("files", owners)], &[("chown", "1:1"), ("files", other)]), ["--chown: none → 1:1", "1 file changed: a"]);
+    assert_eq!(told(&[("files", none)], &[("chmod", "600"), ("files", other)]), ["--chmod: none → 600", "1 file changed: a"]);
+    let archive = "list:archive 0 a\n\\ 644 0:0 file 1 aa\n";
+    assert_eq!(told(&[("files", owners)], &[("unpack", "archives"), ("files", archive)]), ["--unpack: false → true"]);
+    assert_eq!(told(&[("unpack-fetched", "archives")], &[]), ["--unpack: true → false"]);
 }
 
 #[test]
@@ -85,7 +105,7 @@ fn a_base_that_moved_is_told_before_what_it_brought_along() {
     };
     let (old, new) = (parts(&[("parent", "a"), ("env", "[\"A=1\"]")]), parts(&[("parent", "b"), ("env", "[\"A=2\"]")]));
     let told = |before: Option<&StepBase>, now: Option<&StepBase>| {
-        changes(Side { parts: &old, base: before }, Side { parts: &new, base: now }, None, &|_| None)[0].text.clone()
+        changes(Side { parts: &old, base: before, words: "" }, Side { parts: &new, base: now, words: "" }, None, &|_| None)[0].text.clone()
     };
     let (first, moved, other) = (base("alpine:3.20", "a"), base("alpine:3.20", "b"), base("alpine:3.21", "b"));
     assert_eq!(told(Some(&first), Some(&moved)), "base image moved: alpine:3.20 was sha256:aaaaaaaaaaaa is sha256:bbbbbbbbbbbb");
