@@ -4,7 +4,7 @@
 //! disk whenever a file is made there: after a pruning, or some builds, a new file can take a millisecond. Where it puts a new directory
 //! is decided by the directory that it is made in; one that is marked (`chattr +T`) has its directories spread, and then to where the fewest
 //! are, which is just where a pruning has removed them. So `parts/` has empty directories that were spread once, a build's directory is made
-//! in the one that was used longest ago, and renamed to its place. On other file systems there is no `parts/`.
+//! in the one that was used longest ago, and renamed to its place. On other file systems it is empty.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -39,16 +39,11 @@ impl Parts {
 
     /// The same; makes nothing where there are no parts. Whether it did.
     pub(crate) fn make_dir_apart(&self, path: &Path) -> bool {
-        let (Some(part), Some(name)) = (self.longest_ago(), path.file_name()) else { return false };
-        let there = part.join(name);
-        if make_dir(&there).is_err() {
-            return false;
-        }
-        let is_moved = fs::rename(&there, path).is_ok();
-        if !is_moved {
-            drop(fs::remove_dir(&there));
-        }
-        is_moved
+        let Some(part) = self.longest_ago() else { return false };
+        let there = part.join("next");
+        // One that is there already was left by a process that died in between, or is just made by another: who renames it has it.
+        drop(make_dir(&there));
+        fs::rename(&there, path).is_ok()
     }
 
     fn longest_ago(&self) -> Option<PathBuf> {
@@ -57,14 +52,15 @@ impl Parts {
         parts.filter_map(|entry| Some((used(&entry)?, entry.path()))).min().map(|(_, path)| path)
     }
 
-    /// Finds the parts, if that was not done. `spare` is a directory that is not there yet, and is deleted by the caller.
+    pub(crate) fn are_found(&self) -> bool {
+        self.0.exists()
+    }
+
+    /// Finds the parts. `spare` is an empty directory, which the caller deletes.
     pub(crate) fn find(&self, spare: &Path) -> Result<(), StoreError> {
-        if self.0.exists() {
-            return Ok(());
-        }
-        make_dir(spare)?;
         if !spread(spare) {
-            return Ok(());
+            // Nobody asks again.
+            return make_dir(&self.0);
         }
         let failed = |error| StoreError::io("create", spare, error);
         let mut found = BTreeMap::new();
@@ -105,21 +101,22 @@ mod tests {
         let parts = Parts::of(dir.path());
         // Without parts, too.
         parts.make_dir(&dir.path().join("first")).expect("a directory");
-        parts.find(&dir.path().join("spare")).expect("parts, or none");
-        if !parts.0.exists() {
-            // Another file system.
+        parts.find(&dir.path().join("first")).expect("parts, or none");
+        assert!(parts.are_found());
+        let before = fs::read_dir(&parts.0).expect("parts").count();
+        assert!(before <= PARTS);
+        if before == 0 {
+            // A file system without them.
             return;
         }
-        let before = fs::read_dir(&parts.0).expect("parts").count();
-        assert!((1..=PARTS).contains(&before));
-        parts.find(&dir.path().join("again")).expect("nothing to do");
-        assert!(!dir.path().join("again").exists());
 
         let oldest = parts.longest_ago().expect("a part");
         parts.make_dir(&dir.path().join("second")).expect("a directory");
         assert!(dir.path().join("second").is_dir());
         assert_eq!(fs::read_dir(&oldest).expect("a part").count(), 0, "the directory was moved");
-        if before > 1 {
+        fs::create_dir(parts.longest_ago().expect("a part").join("next")).expect("what a killed process left");
+        parts.make_dir(&dir.path().join("third")).expect("it is taken over");
+        if before > 2 {
             assert_ne!(parts.longest_ago(), Some(oldest));
         }
     }

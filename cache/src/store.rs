@@ -27,7 +27,7 @@ use crate::part::Parts;
 use crate::policy::Growth;
 use crate::runs::Known;
 use crate::step::Steps;
-use crate::tmp::{Scratch, TmpDir, make_dir, make_dirs, names_in, rename_dir, unique_name};
+use crate::tmp::{Scratch, TmpDir, make_dir, make_dirs, names_in, rename_dir};
 use crate::usage::MeasureMapped;
 use crate::verify::{self, Damage, Findings};
 
@@ -181,15 +181,12 @@ impl Store {
     /// Finds, once for a store, the parts of the disk that builds are to use by turns: some hundredths of a second that no build should wait
     /// for. Nothing but time is lost without it.
     pub fn find_parts(&self) -> Result<(), StoreError> {
-        if self.inner.is_read_only() {
+        let parts = Parts::of(&self.inner.root);
+        if parts.are_found() {
             return Ok(());
         }
-        let spare = self.inner.trash().join(unique_name());
-        let found = Parts::of(&self.inner.root).find(&spare);
-        if spare.exists() {
-            self.inner.discard(&spare);
-        }
-        found
+        let spare = self.tmp()?;
+        parts.find(spare.path())
     }
 
     /// If something was [left](TmpDir::leave) for the end: says that somebody will call [`Self::reap`] after it, so that closing this store
