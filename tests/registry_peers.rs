@@ -133,7 +133,14 @@ fn tls_with(is_ca: &str) {
     // Without such a folder a loopback registry is taken for one of plain HTTP until it says otherwise.
     let unknown = pull(RegistryConfig::default()).expect_err("an unknown issuer");
     assert!(matches!(unknown, ImageError::Registry(RegistryError::Tls { plain_http: false, .. })), "{unknown}");
-    pull(RegistryConfig { ca_files: vec![path("cert.pem").into()], ..RegistryConfig::default() }).expect("found out");
+    let with_ca = || RegistryConfig { ca_files: vec![path("cert.pem").into()], ..RegistryConfig::default() };
+    pull(with_ca()).expect("found out");
+    // By several threads at once, too.
+    for _ in 0..5 {
+        let lazy = Home::new();
+        let image = lazy.service_with(with_ca()).resolve(&name, &amd64(), PullPolicy::Missing, &()).expect("a manifest and a config");
+        lazy.service_with(with_ca()).ensure_blobs(&image, &()).expect("its layers");
+    }
 }
 
 #[test]

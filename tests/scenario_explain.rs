@@ -35,7 +35,7 @@ const ROWS: &[(&str, Change, &[&str], &str, &str)] = &[
     ("chown", |lab| edit(lab, "--chown=1:1", "--chown=2:2"), &[], "COPY --chown=2:2", "--chown: 1:1 → 2:2"),
     ("chown added", |lab| edit(lab, "COPY --from", "COPY --chown=1:1 --from"), &[], "COPY --chown=1:1 --from", "--chown: none → 1:1"),
     ("chown removed", |lab| edit(lab, "COPY --chown=1:1 dir", "COPY dir"), &[], "COPY dir", "--chown: 1:1 → none"),
-    ("another instruction", |lab| edit(lab, "COPY --chown=1:1 dir", "ADD --chown=1:1 dir"), &[], "ADD", "COPY is now ADD"),
+    ("another instruction", |lab| edit(lab, "COPY --chown=1:1 dir", "ADD --chown=1:1 dir"), &[], "ADD", "archives are unpacked now"),
     ("chmod", |lab| edit(lab, "COPY --chown=1:1", "COPY --chmod=600 --chown=1:1"), &[], "COPY --chmod", "--chmod: none → 600"),
     ("link", |lab| edit(lab, "COPY --chown=1:1", "COPY --link --chown=1:1"), &[], "COPY --link", "--link: none → true"),
     ("command", |lab| edit(lab, "echo step", "echo other"), &[], STEP, "command changed: echo step → echo other"),

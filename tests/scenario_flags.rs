@@ -84,6 +84,9 @@ fn commands_run_without_what_they_do_not_need() {
     assert!(said.ok(), "{}", said.stderr);
     assert_eq!(in_gone("images -q").stdout.lines().count(), 1);
     assert!(!in_gone("build .").ok());
+    let kept = lab.write("kept/file", "");
+    let said = in_gone(&format!("build -o type=local,dest={},mode=delete {}", lab.work("kept").display(), ctx.display()));
+    assert!(!said.ok() && kept.exists(), "nothing lies below a directory that is gone: {}", said.stderr);
 
     lab.write("broken.toml", "[gc]\nmax-size = \n");
     let said = Said::of(lab.shale(&["images"]).env("SHALE_CONFIG", lab.work("broken.toml")).output().expect("shale starts"));

@@ -342,13 +342,12 @@ fn archives_change_nothing_about_what_a_push_sends() {
         run(&["load", "-q", "-i", "plain.tar"]);
         assert_eq!(push(), first, "the image was there already");
 
-        // Where it was not, bare tars are compressed as docker does it, and the image is as large as it is.
+        // Elsewhere it is as large as here.
         let elsewhere = |args: &[&str]| {
             let said = Said::of(lab.shale(args).env("SHALE_ROOT", lab.path("home/other-store")).output().expect("shale starts"));
             assert!(said.ok(), "{args:?}: {}", said.stderr);
             said.stdout
         };
-        let loaded = format!("{}/loaded:1", registry.host);
         run(&["save", "-o", "packed.tar", &name]);
         elsewhere(&["load", "-q", "-i", "packed.tar"]);
         let size = |text: String| text.trim().parse::<u64>().expect("a number");
@@ -356,16 +355,6 @@ fn archives_change_nothing_about_what_a_push_sends() {
         let told = size(elsewhere(&["inspect", "-f", "{{.Size}}", &name]));
         // By files here, by their tars there.
         assert!(told >= known && told < known + known / 5, "{told} for {known}");
-        elsewhere(&["rmi", "-f", &name]);
-        elsewhere(&["builder", "prune", "-af"]);
-        let args = ["copy", "--insecure-policy", "-q", "docker-archive:plain.tar", "docker-archive:bare.tar:else:1"];
-        let Some(said) = peer(lab, "skopeo", &args) else { return };
-        assert!(said.ok(), "{}", said.stderr);
-        elsewhere(&["load", "-q", "-i", "bare.tar"]);
-        elsewhere(&["tag", "else:1", &loaded]);
-        elsewhere(&["push", "-q", &loaded]);
-        let raw = run(&["buildx", "imagetools", "inspect", "--raw", &loaded]);
-        assert!(raw.contains("tar+gzip") && !raw.contains(".tar\""), "{raw}");
     });
 }
 

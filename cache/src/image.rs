@@ -75,9 +75,6 @@ pub struct Built {
     /// Docker's media types instead of OCI's.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub docker_media_types: bool,
-    /// Whether somebody said how the layers are packed: a bare tar is meant to be one, then.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub says_packing: bool,
 }
 
 /// The entry behind a name. The name is in it, for not every file name can be turned back.

@@ -86,13 +86,13 @@ impl Scratch {
 
     /// Takes the time in which something was made, and goes elsewhere once that was long too often.
     fn made_in(&self, time: Duration) {
-        if time < SLOW || self.slow.fetch_add(1, Ordering::Relaxed) + 1 != MANY_SLOW {
+        if time < SLOW || self.slow.fetch_add(1, Ordering::Relaxed) + 1 < MANY_SLOW {
             return;
         }
+        self.slow.store(0, Ordering::Relaxed);
         let elsewhere = self.path.join(self.number());
         if self.parts.make_dir_apart(&elsewhere) {
             *self.place() = elsewhere;
-            self.slow.store(0, Ordering::Relaxed);
         }
     }
 }
@@ -305,15 +305,15 @@ mod tests {
     fn files_are_made_elsewhere_once_many_took_long() {
         let dir = tempfile::tempdir().expect("a directory");
         let scratch = Scratch::new(dir.path(), Parts::of(dir.path())).expect("a place");
-        let parent = || scratch.file().expect("a file").1.parent().expect("a directory").to_owned();
         for time in [SLOW, SLOW / 2, SLOW] {
             scratch.made_in(time);
         }
-        assert_eq!(parent(), scratch.path(), "twice is a coincidence");
+        assert_eq!(*scratch.place(), scratch.path(), "twice is a coincidence");
         std::fs::create_dir_all(dir.path().join("parts/one")).expect("a part");
         scratch.made_in(SLOW);
-        let elsewhere = parent();
+        let elsewhere = scratch.place().clone();
         assert_eq!(elsewhere.parent(), Some(scratch.path()));
-        assert_eq!(scratch.dir().expect("a directory").parent(), Some(elsewhere.as_path()));
+        assert_eq!(scratch.fresh().parent(), Some(elsewhere.as_path()));
+        assert!(elsewhere.is_dir());
     }
 }

@@ -114,12 +114,8 @@ fn packed(service: &ImageService, name: &Reference) -> Result<Outgoing, Failure>
     let packing = LayerOptions::default().packing(None);
     let mut pack = |layer: &ImageLayer| -> Result<Packed, ImageError> {
         let invalid = |detail: String| ImageError::Invalid { image: name.familiar(), detail };
-        let packed = match (&layer.blob, layer.layer) {
-            (Some(bare), _) => forms.compressed(bare, packing.encoder),
-            (None, Some(id)) => forms.own_packed(&id, packing),
-            (None, None) => return Err(invalid(format!("the layer {} is gone from the store", layer.diff_id.0))),
-        };
-        packed.map_err(|error| invalid(error.to_string()))
+        let id = layer.layer.ok_or_else(|| invalid(format!("the layer {} is gone from the store", layer.diff_id.0)))?;
+        forms.own_packed(&id, packing).map_err(|error| invalid(error.to_string()))
     };
     service.outgoing(name, &mut pack).map_err(|error| failure(&error))
 }

@@ -282,26 +282,18 @@ impl<'a> Forms<'a> {
         if media::oci_of(&packed.media_type) == media::oci_of(encoder.media_type()) {
             return Ok(packed);
         }
-        let Packed { blob, size_bytes, media_type, diff_id } = packed;
-        let anew = self.compressed(&BlobRef { digest: blob, size_bytes, media_type }, encoder)?;
-        self.is_as_said(image, &diff_id, anew.diff_id.clone())?;
-        Ok(anew)
-    }
-
-    /// The tar in a blob, under another compression.
-    pub fn compressed(&self, blob: &BlobRef, encoder: Encoder) -> Result<Packed, StepError> {
-        let lost = || StepError::LostBlob { digest: blob.digest.clone() };
-        let failed = || StepError::io("compress", blob.digest.to_string());
-        let blob = self.store.blobs().open(&blob.digest)?.ok_or_else(lost)?;
+        let lost = || StepError::LostBlob { digest: packed.blob.clone() };
+        let failed = || StepError::io("compress", packed.blob.to_string());
+        let blob = self.store.blobs().open(&packed.blob)?.ok_or_else(lost)?;
         let writer = self.store.blobs().writer()?;
         let out = writer.file().try_clone().map_err(StepError::io("write", "a blob of the store"))?;
         let mut anew = PackWriter::new(BufWriter::new(out), encoder).map_err(failed())?;
         io::copy(&mut Decoder::new(blob).map_err(failed())?, &mut anew).map_err(failed())?;
         let (numbers, out) = anew.finish().map_err(failed())?;
         out.into_inner().map_err(|error| failed()(error.into_error()))?;
+        self.is_as_said(image, &packed.diff_id, numbers.diff_id)?;
         writer.commit_as(&numbers.blob, numbers.size_bytes)?;
-        let PackNumbers { diff_id, blob, size_bytes } = numbers;
-        Ok(Packed { blob, size_bytes, diff_id, media_type: encoder.media_type().into() })
+        Ok(Packed { blob: numbers.blob, size_bytes: numbers.size_bytes, media_type: encoder.media_type().into(), ..packed })
     }
 
     /// The layer that the store knows by a DiffID.

@@ -15,7 +15,6 @@ use crate::export::{
     BuiltIndex, BuiltManifest, ExportError, ExportImage, ExportIndex, Exportable, MediaTypes, build_index, build_manifest,
 };
 use crate::oci::manifest::Descriptor;
-use crate::oci::manifest::media::{OCI_LAYER, oci_of};
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::source::registry::{BlobState, NewManifest, Progress, Sent, UploadSession};
@@ -117,7 +116,7 @@ impl Outgoing {
 
 impl ImageService {
     /// What stands behind a tag, with all layers packed: an image, or those of all platforms that were built for one index. `pack`
-    /// packs layers that have no blob, or a bare tar.
+    /// packs layers that have no blob.
     pub fn outgoing(
         &self,
         name: &Reference,
@@ -154,11 +153,9 @@ impl ImageService {
         pack: &mut dyn FnMut(&ImageLayer) -> Result<Packed, ImageError>,
     ) -> Result<Part, ImageError> {
         let image = self.base_of(&name.to_string(), record)?;
-        // `docker save` writes bare tars, which docker compresses when it pushes them.
-        let is_decided = image.record.manifest.is_some() || image.record.built.says_packing;
         let layers = image.layers.iter().map(|layer| match &layer.blob {
-            Some(blob) if is_decided || oci_of(&blob.media_type) != OCI_LAYER => Ok(packed(layer, blob)),
-            _ => pack(layer),
+            Some(blob) => Ok(packed(layer, blob)),
+            None => pack(layer),
         });
         let layers = layers.collect::<Result<Vec<_>, _>>()?;
         let kept = match &image.record.manifest {

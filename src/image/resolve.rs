@@ -223,8 +223,9 @@ pub(super) fn merge(mut new: ImageRecord, old: ImageRecord) -> ImageRecord {
             layer.blob = layer.blob.take().or(before.blob);
         }
     }
-    // It names the blobs.
-    new.manifest = new.manifest.or(old.manifest.filter(|_| !is_packed_anew));
+    // It names the blobs and has the annotations.
+    let is_another = is_packed_anew || (new.manifest.is_none() && new.built != old.built);
+    new.manifest = new.manifest.or(old.manifest.filter(|_| !is_another));
     for digest in old.repo_digests {
         if !new.repo_digests.contains(&digest) {
             new.repo_digests.push(digest);

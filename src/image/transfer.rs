@@ -28,8 +28,10 @@ impl ImageService {
         let invalid = |source| ImageError::Reference { text: name.into(), source };
         let reference = Reference::parse(name).map_err(invalid)?.with_default_tag();
         let remote = self.fetch_documents(&reference, platform, progress)?;
-        let image = self.base_of(name, self.record_of(&reference, &remote)?)?;
+        let mut image = self.base_of(name, self.record_of(&reference, &remote)?)?;
         self.ensure_blobs(&image, progress)?;
+        // Others may have learnt something about the image meanwhile.
+        image.record = self.record_of(&reference, &remote)?;
         self.store.images().put(&image.record)?;
         if reference.digest().is_none() {
             self.store.images().tag(&reference.to_string(), &image.record.id)?;

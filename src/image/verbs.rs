@@ -22,7 +22,7 @@ pub struct ImageSummary {
     pub repo_digests: Vec<String>,
     /// RFC 3339 time of the config.
     pub created: Option<String>,
-    /// Sum of the layers' blobs, and of the files of layers that are not packed.
+    /// How large it is when it is unpacked.
     pub size_bytes: u64,
     /// LABELs of the config.
     pub labels: BTreeMap<String, String>,

@@ -319,7 +319,6 @@ impl Outputs<'_> {
                 index_annotations: annotations.of(Annotated::Index, None),
                 index_descriptor_annotations: annotations.of(Annotated::IndexDescriptor, None),
                 docker_media_types: output.docker_media_types,
-                says_packing: output.layers != LayerOptions::default(),
             };
             let own_names = if number == native { names } else { &[] };
             let id = self.services.images.commit(own_names, &kept.config, kept.layers, built)?;

@@ -15,16 +15,26 @@ const BUILDS: usize = 32;
 /// The step below that is another one than in the build of the last run, in words; `None` if there is none, or if steps were added,
 /// moved or removed.
 pub(super) fn of<E: Executor>(solver: &Solver<'_, E>, step: &Step<'_>, last: &LastRun) -> Result<Option<Arc<str>>, StoreError> {
+    let is_known_not_to_be = step.vertex.parent.is_some_and(|parent| solver.ledger.is_without_cause(parent.0));
+    let found = if is_known_not_to_be { None } else { search(solver, step, last)? };
+    if found.is_none() {
+        solver.ledger.has_no_cause(step.id.0);
+    }
+    Ok(found)
+}
+
+fn search<E: Executor>(solver: &Solver<'_, E>, step: &Step<'_>, last: &LastRun) -> Result<Option<Arc<str>>, StoreError> {
     let previous = solver.ledger.previous(|| solver.store.builds().last_of(&solver.site.context, &solver.site.dockerfile))?;
     let has_run = |build: &BuildRecord| build.steps.iter().any(|step| step.key == Some(last.key) && is_solved(step));
-    let (build, since) = match previous.as_ref() {
-        Some(build) if has_run(build) => (build.clone(), "in the last build"),
-        _ => match older(solver, &has_run)? {
-            Some(build) => (build, "when this one ran last"),
-            None => return Ok(None),
-        },
+    let older_one;
+    let (build, since) = if let Some(build) = previous.as_ref().as_ref().filter(|build| has_run(build)) {
+        (build, "in the last build")
+    } else {
+        older_one = older(solver, &has_run)?;
+        let Some(build) = &older_one else { return Ok(None) };
+        (build, "when this one ran last")
     };
-    Ok(first_other(solver, step, &build)?.and_then(|(then, now)| {
+    Ok(first_other(solver, step, build)?.and_then(|(then, now)| {
         let lists = |id: &ListId| solver.store.lists().get(id).ok().flatten();
         let changes = explain::changes(Side::of(&then.record), Side::of(&now.record), None, &lists);
         // Where its own inputs are the same, what differs lies below it, where no step of the same words or place stood.

@@ -43,14 +43,12 @@ pub struct Side<'a> {
     pub parts: &'a KeyParts,
     /// The base image of the stage.
     pub base: Option<&'a StepBase>,
-    /// What the instruction says ([`shale_cache::StepSite::words`]).
-    pub words: &'a str,
 }
 
 impl<'a> Side<'a> {
     /// A run that is on record.
     pub fn of(record: &'a StepRecord) -> Self {
-        Self { parts: &record.parts, base: record.base.as_ref(), words: &record.site.words }
+        Self { parts: &record.parts, base: record.base.as_ref() }
     }
 }
 
@@ -81,9 +79,9 @@ pub fn changes(before: Side<'_>, now: Side<'_>, changed_by: Option<&str>, lists:
                 continue;
             }
             "files" if flag_came_or_went => files_but_flags(name, then, now_is, lists),
-            "unpack" => vec![unpack(before.words == now.words, now_is.is_empty())],
-            // Of what is fetched only the flag says so.
-            "unpack-fetched" => vec![unpack(true, now_is.is_empty())],
+            // ADD does so, or its flag.
+            "unpack" | "unpack-fetched" if now_is.is_empty() => vec![change(name, "archives are not unpacked any more".into(), None, None)],
+            "unpack" | "unpack-fetched" => vec![change(name, "archives are unpacked now".into(), None, None)],
             _ => part(name, then, now_is, lists),
         };
         found.extend(changes.into_iter().map(|change| (rank(&change.part), change)));
@@ -328,17 +326,6 @@ fn files_change(name: &str, found: Vec<FileChange>) -> Change {
     let place = name.strip_prefix("files at ").map_or_else(String::new, |target| format!(" (mounted at {target})"));
     let text = if found.is_empty() { "files changed".to_owned() } else { files::summary(&found) };
     Change { files: found, ..change(name, text + &place, None, None) }
-}
-
-/// Archives are unpacked by ADD and `--unpack`. The words of an instruction hold its name, but not the flag.
-fn unpack(is_same_instruction: bool, is_gone: bool) -> Change {
-    let text = match (is_same_instruction, is_gone) {
-        (true, false) => "--unpack: false → true",
-        (true, true) => "--unpack: true → false",
-        (false, false) => "COPY is now ADD",
-        (false, true) => "ADD is now COPY",
-    };
-    change("unpack", text.to_owned(), None, None)
 }
 
 impl MissReason {

@@ -18,6 +18,8 @@ pub struct Ledger {
     previous: Mutex<Option<Arc<Option<BuildRecord>>>>,
     /// What the steps of the graph say, hashed when the first of them asks whether another one has only moved.
     words: OnceLock<HashSet<String>>,
+    /// Vertices below which no other result was found: nor will those above them find one.
+    without_cause: Mutex<HashSet<usize>>,
 }
 
 /// The steps that have ended, in that order.
@@ -79,6 +81,16 @@ impl Ledger {
     /// The step of a vertex that has ended.
     pub(super) fn step(&self, number: usize) -> Option<BuildStep> {
         self.steps.lock().unwrap_or_else(PoisonError::into_inner).all.iter().find(|step| step.number == number).cloned()
+    }
+
+    /// Notes that nothing below a vertex explains why it is another one.
+    pub(super) fn has_no_cause(&self, number: usize) {
+        self.without_cause.lock().unwrap_or_else(PoisonError::into_inner).insert(number);
+    }
+
+    /// Whether that was noted.
+    pub(super) fn is_without_cause(&self, number: usize) -> bool {
+        self.without_cause.lock().unwrap_or_else(PoisonError::into_inner).contains(&number)
     }
 
     /// Whether some step of the graph says the same.

@@ -107,7 +107,7 @@ fn look_then_run<E: Executor>(
     if step.changed_by.is_none() {
         step.changed_by = found_below(solver, step, last.as_ref(), &first)?;
     }
-    let reason = tell_why(solver, step, last.as_ref(), &site, &first, reporter);
+    let reason = tell_why(solver, step, last.as_ref(), &first, reporter);
     (account.status, account.reason, account.changes) = (StepStatus::Executed, reason.to_string(), reason.changes().to_vec());
     solver.store.require_writable("keep what the step makes, which it does not have yet, in steps/ and layers/")?;
     filing.note(solver.ledger.begins(account));
@@ -232,7 +232,6 @@ fn tell_why<E: Executor>(
     solver: &Solver<'_, E>,
     step: &Step<'_>,
     last: Option<&LastRun>,
-    site: &StepSite,
     parts: &KeyParts,
     reporter: &dyn Reporter,
 ) -> MissReason {
@@ -244,7 +243,7 @@ fn tell_why<E: Executor>(
         Some(LastRun { record: None, .. }) => MissReason::Forgotten,
         Some(LastRun { record: Some(record), nearness, .. }) => {
             let base = base_below(solver, step);
-            let (before, now) = (Side::of(record), Side { parts, base: base.as_ref(), words: &site.words });
+            let (before, now) = (Side::of(record), Side { parts, base: base.as_ref() });
             // A list that cannot be read costs the names of the files, not the build.
             let lists = |id: &ListId| solver.store.lists().get(id).ok().flatten();
             let changes = explain::changes(before, now, step.changed_by.as_deref(), &lists);

@@ -51,7 +51,8 @@ pub(super) fn check_deletions(outputs: &[Output], given: &[String], environment:
     for output in outputs.iter().filter(|output| output.kind == OutputKind::Local && output.mirror) {
         let Destination::Path(path) = &output.destination else { continue };
         let (place, below) = (resolved(path), resolved(&environment.current_dir));
-        if place == below || !place.starts_with(&below) {
+        // Without a working directory nothing lies below it.
+        if !below.is_absolute() || place == below || !place.starts_with(&below) {
             return Err(OutputError::Delete { destination: path.display().to_string() }.into());
         }
     }

@@ -23,7 +23,7 @@ fn told(before: &[(&str, &str)], after: &[(&str, &str)]) -> Vec<String> {
     };
     let (old, new) = (parts(before), parts(after));
     let found = {
-        let side = |parts| Side { parts, base: None, words: "" };
+        let side = |parts| Side { parts, base: None };
         changes(side(&old), side(&new), Some(&made_others("[2/5] RUN make")), &read)
     };
     found.into_iter().map(|change| change.text).collect()
@@ -83,8 +83,8 @@ fn a_flag_that_came_is_no_change_of_files() {
     assert_eq!(told(&[("files", owners)], &[("chown", "1:1"), ("files", other)]), ["--chown: none → 1:1", "1 file changed: a"]);
     assert_eq!(told(&[("files", none)], &[("chmod", "600"), ("files", other)]), ["--chmod: none → 600", "1 file changed: a"]);
     let archive = "list:archive 0 a\n\\ 644 0:0 file 1 aa\n";
-    assert_eq!(told(&[("files", owners)], &[("unpack", "archives"), ("files", archive)]), ["--unpack: false → true"]);
-    assert_eq!(told(&[("unpack-fetched", "archives")], &[]), ["--unpack: true → false"]);
+    assert_eq!(told(&[("files", owners)], &[("unpack", "archives"), ("files", archive)]), ["archives are unpacked now"]);
+    assert_eq!(told(&[("unpack-fetched", "archives")], &[]), ["archives are not unpacked any more"]);
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn a_base_that_moved_is_told_before_what_it_brought_along() {
     };
     let (old, new) = (parts(&[("parent", "a"), ("env", "[\"A=1\"]")]), parts(&[("parent", "b"), ("env", "[\"A=2\"]")]));
     let told = |before: Option<&StepBase>, now: Option<&StepBase>| {
-        changes(Side { parts: &old, base: before, words: "" }, Side { parts: &new, base: now, words: "" }, None, &|_| None)[0].text.clone()
+        changes(Side { parts: &old, base: before }, Side { parts: &new, base: now }, None, &|_| None)[0].text.clone()
     };
     let (first, moved, other) = (base("alpine:3.20", "a"), base("alpine:3.20", "b"), base("alpine:3.21", "b"));
     assert_eq!(told(Some(&first), Some(&moved)), "base image moved: alpine:3.20 was sha256:aaaaaaaaaaaa is sha256:bbbbbbbbbbbb");

@@ -92,11 +92,14 @@ impl Client {
 
     /// Sends a request with the credentials that it may have, and answers the registry's challenge once.
     fn send(&self, scope: Scope<'_>, mut request: Request, payload: Payload<'_>) -> Result<Response, Fault> {
-        if !http::is_same_origin(&self.transport.base(scope.reference.api_host()), &request.url) {
+        let (host, base) = (scope.reference.api_host(), self.transport.base(scope.reference.api_host()));
+        // Another thread may just have found out that the host speaks TLS.
+        let is_home = http::is_same_origin(&base, &request.url) || http::is_same_origin(&format!("http://{host}"), &request.url);
+        if !is_home {
             return self.transport.send_with(&request, payload);
         }
         request.authorization = self.tokens.get(scope);
-        let response = self.transport.send_home(scope.reference.api_host(), &mut request, payload)?;
+        let response = self.transport.send_home(host, &mut request, payload)?;
         if response.status != 401 {
             return Ok(response);
         }

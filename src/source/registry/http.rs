@@ -156,7 +156,7 @@ impl Transport {
     /// by TLS from now on.
     pub(super) fn send_home(&self, host: &str, request: &mut Request, payload: Payload<'_>) -> Result<Response, Fault> {
         let response = self.send_with(request, payload)?;
-        if response.status != 400 || !self.turns_to_tls(host) {
+        if response.status != 400 || !request.url.starts_with("http:") || !self.turns_to_tls(host) {
             return Ok(response);
         }
         request.url = request.url.replacen("http://", "https://", 1);
@@ -165,11 +165,14 @@ impl Transport {
 
     /// Whether a host is wrongly taken for one of plain HTTP. Servers say so in the body of a 400 (Go's, nginx).
     fn turns_to_tls(&self, host: &str) -> bool {
-        let is_chosen = tls::is_loopback(host) && !self.config.plain_http.iter().any(|h| h == host);
-        let url = format!("http://{host}/v2/");
-        if !is_chosen || !url.starts_with(&self.base(host)) {
+        if !tls::is_loopback(host) || self.config.plain_http.iter().any(|h| h == host) {
             return false;
         }
+        // Another thread may have found it out.
+        if self.base(host).starts_with("https:") {
+            return true;
+        }
+        let url = format!("http://{host}/v2/");
         let refusal = self.send(&Request::get(url)).ok().filter(|response| response.status == 400);
         let is_tls = refusal.is_some_and(|response| response.detail().contains("HTTPS"));
         if is_tls {
