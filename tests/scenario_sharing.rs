@@ -148,6 +148,8 @@ fn pruning_after_rmi_leaves_nothing_of_the_build() {
         assert!(lab.run(&["rmi", "app"]).ok());
         prune();
         assert_eq!(paths(lab, KEPT), before, "{:?}", lab.who());
+        // Behind the first build somebody looks for the parts of the disk.
+        lab.wait_for_sync("pruned");
         assert_eq!(paths(lab, BUILT), Vec::<String>::new(), "{:?}", lab.who());
         // What stays is good for another build, and that for another one.
         let again = lab.build("ctx", &["-t", "app"]);
