@@ -341,6 +341,9 @@ fn archives_change_nothing_about_what_a_push_sends() {
         }
         run(&["load", "-q", "-i", "plain.tar"]);
         assert_eq!(push(), first, "the image was there already");
+        run(&["build", "-q", "-t", &name, "--annotation", "k=v", "app"]);
+        assert_ne!(push(), first, "the manifest that was pushed before has no such annotation");
+        assert!(run(&["buildx", "imagetools", "inspect", "--raw", &name]).contains("\"k\": \"v\""));
 
         // Elsewhere it is as large as here.
         let elsewhere = |args: &[&str]| {

@@ -2,9 +2,8 @@
 //!
 //! A lock is a `flock` on a file of its own. The holder removes the file before it lets go, or gives it another name for its next lock
 //! ([`Leftover`]), so whoever waits for the lock or gets it has to check that its file is still the one at the path; if not, it starts
-//! over. `flock` belongs to the open file
-//! description: two threads exclude each other as two processes do, and every descriptor is close-on-exec, so a child
-//! process keeps no lock.
+//! over. `flock` belongs to the open file description: two threads exclude each other as two processes do, and every descriptor is
+//! close-on-exec, so a child process keeps no lock.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
@@ -54,7 +53,7 @@ impl std::fmt::Debug for Patience<'_> {
 pub(crate) struct Leftover(Mutex<Vec<(Arc<File>, PathBuf)>>);
 
 impl Leftover {
-    /// Takes a lock with a file that is left, if nobody holds that lock and there is no such file that somebody else may hold.
+    /// Takes a lock that nobody holds, with a file that is left; `None` if there is none that can be had, or the lock has a file of its own.
     fn try_take(&self, path: &Path) -> Result<Option<FileLock>, StoreError> {
         let Some((file, from)) = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop() else { return Ok(None) };
         // Whoever has it by now removes it.

@@ -15,10 +15,10 @@ const BUILDS: usize = 32;
 /// The step below that is another one than in the build of the last run, in words; `None` if there is none, or if steps were added,
 /// moved or removed.
 pub(super) fn of<E: Executor>(solver: &Solver<'_, E>, step: &Step<'_>, last: &LastRun) -> Result<Option<Arc<str>>, StoreError> {
-    let is_known_not_to_be = step.vertex.parent.is_some_and(|parent| solver.ledger.is_without_cause(parent.0));
-    let found = if is_known_not_to_be { None } else { search(solver, step, last)? };
+    let was_searched = step.vertex.parent.is_some_and(|parent| solver.ledger.is_without_cause(parent.0));
+    let found = if was_searched { None } else { search(solver, step, last)? };
     if found.is_none() {
-        solver.ledger.has_no_cause(step.id.0);
+        solver.ledger.note_without_cause(step.id.0);
     }
     Ok(found)
 }

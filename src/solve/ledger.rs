@@ -84,7 +84,7 @@ impl Ledger {
     }
 
     /// Notes that nothing below a vertex explains why it is another one.
-    pub(super) fn has_no_cause(&self, number: usize) {
+    pub(super) fn note_without_cause(&self, number: usize) {
         self.without_cause.lock().unwrap_or_else(PoisonError::into_inner).insert(number);
     }
 
