@@ -198,7 +198,8 @@ fn values_that_look_secret_are_not_in_the_names_of_steps_and_reasons() {
     let lab = Lab::new(Who::Caller);
     lab.load_busybox();
     let file = "FROM busybox\nARG API_TOKEN\nARG DBURL\nARG PLAIN=shown\n\
-        RUN echo \"$API_TOKEN\" ${DBURL} $PLAIN $NO ${API_TOKEN:+--auth} >/dev/null\nCOPY --chmod=${API_TOKEN:+600} f /$PLAIN\n";
+        RUN echo \"$API_TOKEN\" ${DBURL} $PLAIN $NO ${API_TOKEN:+--auth} >/dev/null\nCOPY --chmod=${API_TOKEN:+600} f /$PLAIN\n\
+        COPY <<A /a\n_auth=$API_TOKEN\nA\n";
     lab.context("ctx", &[("Dockerfile", file), ("f", "1\n")]);
     let url = |password: &str| format!("DBURL=postgres://u:{password}@h/db");
     let build = |token: &str, password: &str| {
@@ -216,6 +217,7 @@ fn values_that_look_secret_are_not_in_the_names_of_steps_and_reasons() {
         "COPY --chmod=${API_TOKEN:+600} f /shown",
         "build arg DBURL: changed (value hidden)",
         "build arg API_TOKEN: changed (value hidden)",
+        "heredoc A: changed (value hidden)",
     ] {
         assert!(all.replace("\\\"", "\"").contains(part), "{part:?} is not in\n{all}");
     }

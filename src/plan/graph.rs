@@ -235,6 +235,15 @@ pub struct RunOp {
     pub heredoc_files: Vec<InlineFile>,
 }
 
+impl RunOp {
+    /// The variables whose values look secret.
+    pub fn secrets(&self) -> impl Iterator<Item = (&str, &str)> {
+        let of_env = self.env.iter().filter_map(|entry| entry.split_once('='));
+        let all = of_env.chain(self.args.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        all.filter(|(name, _)| self.secret_names.contains(*name))
+    }
+}
+
 /// A device that a step asks for (`RUN --device`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceWish {
@@ -359,6 +368,8 @@ pub struct InlineFile {
     pub name: String,
     /// Content after expansion.
     pub content: String,
+    /// Whether a variable that looks secret was expanded in it.
+    pub is_secret: bool,
 }
 
 /// Where COPY takes its files.

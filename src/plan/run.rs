@@ -130,7 +130,7 @@ fn process(run: &Run, shell: &[String]) -> Process {
             if heredoc.content.starts_with("#!") {
                 // The file is run by the interpreter that it names, whatever SHELL is.
                 let path = format!("{SCRIPTS}{}", heredoc.name);
-                files.push(InlineFile { name: path.clone(), content: heredoc.content.clone() });
+                files.push(InlineFile { name: path.clone(), content: heredoc.content.clone(), is_secret: false });
                 path
             } else {
                 heredoc.content.clone()
@@ -189,7 +189,10 @@ mod tests {
         }
         let made = process(&run("<<EOF", vec![heredoc("EOF", "#!/usr/bin/env python\nx\n")]), &shell);
         assert_eq!(made.argv[2], "/dev/pipes/EOF");
-        assert_eq!(made.files, [InlineFile { name: "/dev/pipes/EOF".into(), content: "#!/usr/bin/env python\nx\n".into() }]);
+        assert_eq!(
+            made.files,
+            [InlineFile { name: "/dev/pipes/EOF".into(), content: "#!/usr/bin/env python\nx\n".into(), is_secret: false }]
+        );
     }
 
     #[test]

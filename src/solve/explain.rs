@@ -67,7 +67,7 @@ pub fn changes(before: Side<'_>, now: Side<'_>, changed_by: Option<&str>, lists:
     // Of a value that looks secret on one side only, its hidden part tells.
     let is_hidden = |name: &str| {
         let hidden = format!("secret {name}");
-        name.starts_with("arg ") && [&old, &new].iter().any(|side| side.contains_key(hidden.as_str()))
+        (name.starts_with("arg ") || name.starts_with("heredoc ")) && [&old, &new].iter().any(|side| side.contains_key(hidden.as_str()))
     };
     let flag_came_or_went = ["chown", "unpack"].iter().any(|flag| old.contains_key(flag) != new.contains_key(flag));
     let mut found: Vec<(u8, Change)> = Vec::new();

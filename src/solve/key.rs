@@ -5,7 +5,7 @@
 //! |---|---|
 //! | all | format version and op kind (in the hash's frame), `parent` |
 //! | RUN | `platform`, `command`, `env` (image ENV in order), one `arg NAME` per ARG in scope, `secret arg NAME` and `secret env NAME` with a hash where a name looks secret, `user`, `workdir`, `network`, `security`, one `device NAME` per wish, `hostname`, `add-host`, `ulimit`, `shm-size`, per mount `mount TARGET` and `files at TARGET`, `heredoc NAME` |
-//! | COPY, ADD | `destination`, `chown`, `chmod`, `unpack`, `files` (the selection's list: never an mtime) |
+//! | COPY, ADD | `destination`, `chown`, `chmod`, `unpack`, `heredoc NAME` or `secret heredoc NAME`, `files` (the selection's list: never an mtime) |
 //! | WORKDIR | `path`, `user` |
 //!
 //! The second look of COPY and ADD replaces `parent` by `below`: what the parent holds where the step writes.
@@ -27,7 +27,7 @@ pub struct Inputs {
     pub files: Option<ListId>,
     /// RUN: what each mount reads.
     pub mounts: Vec<Option<MountInput>>,
-    /// RUN: what stands for the values of variables that look secret, by name.
+    /// What stands for what looks secret. RUN: values of variables, by name. COPY and ADD: files of the Dockerfile, by content.
     pub hidden: BTreeMap<String, String>,
 }
 
@@ -110,7 +110,7 @@ fn run_parts(vertex: &Vertex, run: &RunOp, parent: &ChainId, inputs: &Inputs) ->
     for (mount, input) in run.mounts.iter().zip(inputs) {
         mount_parts(&mut parts, mount, input);
     }
-    inline_parts(&mut parts, &run.heredoc_files);
+    inline_parts(&mut parts, &run.heredoc_files, &BTreeMap::new());
     parts
 }
 
@@ -204,15 +204,18 @@ fn copy_parts(parts: &mut KeyParts, copy: &CopyOp, inputs: &Inputs) {
     if copy.unpacks_fetched() {
         parts.push_text("unpack-fetched", "archives");
     }
-    inline_parts(parts, &copy.inline);
+    inline_parts(parts, &copy.inline, &inputs.hidden);
     if let Some(files) = inputs.files {
         parts.push_list("files", files);
     }
 }
 
-fn inline_parts(parts: &mut KeyParts, files: &[InlineFile]) {
+fn inline_parts(parts: &mut KeyParts, files: &[InlineFile], hidden: &BTreeMap<String, String>) {
     for file in files {
-        parts.push_text(format!("heredoc {}", file.name), file.content.clone());
+        match hidden.get(&file.content) {
+            Some(hash) => parts.push_text(format!("secret heredoc {}", file.name), hash.clone()),
+            None => parts.push_text(format!("heredoc {}", file.name), file.content.clone()),
+        };
     }
 }
 

@@ -135,16 +135,18 @@ fn look_then_run<E: Executor>(
     Ok(outcome)
 }
 
-/// What stands for the values of a RUN's variables that look secret.
+/// What stands for what looks secret: see [`Inputs::hidden`](super::key::Inputs::hidden).
 fn hidden<E: Executor>(solver: &Solver<'_, E>, vertex: &Vertex) -> Result<BTreeMap<String, String>, E::Error> {
-    let Op::Run(run) = &vertex.op else { return Ok(BTreeMap::new()) };
-    if run.secret_names.is_empty() {
+    let secrets: Vec<(&str, &str)> = match &vertex.op {
+        Op::Run(run) => run.secrets().collect(),
+        Op::Copy(copy) => copy.inline.iter().filter(|file| file.is_secret).map(|file| (&*file.content, &*file.content)).collect(),
+        _ => Vec::new(),
+    };
+    if secrets.is_empty() {
         return Ok(BTreeMap::new());
     }
     let key = solver.store.hiding_key()?;
-    let of_env = run.env.iter().filter_map(|entry| entry.split_once('='));
-    let all = of_env.chain(run.args.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-    Ok(all.filter(|(name, _)| run.secret_names.contains(*name)).map(|(name, value)| (name.to_owned(), key.hide(value))).collect())
+    Ok(secrets.into_iter().map(|(name, value)| (name.to_owned(), key.hide(value))).collect())
 }
 
 /// The image at the bottom of the step's stage.
