@@ -5,6 +5,7 @@
 
 pub mod compress;
 pub mod contents;
+mod deflate;
 mod pax;
 pub mod read;
 mod sparse;
