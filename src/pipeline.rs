@@ -11,6 +11,7 @@ mod output;
 mod remote;
 
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::thread;
 use std::time::Instant;
 
@@ -212,6 +213,7 @@ fn solve(
         devices,
         run_upon: run_upon(&plan.graph),
         leads_to_run: leads_to_run(&plan.graph),
+        held: Mutex::default(),
         runs_left: runs(&plan.graph).into(),
         packing: output::first_packing(request, plan),
         exported: output::exported(plan),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use shale_cache::{LayerId, ListId};
@@ -170,8 +170,33 @@ impl Selection {
     }
 }
 
-/// Matches and hashes the sources, and fetches those that are URLs.
+/// How often files of a context are looked at that change meanwhile. Each look holds those that the look before it saw.
+const LOOKS: usize = 8;
+
+/// Matches and hashes the sources, and fetches those that are URLs. Of what changes under the build a copy is taken.
 pub(super) fn select(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp) -> Result<Selection, StepError> {
+    for _ in 1..LOOKS {
+        match select_once(executor, step, op) {
+            Err(error) if !is_changed(&error) => return Err(error),
+            selection if !hold_changed(executor, &op.source)? => return selection,
+            _ => {}
+        }
+    }
+    select_once(executor, step, op)
+}
+
+/// Takes copies of the files of a context that changed under the build, and says whether there were any.
+fn hold_changed(executor: &BuildExecutor<'_>, source: &CopySource) -> Result<bool, StepError> {
+    let CopySource::Context(name) = source else { return Ok(false) };
+    let Some(context) = executor.contexts.get(name.as_deref()).filter(|context| context.has_changed()) else { return Ok(false) };
+    executor.store.require_writable("copy files to tmp/ that change during the build")?;
+    let dir = executor.store.tmp()?;
+    let holds = context.hold_changed(dir.path())?;
+    executor.held.lock().unwrap_or_else(PoisonError::into_inner).push(dir);
+    Ok(holds)
+}
+
+fn select_once(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp) -> Result<Selection, StepError> {
     let view;
     let context = match &op.source {
         CopySource::Context(name) => executor.contexts.get(name.as_deref()),
@@ -263,19 +288,39 @@ fn land(view: &View, op: &CopyOp, files: &select::Selection, owner: Option<Owner
 
 /// Writes the layer. Files that changed since they were hashed are hashed once more; the key is then that of what was written.
 pub(super) fn write(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp, selection: Selection) -> Result<Made, StepError> {
-    match write_once(executor, step, op, selection) {
-        Err(error) if is_changed(&error) => {
-            let again = select(executor, step, op)?;
-            let files = executor.store.lists().put(&again.canonical(op))?;
-            let made = write_once(executor, step, op, again)?;
-            Ok(Made { inputs: Some(Inputs { files: Some(files), ..Inputs::default() }), ..made })
+    let (made, changed) = steadily(executor, step, op, selection, |selection| write_once(executor, step, op, selection))?;
+    let inputs = changed.map(|files| Inputs { files: Some(files), ..Inputs::default() });
+    Ok(Made { inputs, ..made })
+}
+
+/// Does something with the files of a selection; if they change meanwhile, once more with a selection of what they are then. The list
+/// is the key's, where it is not that of the first selection.
+pub(super) fn steadily<T>(
+    executor: &BuildExecutor<'_>,
+    step: &Step<'_>,
+    op: &CopyOp,
+    selection: Selection,
+    mut work: impl FnMut(Selection) -> Result<T, StepError>,
+) -> Result<(T, Option<ListId>), StepError> {
+    let mut done = work(selection).map(|done| (done, None));
+    for _ in 1..LOOKS {
+        match &done {
+            Err(error) if is_changed(error) => {}
+            _ => break,
         }
-        done => done,
+        let again = select(executor, step, op)?;
+        let files = executor.store.lists().put(&again.canonical(op))?;
+        done = work(again).map(|done| (done, Some(files)));
     }
+    done
 }
 
 fn is_changed(error: &StepError) -> bool {
-    matches!(error, StepError::Layer(LayerError::Changed { .. }) | StepError::Sandbox(SandboxError::Changed { .. }))
+    match error {
+        StepError::Layer(LayerError::Changed { .. }) | StepError::Sandbox(SandboxError::Changed { .. }) => true,
+        StepError::ContextRead(source) => matches!(ContextError::of(source), Some(ContextError::Changed { .. })),
+        _ => false,
+    }
 }
 
 fn write_once(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp, selection: Selection) -> Result<Made, StepError> {
@@ -338,7 +383,8 @@ fn places(
     match &op.source {
         CopySource::Context(name) => {
             // Without a context there are only files that were fetched, and the Dockerfile's own.
-            if let Some(context) = executor.contexts.get(name.as_deref()) {
+            let context = executor.contexts.get(name.as_deref());
+            if let Some(context) = context {
                 places.roots.push(context_path(context)?);
             }
             let own_roots = places.roots.len();
@@ -346,7 +392,8 @@ fn places(
             let root_of = |number| checkouts.iter().position(|(n, _)| *n == number).map_or(0, |at| own_roots + at);
             for (entry, (m, i)) in wanted {
                 let item = &files.matches[m].items[i];
-                let source = match (item.inline, spool.member(m, i)) {
+                let held = context.filter(|_| root_of(m) < own_roots).and_then(|context| context.held(&item.source));
+                let source = match (item.inline, spool.member(m, i).or_else(|| held.map(|held| spool.take_held(&held)))) {
                     (Some(n), _) => SourceRef::Inline(op.inline[n].content.clone().into_bytes()),
                     (None, Some(member)) => member,
                     // Nothing to read, and a socket of the context cannot be.

@@ -17,9 +17,10 @@ mod run;
 mod spool;
 mod workdir;
 
+use std::sync::Mutex;
 use std::sync::atomic::AtomicIsize;
 
-use shale_cache::{ContentId, LayerId, ListId, Store};
+use shale_cache::{ContentId, LayerId, ListId, Store, TmpDir};
 
 use crate::plan::graph::{CopySource, Graph, Op, Vertex, VertexId};
 use crate::sandbox::cancel::Cancel;
@@ -58,6 +59,8 @@ pub struct BuildExecutor<'a> {
     pub run_upon: Vec<bool>,
     /// Which vertices a RUN comes after ([`leads_to_run`]).
     pub leads_to_run: Vec<bool>,
+    /// Copies of files of contexts that change under the build.
+    pub held: Mutex<Vec<TmpDir>>,
     /// RUNs that may still begin ([`runs`]).
     pub runs_left: AtomicIsize,
     /// How layers of the vertices that are exported are packed at once; the others are not compressed.

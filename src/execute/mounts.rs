@@ -13,7 +13,7 @@ use super::{BuildExecutor, StepError, copy};
 use crate::plan::graph::{CopyOp, CopySource, FileOwner, MountSharing, RunMount, RunOp};
 use crate::solve::Step;
 use crate::solve::event::Event;
-use crate::solve::key::MountInput;
+use crate::solve::key::{Inputs, MountInput};
 use crate::source::agent::Forwarded;
 use crate::tree::NodeKind;
 use crate::worker::{MountOwner, MountSource, StepMount, To, WriteLayer};
@@ -108,6 +108,8 @@ pub(super) struct Ready {
     pub(super) secrets: Vec<Vec<u8>>,
     /// The flags that would have given what the step can do without.
     pub(super) absent: Vec<String>,
+    /// What the mounts hold, if files changed after they had been hashed.
+    pub(super) inputs: Option<Inputs>,
     agents: Vec<Forwarded>,
     /// Locks of caches.
     locks: Vec<File>,
@@ -116,13 +118,18 @@ pub(super) struct Ready {
 /// Makes the mounts ready. `tmp` is the step's own directory.
 pub(super) fn prepare(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sources: Sources, tmp: &Path) -> Result<Ready, StepError> {
     let mut ready = Ready::default();
-    for (mount, taken) in op.mounts.iter().zip(sources.0) {
-        ready.add(executor, step, mount, taken, tmp)?;
+    let mut inputs = sources.inputs();
+    for (number, (mount, taken)) in op.mounts.iter().zip(sources.0).enumerate() {
+        if let Some(changed) = ready.add(executor, step, mount, taken, tmp)? {
+            inputs[number] = Some(MountInput::Files(changed));
+            ready.inputs = Some(Inputs { mounts: inputs.clone(), ..Inputs::default() });
+        }
     }
     Ok(ready)
 }
 
 impl Ready {
+    /// Makes a mount ready. The list of its files, where it is not that of the key.
     fn add(
         &mut self,
         executor: &BuildExecutor<'_>,
@@ -130,7 +137,8 @@ impl Ready {
         mount: &RunMount,
         taken: Option<Taken>,
         tmp: &Path,
-    ) -> Result<(), StepError> {
+    ) -> Result<Option<ListId>, StepError> {
+        let mut changed = None;
         let is_file = taken.as_ref().is_some_and(|taken| taken.is_file);
         match mount {
             RunMount::Bind { source, path, target, writable } => {
@@ -141,7 +149,9 @@ impl Ready {
                     }
                     (CopySource::Context(_), Some((op, selection))) => {
                         // Never the live directory, which may change while the step runs.
-                        let fs = copy::unpacked(executor, &copy::gather(executor, step, &op, &selection)?)?;
+                        let unpack = |selection| copy::unpacked(executor, &copy::gather(executor, step, &op, &selection)?);
+                        let fs;
+                        (fs, changed) = copy::steadily(executor, step, &op, selection, unpack)?;
                         MountSource::Layers { lowers: vec![fs], path: format!("/{PLACE}") }
                     }
                     (CopySource::Context(_), None) => return Err(StepError::NoContext),
@@ -159,7 +169,7 @@ impl Ready {
             RunMount::Secret { id, target, env, required, owner } => {
                 let Some(value) = executor.lent.secret(id)? else {
                     self.absent.push(format!("--secret id={id},src=FILE"));
-                    return if *required { Err(StepError::NoSecret { id: id.clone() }) } else { Ok(()) };
+                    return if *required { Err(StepError::NoSecret { id: id.clone() }) } else { Ok(None) };
                 };
                 if let Some(name) = env {
                     let text = String::from_utf8(value.clone()).map_err(|_| StepError::SecretNotText { id: id.clone() })?;
@@ -174,7 +184,7 @@ impl Ready {
             RunMount::Ssh { id, target, required, owner } => {
                 let Some(agent) = executor.lent.agents.get(id) else {
                     self.absent.push(format!("--ssh {id}"));
-                    return if *required { Err(StepError::NoAgent { id: id.clone() }) } else { Ok(()) };
+                    return if *required { Err(StepError::NoAgent { id: id.clone() }) } else { Ok(None) };
                 };
                 let name = format!("agent-{}", self.agents.len());
                 let forwarded = Forwarded::start(tmp, &name, agent.clone());
@@ -187,7 +197,7 @@ impl Ready {
                 self.agents.push(forwarded);
             }
         }
-        Ok(())
+        Ok(changed)
     }
 
     /// Finds the cache, waits for it where it is locked, and fills a new one that begins with something.

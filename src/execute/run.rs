@@ -64,7 +64,7 @@ pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sou
     for (stream, redactor) in &mut redactors {
         show(*stream, redactor.end());
     }
-    let absent = std::mem::take(&mut ready.absent);
+    let (absent, inputs) = (std::mem::take(&mut ready.absent), ready.inputs.take());
     let failed = |code| {
         let lack = Lack::of(executor.store.root(), &last_words);
         StepError::Exit { command: op.argv.join(" "), code, log: log.path(), lack, absent }
@@ -78,7 +78,10 @@ pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sou
         Exit::Cancelled => Err(StepError::Cancelled),
     });
     let made = match done {
-        Ok(done) => keep(executor, step, op, done, place).inspect_err(|_| executor.forms.tidy()),
+        Ok(done) => {
+            let made = keep(executor, step, op, done, place).inspect_err(|_| executor.forms.tidy());
+            made.map(|made| Made { inputs, ..made })
+        }
         Err(error) => {
             // What was not kept may be large, and the next step may need the room.
             executor.forms.remove(&place.close())?;

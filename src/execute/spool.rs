@@ -15,6 +15,7 @@ use crate::layer::compress::{Decoder, Format};
 use crate::layer::contents::SourceRef;
 use crate::layer::read::{Member, Members, clean};
 use crate::plan::graph::{CopyOp, CopySource};
+use crate::source::context::HeldFile;
 use crate::source::context::archive::is_archive;
 use crate::tree::entry::Entry;
 use crate::tree::index::Index;
@@ -81,6 +82,12 @@ impl Spool {
         let place = SourceRef::Spool { spool: self.files.len() - 1, offset: 0, size_bytes: *size_bytes };
         self.members.insert((*number, 0), place);
         Ok(())
+    }
+
+    /// Where the copy of a file of the context lies.
+    pub(super) fn take_held(&mut self, held: &HeldFile) -> SourceRef {
+        self.files.push(held.path.clone());
+        SourceRef::Spool { spool: self.files.len() - 1, offset: 0, size_bytes: held.size_bytes }
     }
 
     /// Replaces matches that are local archives by the archives' members.

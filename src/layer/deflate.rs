@@ -52,9 +52,9 @@ pub(super) fn deflate(chunk: &[u8], number: u64, level: u32) -> io::Result<Defla
 }
 
 /// libdeflate's level. Between its 5 and its 6 lies the largest step of all (of some texts a third of the time, a twentieth of the
-/// size), so level 5 takes 6 for every third chunk.
+/// size), so level 5 takes 6 for every other chunk.
 fn library_level(level: u32, number: u64) -> i32 {
-    if level == 5 && number % 3 == 2 { 6 } else { level as i32 }
+    if level == 5 && number % 2 == 1 { 6 } else { level as i32 }
 }
 
 /// Appends a run as deflate blocks that end with a sync flush, or stored where that is shorter.

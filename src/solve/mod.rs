@@ -56,7 +56,7 @@ pub struct Made {
     pub layer: LayerId,
     /// Its content.
     pub content: ContentId,
-    /// COPY and ADD: the inputs as they were written, if the files changed after they had been hashed.
+    /// The inputs as they were written or mounted, if the files changed after they had been hashed.
     pub inputs: Option<Inputs>,
 }
 

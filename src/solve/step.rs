@@ -130,7 +130,9 @@ fn look_then_run<E: Executor>(
         hit: Some(false),
         changed_by: step.changed_by.clone().or_else(own),
     };
-    let records = records(step, record, second, made.inputs.as_ref());
+    let written = made.inputs.map(|written| Inputs { hidden: inputs.hidden, ..written });
+    let records = records(step, record, second, written.as_ref());
+    account.key = Some(records[0].key);
     filing.take(Paper::Records { of: (step.id, step.task), records, lock });
     Ok(outcome)
 }
@@ -295,14 +297,14 @@ fn record<E: Executor>(
     }
 }
 
-/// The record under the key of the bytes that were written: where they changed after they had been hashed, that is another key. And
-/// under that of the second look.
+/// The record under the key of the bytes that were written, by which the next build finds them: where they changed after they had been
+/// hashed, that is another key. And under that of the second look.
 fn records(step: &Step<'_>, record: StepRecord, second: Option<KeyParts>, written: Option<&Inputs>) -> Vec<StepRecord> {
     let under = |parts: KeyParts| StepRecord { key: parts.key(), parts, ..record.clone() };
     if let Some(written) = written {
         return vec![under(key::first_look(step.vertex, &step.parent.chain, written))];
     }
-    second.map(under).into_iter().chain([record.clone()]).collect()
+    [record.clone()].into_iter().chain(second.map(under)).collect()
 }
 
 fn commit(lock: Held, record: &StepRecord) -> Result<(), shale_cache::StoreError> {

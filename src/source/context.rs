@@ -11,6 +11,7 @@
 pub mod archive;
 mod directory;
 pub mod dockerfile;
+mod held;
 mod missing;
 pub mod sizes;
 
@@ -29,6 +30,7 @@ use crate::tree::{Node, Tree};
 use archive::ArchiveTree;
 use directory::Directory;
 pub use dockerfile::{DockerfileFrom, LoadedDockerfile};
+pub use held::HeldFile;
 pub use missing::Missing;
 
 /// The name of the ignore file at a context's root.
@@ -263,6 +265,27 @@ impl BuildContext {
         Ok(())
     }
 
+    /// Whether files changed since this build looked at them that are not held yet. Those of an archive are the build's own.
+    pub fn has_changed(&self) -> bool {
+        matches!(&self.place, Place::Directory(directory) if directory.has_changed())
+    }
+
+    /// Copies them into an empty directory that must outlive the context, and says whether there were any. Every look sees the copies then.
+    pub fn hold_changed(&self, dir: &Path) -> Result<bool, ContextError> {
+        match &self.place {
+            Place::Directory(directory) => directory.hold_changed(dir),
+            Place::Archive(_) => Ok(false),
+        }
+    }
+
+    /// The copy of a file that is held.
+    pub fn held(&self, path: &[u8]) -> Option<HeldFile> {
+        match &self.place {
+            Place::Directory(directory) => directory.held(path),
+            Place::Archive(_) => None,
+        }
+    }
+
     /// The rules in force.
     pub fn ignore(&self) -> Option<&Ignore> {
         match &self.place {
@@ -286,6 +309,9 @@ impl BuildContext {
 
     /// Opens a regular file for reading, never through a symlink. The ignore rules are not asked: who knows a path selected it.
     pub fn open_file(&self, path: &[u8]) -> Result<File, ContextError> {
+        if let Some(held) = self.held(path) {
+            return File::open(&held.path).map_err(ContextError::io("open", path));
+        }
         directory::open_regular(self.root(), path)
     }
 

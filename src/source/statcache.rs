@@ -11,7 +11,7 @@
 mod format;
 mod horizon;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::RwLock;
@@ -104,6 +104,8 @@ pub struct StatCache {
     old: Table,
     verdicts: Vec<AtomicU8>,
     fresh: RwLock<HashMap<Vec<u8>, Fresh>>,
+    /// What changed since this build looked at it.
+    changed: RwLock<BTreeSet<Vec<u8>>>,
     note: Option<LoadNote>,
 }
 
@@ -124,7 +126,7 @@ impl StatCache {
             Err(source) => (Table::default(), Some(LoadNote::Unreadable { path: path.to_owned(), source })),
         };
         let verdicts = std::iter::repeat_with(|| AtomicU8::new(UNSEEN)).take(old.len()).collect();
-        Self { old, verdicts, fresh: RwLock::default(), note }
+        Self { old, verdicts, fresh: RwLock::default(), changed: RwLock::default(), note }
     }
 
     /// Why the file was not used, for the debug log.
@@ -145,12 +147,15 @@ impl StatCache {
                 return Some(fresh.known);
             }
             self.fresh.write().expect("no thread panics while it holds the lock").remove(path);
+            self.note_changed(path);
             return None;
         }
         let i = self.old.find(path)?;
         let record = self.old.record(i);
         if record.seen != *now {
-            self.verdicts[i].store(STALE, Ordering::Relaxed);
+            if self.verdicts[i].swap(STALE, Ordering::Relaxed) == VERIFIED {
+                self.note_changed(path);
+            }
             return None;
         }
         self.verdicts[i].store(VERIFIED, Ordering::Relaxed);
@@ -164,6 +169,21 @@ impl StatCache {
         }
         let i = self.old.find(path)?;
         (self.verdicts[i].load(Ordering::Relaxed) == VERIFIED).then(|| self.old.record(i).digest)
+    }
+
+    /// Notes a file that changed since this build looked at it.
+    pub fn note_changed(&self, path: &[u8]) {
+        self.changed.write().expect("no thread panics while it holds the lock").insert(path.to_vec());
+    }
+
+    /// Whether there are such files.
+    pub fn has_changed(&self) -> bool {
+        !self.changed.read().expect("no thread panics while it holds the lock").is_empty()
+    }
+
+    /// Takes the list of them, which is empty then.
+    pub fn take_changed(&self) -> BTreeSet<Vec<u8>> {
+        std::mem::take(&mut self.changed.write().expect("no thread panics while it holds the lock"))
     }
 
     /// Remembers a file that was just hashed.

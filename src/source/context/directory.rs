@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::num::NonZero;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,6 +14,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::ContextError;
+use super::held::{Held, HeldFile};
 use crate::scoped::open_scoped;
 use crate::source::ignore::{Ignore, MatchState};
 use crate::source::statcache::{Fingerprint, Horizon, Known, LoadNote, Saved, StatCache};
@@ -43,6 +44,7 @@ pub(super) struct Directory {
     /// One batch is hashed at a time: a second one most likely asks for the same files.
     hashing: Mutex<()>,
     hashed: AtomicUsize,
+    held: Held,
     threads: usize,
 }
 
@@ -67,6 +69,7 @@ impl Directory {
             horizon,
             hashing: Mutex::default(),
             hashed: AtomicUsize::new(0),
+            held: Held::default(),
             threads: (cores * THREADS_PER_CORE).min(MAX_THREADS),
         }
     }
@@ -95,6 +98,29 @@ impl Directory {
 
     pub(super) fn save_stat_cache(&self) -> io::Result<Saved> {
         self.cache_file.as_deref().map_or(Ok(Saved::default()), |file| self.cache.save(file, &self.horizon))
+    }
+
+    /// Whether files changed since this build looked at them that are not held yet.
+    pub(super) fn has_changed(&self) -> bool {
+        self.cache.has_changed()
+    }
+
+    /// Copies them into an empty directory, and says whether there were any.
+    pub(super) fn hold_changed(&self, dir: &Path) -> Result<bool, ContextError> {
+        let mut holds = false;
+        for (number, path) in self.cache.take_changed().into_iter().enumerate() {
+            // What has gone is told by the next look.
+            let Ok(file) = open_regular(self.root.as_fd(), &path) else { continue };
+            let stat = stat_fd(&file).map_err(ContextError::io("stat", &path))?;
+            let copy = HeldFile::copy(file, stat.size, stat.mtime, &dir.join(number.to_string()));
+            self.held.put(path.clone(), copy.map_err(ContextError::io("copy", &path))?);
+            holds = true;
+        }
+        Ok(holds)
+    }
+
+    pub(super) fn held(&self, path: &[u8]) -> Option<HeldFile> {
+        self.held.get(path)
     }
 
     pub(super) fn exists(&self, path: &[u8]) -> bool {
@@ -132,7 +158,8 @@ impl Directory {
     }
 
     pub(super) fn digests(&self, paths: &[&[u8]]) -> Result<Vec<ContentDigest>, ContextError> {
-        let mut digests: Vec<_> = paths.iter().map(|path| self.cache.digest(path)).collect();
+        let known = |path: &[u8]| self.held.get(path).map(|held| held.digest).or_else(|| self.cache.digest(path));
+        let mut digests: Vec<_> = paths.iter().map(|path| known(path)).collect();
         if digests.iter().any(Option::is_none) {
             let _one_batch = lock(&self.hashing);
             let missing: Vec<_> = (0..paths.len()).filter(|i| digests[*i].is_none()).collect();
@@ -176,7 +203,7 @@ impl Directory {
         Ok(digests)
     }
 
-    /// Hashes one file. What changes meanwhile is hashed once more, then given up.
+    /// Hashes one file. What changes meanwhile is hashed once more, then given up: only a copy of it could be hashed.
     fn hash(&self, path: &[u8], buffer: &mut [u8]) -> Result<ContentDigest, ContextError> {
         if matches!(self.find(path), Ok(Some((_, _, stat))) if stat.file_type() == FileType::Socket) {
             return Ok(*blake3::hash(b"").as_bytes());
@@ -194,6 +221,7 @@ impl Directory {
                 return Ok(digest);
             }
         }
+        self.cache.note_changed(path);
         Err(ContextError::Changed { path: path.to_vec() })
     }
 
@@ -224,15 +252,20 @@ impl Directory {
             NodeKind::Socket => NodeKind::File { size: 0, inode: None },
             kind => kind,
         };
+        let held = self.held.get(&path).filter(|_| matches!(kind, NodeKind::File { .. }));
+        let (kind, mtime) = match &held {
+            Some(held) => (NodeKind::File { size: held.size_bytes, inode: None }, held.mtime),
+            None => (kind, stat.mtime),
+        };
         let mut xattrs = BTreeMap::new();
         if let NodeKind::File { .. } = kind {
-            let known = self.cache.lookup(&path, &Fingerprint::from(stat));
+            let known = if held.is_some() { None } else { self.cache.lookup(&path, &Fingerprint::from(stat)) };
             let capability = known.map_or_else(|| capability_at(dir, name), |known| known.capability);
             if !capability.is_empty() {
                 xattrs.insert(CAPABILITY.to_bytes().to_vec(), capability);
             }
         }
-        Ok(Some(Node { path, kind, mode: stat.mode & 0o7777, uid: 0, gid: 0, mtime: stat.mtime, xattrs }))
+        Ok(Some(Node { path, kind, mode: stat.mode & 0o7777, uid: 0, gid: 0, mtime, xattrs }))
     }
 
     /// Whether a path is there for COPY: not ignored, or a directory on the way to something that is not.

@@ -1,0 +1,63 @@
+//! Copies of files that change while a build reads them, such as its own log: from then on every step sees the copy. BuildKit has a
+//! copy of all files, since a build's context is sent to it once.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
+
+use crate::tree::entry::{ContentDigest, Mtime};
+
+/// The copies of one context. The map is valid after every statement.
+#[derive(Debug, Default)]
+pub(super) struct Held(RwLock<BTreeMap<Vec<u8>, HeldFile>>);
+
+/// A copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldFile {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Its size.
+    pub size_bytes: u64,
+    /// When the file had last been modified.
+    pub mtime: Mtime,
+    /// blake3 of the content.
+    pub digest: ContentDigest,
+}
+
+impl Held {
+    pub(super) fn get(&self, path: &[u8]) -> Option<HeldFile> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(path).cloned()
+    }
+
+    pub(super) fn put(&self, path: Vec<u8>, file: HeldFile) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(path, file);
+    }
+}
+
+impl HeldFile {
+    /// Copies as much as the file had when it was looked at: whoever writes may be faster.
+    pub(super) fn copy(file: File, size_bytes: u64, mtime: Mtime, to: &Path) -> io::Result<Self> {
+        let mut out = Hashing { out: File::create_new(to)?, hasher: blake3::Hasher::new() };
+        let size_bytes = io::copy(&mut file.take(size_bytes), &mut out)?;
+        Ok(Self { path: to.to_owned(), size_bytes, mtime, digest: *out.hasher.finalize().as_bytes() })
+    }
+}
+
+struct Hashing {
+    out: File,
+    hasher: blake3::Hasher,
+}
+
+impl Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
