@@ -1,11 +1,8 @@
 //! COPY and ADD.
 
-use std::cell::Cell;
-
 use super::error::{PlanError, PlanErrorKind};
 use super::git::{GitRef, GitRefError, is_file_url, is_git};
 use super::graph::{CopyOp, CopySource, InlineFile, Op, Remote, RemoteSource, UrlSource};
-use super::secret::looks_secret;
 use super::stage::{StageLowering, Step};
 use super::{paths, url};
 use crate::dockerfile::ast::Copy;
@@ -80,19 +77,16 @@ impl StageLowering<'_, '_, '_> {
         let destination = self.optional_word(step, copy.destination.as_ref())?.unwrap_or_default();
         let mut inline = Vec::new();
         for heredoc in &copy.heredocs {
-            let is_secret = Cell::new(false);
+            let mut is_secret = false;
             let content = if heredoc.expand {
-                let get = |name: &str| {
-                    let value = self.state.scope.get(name)?;
-                    is_secret.set(is_secret.get() || looks_secret(name, &value));
-                    Some(value)
-                };
-                let expanded = word::expand_raw(&heredoc.content, &get);
+                let scope = &self.state.scope;
+                let expanded = word::expand_raw(&heredoc.content, &|name| scope.get(name));
+                is_secret = expanded.as_ref().is_ok_and(|expanded| expanded.matched.iter().any(|name| scope.is_secret(name)));
                 self.expanded(step, heredoc.span, expanded)?
             } else {
                 heredoc.content.clone()
             };
-            inline.push(InlineFile { name: heredoc.name.clone(), content, is_secret: is_secret.get() });
+            inline.push(InlineFile { name: heredoc.name.clone(), content, is_secret });
         }
         Ok(Words { chown, chmod, checksum, sources, destination, inline })
     }

@@ -4,7 +4,6 @@ use super::error::{PlanError, PlanErrorKind};
 use super::graph::{DeviceWish, InlineFile, NetworkMode, Op, RunOp};
 use super::image_config;
 use super::paths;
-use super::secret::looks_secret;
 use super::stage::{StageLowering, Step};
 use crate::dockerfile::ast::{CommandLine, Heredoc, Run};
 use crate::dockerfile::flags::csv_fields;
@@ -44,10 +43,9 @@ impl StageLowering<'_, '_, '_> {
         let scope = &self.state.scope;
         let env = scope.env_under_args(config.env.as_deref().unwrap_or_default());
         let args = scope.arg_values();
-        let of_env = env.iter().filter_map(|entry| entry.split_once('='));
-        let all = args.iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(of_env);
+        let names = args.keys().map(String::as_str).chain(env.iter().filter_map(|entry| Some(entry.split_once('=')?.0)));
         let op = RunOp {
-            secret_names: all.filter(|(name, value)| looks_secret(name, value)).map(|(name, _)| name.to_owned()).collect(),
+            secret_names: names.filter(|name| scope.is_secret(name)).map(str::to_owned).collect(),
             env,
             args,
             proxy_env: scope.proxy_env(&self.table.build_args),

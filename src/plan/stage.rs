@@ -11,7 +11,6 @@ use super::options::PlanOptions;
 use super::outline::{self, Asked, Outline, OutlineArg};
 use super::reach::Reach;
 use super::scope::{StageScope, arg_declarations, unconsumed};
-use super::secret::looks_secret;
 use super::stages::{Source, StageTable, lower_name};
 use super::{BaseImages, ImageKey, image_config, lint, paths};
 use crate::dockerfile::ast::{ArgDecl, Instruction, InstructionKind, KeyValue};
@@ -282,8 +281,10 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
                     self.warn_of_values(step, &pair.key, |name| check_secret("ENV", name).into_iter().collect());
                 }
                 let pairs = self.pairs(step, list)?;
-                for (name, value) in &pairs {
-                    self.state.scope.set_env(name, value);
+                // All values were expanded before the first of them counts.
+                let derived: Vec<bool> = list.iter().map(|pair| self.names_secret(&pair.value)).collect();
+                for ((name, value), is_derived) in pairs.iter().zip(derived) {
+                    self.state.scope.set_env(name, value, is_derived);
                 }
                 image_config::env(&mut self.state.config, &pairs)
             }
@@ -329,7 +330,8 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
             let name = declaration.name.node.clone();
             let value = self.arg_value(step, declaration)?;
             self.note_arg(step, declaration, value.as_deref());
-            self.state.scope.declare_arg(&name, value.as_deref());
+            let is_derived = self.is_arg_derived(declaration);
+            self.state.scope.declare_arg(&name, value.as_deref(), is_derived);
             told.push((name, value));
         }
         Ok(history::arg(&told))
@@ -361,6 +363,16 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
         }
     }
 
+    /// Whether a secret was expanded in the value of [`Self::arg_value`]. One that the caller gives stands for itself.
+    fn is_arg_derived(&self, declaration: &ArgDecl) -> bool {
+        let name = &declaration.name.node;
+        match (self.table.build_args.contains_key(name), &declaration.default) {
+            (true, _) => false,
+            (false, Some(default)) => self.names_secret(default),
+            (false, None) => self.table.global.is_secret(name),
+        }
+    }
+
     fn pairs(&mut self, step: &Step<'_>, list: &[KeyValue]) -> Result<Vec<(String, String)>, PlanError> {
         list.iter().map(|pair| Ok((self.word(step, &pair.key)?, self.word(step, &pair.value)?))).collect()
     }
@@ -380,6 +392,12 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
     pub(crate) fn word(&mut self, step: &Step<'_>, word: &Spanned<String>) -> Result<String, PlanError> {
         let expanded = word::expand(word, self.escape(), &|n| self.state.scope.get(n));
         self.expanded(step, word.span, expanded)
+    }
+
+    /// Whether a word has a variable whose value must not be told.
+    pub(crate) fn names_secret(&self, word: &str) -> bool {
+        let scope = &self.state.scope;
+        word::expand(word, self.escape(), &|n| scope.get(n)).is_ok_and(|expanded| expanded.matched.iter().any(|n| scope.is_secret(n)))
     }
 
     /// The text of an expansion; what was undefined becomes a warning.
@@ -446,11 +464,10 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
         self.shown(Lexer::for_display(self.escape()), format!("{}{summary}", step.instruction.original.trim()))
     }
 
-    /// Names are shown and kept, so variables that look secret stay as they were written.
+    /// Names are shown and kept, so variables that are secret stay as they were written.
     fn shown(&self, lexer: Lexer, original: String) -> String {
         let scope = &self.state.scope;
-        let is_secret = |name: &str| scope.get(name).is_some_and(|value| looks_secret(name, &value));
-        lexer.expand_but(&original, &|name| scope.get(name), &is_secret).map_or(original, |expanded| expanded.text)
+        lexer.expand_but(&original, &|name| scope.get(name), &|name| scope.is_secret(name)).map_or(original, |expanded| expanded.text)
     }
 
     /// Puts a filesystem step on top of the stage, with its history entry.
