@@ -205,11 +205,11 @@ fn told(lab: &Lab, build_args: &[&str]) -> String {
     (said.stderr + &shown + &metadata).replace("\\\"", "\"")
 }
 
-/// These values are neither in what was told nor in the store's records.
-fn is_nowhere(lab: &Lab, told: &str, values: &[&str]) {
+/// These values are neither in what was told nor in these folders of the store.
+fn is_nowhere(lab: &Lab, told: &str, folders: &[&str], values: &[&str]) {
     for value in values {
         assert!(!told.contains(value), "{value} is in\n{told}");
-        for dir in ["steps", "lists", "builds"] {
+        for dir in folders {
             let found = lab.command_of("grep", &["-rl", value, lab.store().join(dir).to_str().expect("text")]).output().expect("grep");
             assert_eq!(String::from_utf8_lossy(&found.stdout), "", "{value} in {dir}");
         }
@@ -235,7 +235,7 @@ fn values_that_look_secret_are_not_in_the_names_of_steps_and_reasons() {
     ] {
         assert!(all.contains(part), "{part:?} is not in\n{all}");
     }
-    is_nowhere(&lab, &all, &["tokBBB", "tokCCC", "secretpw"]);
+    is_nowhere(&lab, &all, &["steps", "lists", "builds"], &["tokBBB", "tokCCC", "secretpw"]);
 }
 
 #[test]
@@ -257,9 +257,42 @@ fn values_that_were_made_of_secrets_are_secret_in_all_stages() {
     ] {
         assert!(all.contains(part), "{part:?} is not in\n{all}");
     }
-    is_nowhere(&lab, &all, &["tokBBB", "tokCCC"]);
+    is_nowhere(&lab, &all, &["steps", "lists", "builds"], &["tokBBB", "tokCCC"]);
     // Nothing changed, so everything is found.
     assert_eq!(lab.build("ctx", &["--build-arg", "API_TOKEN=tokCCC"]).said.executed(), [""; 0]);
+}
+
+#[test]
+fn parts_of_steps_with_a_secret_in_them_are_told_by_their_names_only() {
+    let lab = Lab::new(Who::Caller);
+    lab.load_busybox();
+    let file = "FROM busybox AS below\nARG API_TOKEN\nARG OWNER=1\nARG PASSWORD_OWNER=$OWNER\nWORKDIR /w/$API_TOKEN\nFROM below\n\
+        COPY f .\nCOPY f /d/$API_TOKEN/\nCOPY --chown=$PASSWORD_OWNER f /plain\n\
+        RUN --mount=type=cache,id=$API_TOKEN,target=/c --mount=type=bind,target=/b/$API_TOKEN --mount=type=tmpfs,target=t true\n\
+        WORKDIR /x\nRUN --mount=type=tmpfs,target=/t true\n";
+    lab.context("ctx", &[("Dockerfile", file), ("f", "1\n")]);
+    let build = |args: &[&str]| told(&lab, args);
+    let all = build(&["API_TOKEN=tokBBB"]) + &build(&["API_TOKEN=tokCCC"]) + &build(&["API_TOKEN=tokCCC", "PASSWORD_OWNER=7531"]);
+    for part in [
+        "cache miss: path: changed (value hidden)",
+        "cache miss: destination: changed (value hidden)",
+        "cache miss: --chown: changed (value hidden)",
+        "workdir: changed (value hidden)",
+        "mount 0: changed (value hidden)",
+        "mount 1: changed (value hidden)",
+        "mount 2: changed (value hidden)",
+    ] {
+        assert!(all.contains(part), "{part:?} is not in\n{all}");
+    }
+    // Lists have the names of the files that lie where a COPY writes, as the layer itself has them.
+    is_nowhere(&lab, &all, &["steps", "builds"], &["tokBBB", "tokCCC", "7531"]);
+    let same = ["--build-arg", "API_TOKEN=tokCCC", "--build-arg", "PASSWORD_OWNER=7531"];
+    assert_eq!(lab.build("ctx", &same).said.executed(), [""; 0]);
+    // A new file is told, wherever it lies.
+    lab.write("ctx/f", "2\n");
+    let all = build(&["API_TOKEN=tokCCC", "PASSWORD_OWNER=7531"]);
+    assert!(all.contains("1 file changed: f (mounted at mount 0)"), "{all}");
+    is_nowhere(&lab, &all, &["steps", "builds"], &["tokBBB", "tokCCC", "7531"]);
 }
 
 #[test]

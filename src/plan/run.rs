@@ -32,7 +32,7 @@ impl StageLowering<'_, '_, '_> {
         if process.argv.is_empty() {
             return Err(PlanError::at(step.span, PlanErrorKind::EmptyRun));
         }
-        let mounts = self.mounts(step, &run.mounts)?;
+        let (mounts, secret_mounts) = self.mounts(step, &run.mounts)?;
         let network = self.network(run.network.as_ref().map(|n| n.node.as_str()));
         let options = self.options();
         let mut add_hosts = options.add_hosts.clone();
@@ -64,7 +64,9 @@ impl StageLowering<'_, '_, '_> {
         };
         let text = history::run(&op.argv, &scope.history_args());
         let display = self.run_display(step, process.summary.as_deref());
-        self.advance(step, Op::Run(Box::new(op)), display, true, text);
+        let of_config = self.state.secret_parts.iter().map(|part| (*part).to_owned());
+        let secret_parts = of_config.chain(secret_mounts).collect();
+        self.advance(step, Op::Run(Box::new(op)), display, true, text, secret_parts);
         Ok(())
     }
 
@@ -128,7 +130,7 @@ fn process(run: &Run, shell: &[String]) -> Process {
             if heredoc.content.starts_with("#!") {
                 // The file is run by the interpreter that it names, whatever SHELL is.
                 let path = format!("{SCRIPTS}{}", heredoc.name);
-                files.push(InlineFile { name: path.clone(), content: heredoc.content.clone(), is_secret: false });
+                files.push(InlineFile { name: path.clone(), content: heredoc.content.clone() });
                 path
             } else {
                 heredoc.content.clone()
@@ -187,10 +189,7 @@ mod tests {
         }
         let made = process(&run("<<EOF", vec![heredoc("EOF", "#!/usr/bin/env python\nx\n")]), &shell);
         assert_eq!(made.argv[2], "/dev/pipes/EOF");
-        assert_eq!(
-            made.files,
-            [InlineFile { name: "/dev/pipes/EOF".into(), content: "#!/usr/bin/env python\nx\n".into(), is_secret: false }]
-        );
+        assert_eq!(made.files, [InlineFile { name: "/dev/pipes/EOF".into(), content: "#!/usr/bin/env python\nx\n".into() }]);
     }
 
     #[test]

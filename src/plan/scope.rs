@@ -232,6 +232,11 @@ impl StageScope {
         self.variables.is_secret(name)
     }
 
+    /// Whether one of these names is secret.
+    pub(crate) fn has_secret(&self, names: &[String]) -> bool {
+        names.iter().any(|name| self.is_secret(name))
+    }
+
     /// `ENV name=value`; `is_derived`: a secret was expanded in the value.
     pub fn set_env(&mut self, name: &str, value: &str, is_derived: bool) {
         self.variables.set(name, value, Origin::Env, is_derived);

@@ -1,6 +1,6 @@
 //! Stages → vertices, configs and history.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::{PlanError, PlanErrorKind};
 use super::graph::{
@@ -49,6 +49,8 @@ pub(crate) struct StageState {
     pub(crate) platform: Platform,
     /// A WORKDIR of this file came before, here or in a stage below.
     has_workdir: bool,
+    /// Which of `user` and `workdir` of the config have a secret in them.
+    pub(crate) secret_parts: BTreeSet<&'static str>,
 }
 
 impl<'a> Lowering<'a> {
@@ -190,6 +192,7 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
             scope: StageScope::default(),
             platform,
             has_workdir: false,
+            secret_parts: BTreeSet::new(),
         };
         let no_cache = plan.options.no_cache.covers(&name);
         Self { plan, table, state, done, index, names, ordinal: 1, no_cache, own_cmd: false }
@@ -312,6 +315,7 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
                 image_config::stop_signal(&mut self.state.config, signal).map_err(kind)?
             }
             InstructionKind::User(user) => {
+                self.note_secret("user", self.names_secret(user));
                 let user = self.word(step, user)?;
                 image_config::user(&mut self.state.config, user)
             }
@@ -363,16 +367,6 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
         }
     }
 
-    /// Whether a secret was expanded in the value of [`Self::arg_value`]. One that the caller gives stands for itself.
-    fn is_arg_derived(&self, declaration: &ArgDecl) -> bool {
-        let name = &declaration.name.node;
-        match (self.table.build_args.contains_key(name), &declaration.default) {
-            (true, _) => false,
-            (false, Some(default)) => self.names_secret(default),
-            (false, None) => self.table.global.is_secret(name),
-        }
-    }
-
     fn pairs(&mut self, step: &Step<'_>, list: &[KeyValue]) -> Result<Vec<(String, String)>, PlanError> {
         list.iter().map(|pair| Ok((self.word(step, &pair.key)?, self.word(step, &pair.value)?))).collect()
     }
@@ -392,12 +386,6 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
     pub(crate) fn word(&mut self, step: &Step<'_>, word: &Spanned<String>) -> Result<String, PlanError> {
         let expanded = word::expand(word, self.escape(), &|n| self.state.scope.get(n));
         self.expanded(step, word.span, expanded)
-    }
-
-    /// Whether a word has a variable whose value must not be told.
-    pub(crate) fn names_secret(&self, word: &str) -> bool {
-        let scope = &self.state.scope;
-        word::expand(word, self.escape(), &|n| scope.get(n)).is_ok_and(|expanded| expanded.matched.iter().any(|n| scope.is_secret(n)))
     }
 
     /// The text of an expansion; what was undefined becomes a warning.
@@ -435,7 +423,9 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
         if !std::mem::replace(&mut self.state.has_workdir, true) {
             self.warn_of_values(step, path, |path| check_workdir(path).into_iter().collect());
         }
+        let written = path;
         let path = self.word(step, path)?;
+        self.note_secret("workdir", self.is_secret_path(written, &path));
         let text = image_config::workdir(&mut self.state.config, &path);
         let directory = self.state.config.config.working_dir.clone();
         if directory == "/" {
@@ -444,7 +434,9 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
         }
         let name = self.display(step);
         let op = WorkdirOp { path: paths::clean(&directory), user: self.state.config.config.user.clone() };
-        self.advance(step, Op::Workdir(op), name, false, text);
+        // The parts of keys call it the path.
+        let secret_parts = self.state.secret_parts.iter().map(|part| part.replace("workdir", "path")).collect();
+        self.advance(step, Op::Workdir(op), name, false, text, secret_parts);
         Ok(())
     }
 
@@ -471,7 +463,15 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
     }
 
     /// Puts a filesystem step on top of the stage, with its history entry.
-    pub(crate) fn advance(&mut self, step: &Step<'_>, op: Op, display: String, cached_unless_asked: bool, created_by: String) {
+    pub(crate) fn advance(
+        &mut self,
+        step: &Step<'_>,
+        op: Op,
+        display: String,
+        cached_unless_asked: bool,
+        created_by: String,
+        secret_parts: BTreeSet<String>,
+    ) {
         let shown = self.options().names_platforms().then(|| names::platform(&self.state.platform, &self.state.scope));
         let name = self.names.step(shown.as_deref(), step.onbuild, &display);
         let vertex = Vertex {
@@ -481,6 +481,7 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
             source: Some((self.plan.source.clone(), step.span)),
             stage: self.site(),
             ordinal: self.ordinal,
+            secret_parts,
             no_cache: self.no_cache.filter(|_| cached_unless_asked),
             platform: self.state.platform.clone(),
         };
@@ -502,7 +503,8 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
     fn ground(&mut self, op: Op, parent: Option<VertexId>, name: String, platform: Platform) -> VertexId {
         let span = self.table.entries[self.index].stage.span;
         let source = Some((self.plan.source.clone(), span));
-        self.plan.push(Vertex { op, parent, name, source, stage: self.site(), ordinal: 0, no_cache: None, platform })
+        let secret_parts = BTreeSet::new();
+        self.plan.push(Vertex { op, parent, name, source, stage: self.site(), ordinal: 0, secret_parts, no_cache: None, platform })
     }
 
     fn scratch_vertex(&mut self) -> VertexId {
