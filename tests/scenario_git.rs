@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use support::{Lab, Said, as_everybody, skip};
+use support::{Lab, Said, Who, as_everybody, skip};
 
 /// What guards `/private/`: `x-access-token:s3cret`.
 const BASIC: &str = "basic eC1hY2Nlc3MtdG9rZW46czNjcmV0";
@@ -182,6 +182,30 @@ fn repositories_are_added_and_asked_again() {
         let third = lab.build("ctx", &[]);
         assert_eq!((third.image.text("file"), third.image.text("old/file")), ("three\n".into(), "two\n".into()));
     });
+}
+
+#[test]
+fn a_kept_repository_is_the_same_wherever_it_was_fetched() {
+    let Some(server) = Server::start() else { return };
+    // So many objects come in a pack.
+    server.sh("cd repo && for i in $(seq 150); do echo $i >sub/$i; done && git add . && git commit -q -m many");
+    server.sh("cd outer/inner && git fetch -q ../../repo && git checkout -q FETCH_HEAD && cd .. && git commit -q -a -m many");
+    server.publish();
+    let dockerfile = format!("FROM scratch\nADD --keep-git-dir {}/git/outer.git /\n", server.base);
+    let [first, second] = [(); 2].map(|()| {
+        let lab = Lab::new(Who::Caller);
+        lab.context("ctx", &[("Dockerfile", &dockerfile)]);
+        let files = lab.build("ctx", &[]).image.files;
+        assert!(lab.run(&["build", "-o", "out", "ctx"]).ok());
+        for place in ["out", "out/inner"] {
+            let changed = server.sh(&format!("git -c safe.directory='*' -C {} status --porcelain", lab.work(place).display()));
+            assert_eq!(changed, "", "{place}");
+        }
+        files
+    });
+    let names: Vec<&String> = first.keys().chain(second.keys()).filter(|name| first.get(*name) != second.get(*name)).collect();
+    assert_eq!(names, [""; 0]);
+    assert!(first.contains_key(".git/index") && first.contains_key(".git/modules/inner/index"));
 }
 
 #[test]
