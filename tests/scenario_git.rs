@@ -309,6 +309,12 @@ fn a_repository_is_a_context() {
         let (image, said) = build(lab, &[&repo]);
         assert_eq!(names(&image), [".dockerignore", "Dockerfile", "file", "sub", "sub/Dockerfile", "sub/Other", "sub/in"]);
         assert!(said.stderr.contains(".dockerignore is for local directories"), "{}", said.stderr);
+        // Its name is the context's, wherever the flags stand.
+        assert!(lab.run(&["build", &repo, "-q", "-t", "named"]).ok());
+        let explained = lab.run(&["explain", &repo]);
+        assert!(explained.ok(), "{}", explained.stderr);
+        let inspected = lab.run(&["builds", "inspect"]).stdout;
+        assert!(inspected.lines().any(|line| line.starts_with("Context") && line.ends_with(&repo)), "{inspected}");
         assert_eq!(build(lab, &[&repo]).1.executed(), Vec::<String>::new());
         let (image, _) = build(lab, &["--build-arg", "BUILDKIT_CONTEXT_KEEP_GIT_DIR=1", &format!("{repo}#v1")]);
         assert!(image.files.contains_key(".git/HEAD") && image.text("file") == "one\n");
