@@ -38,6 +38,7 @@ fn mistakes_exit_as_docker_s_do() {
         (&["build", "-t"], 125, "flag needs an argument: --tag\n"),
         (&["run", "--rm", "alpine"], 125, "ERROR: 'shale run' is not supported"),
         (&["build"], 1, "'shale build' requires 1 argument\n"),
+        (&["build", ""], 1, "ERROR: unable to prepare context: path \"\" not found\n"),
         (&["build", "--allow", "x", "."], 1, "ERROR: unknown entitlement x\n"),
         (&["build", "-o", "type=floppy", "."], 1, "ERROR: unknown output type \"floppy\""),
         (&["build", "-t", "Bad", "."], 1, "ERROR: invalid tag \"Bad\": invalid reference format"),

@@ -135,6 +135,9 @@ pub enum RequestError {
         /// The flag with its dashes.
         flag: String,
     },
+    /// An empty context, which is not the working directory.
+    #[error("unable to prepare context: path \"\" not found")]
+    NoContext,
     /// A context that is meant as a git repository.
     #[error("invalid build context {text:?}: {cause}")]
     Git {
