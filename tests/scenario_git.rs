@@ -315,6 +315,9 @@ fn a_repository_is_a_context() {
         assert!(explained.ok(), "{}", explained.stderr);
         let inspected = lab.run(&["builds", "inspect"]).stdout;
         assert!(inspected.lines().any(|line| line.starts_with("Context") && line.ends_with(&repo)), "{inspected}");
+        let missing = lab.run(&["build", &repo, "-f", "nope"]);
+        let hint = "\nhint: the path after -f begins at the root of the context, for that is no directory of this machine\n";
+        assert!(missing.code == 1 && missing.stderr.contains(hint), "{}", missing.stderr);
         assert_eq!(build(lab, &[&repo]).1.executed(), Vec::<String>::new());
         let (image, _) = build(lab, &["--build-arg", "BUILDKIT_CONTEXT_KEEP_GIT_DIR=1", &format!("{repo}#v1")]);
         assert!(image.files.contains_key(".git/HEAD") && image.text("file") == "one\n");
