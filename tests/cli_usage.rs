@@ -38,6 +38,7 @@ fn mistakes_exit_as_docker_s_do() {
         (&["build", "-t"], 125, "flag needs an argument: --tag\n"),
         (&["run", "--rm", "alpine"], 125, "ERROR: 'shale run' is not supported"),
         (&["build"], 1, "'shale build' requires 1 argument\n"),
+        (&["build", ""], 1, "ERROR: unable to prepare context: path \"\" not found\n"),
         (&["build", "--allow", "x", "."], 1, "ERROR: unknown entitlement x\n"),
         (&["build", "-o", "type=floppy", "."], 1, "ERROR: unknown output type \"floppy\""),
         (&["build", "-t", "Bad", "."], 1, "ERROR: invalid tag \"Bad\": invalid reference format"),
@@ -76,6 +77,17 @@ fn a_reader_that_leaves_is_no_error_to_talk_about() {
     // It may have written everything before the pipe was closed.
     assert!(matches!(code, Some(0 | 141)), "{code:?}");
     assert_eq!(err, "");
+}
+
+/// What is refused in its turn is not what was meant.
+#[test]
+fn flags_that_are_refused_are_not_suggested() {
+    for (flag, near) in [("--roott", None), ("--attesst", None), ("--taget", Some("--target")), ("--memry", Some("--memory"))] {
+        let (code, _, err) = run(&["build", flag, "x", "."]);
+        assert!(code == 125 && err.starts_with(&format!("unknown flag: {flag}\n")), "{flag}: {err}");
+        let told = err.lines().find_map(|line| line.strip_prefix("Did you mean ")?.strip_suffix('?'));
+        assert_eq!(told, near, "{err}");
+    }
 }
 
 #[test]

@@ -193,6 +193,29 @@ fn values_that_look_secret_are_nowhere_in_the_store_s_records() {
     assert_eq!(lab.build("ctx", &["--build-arg", &format!("API_TOKEN={token}")]).said.executed(), [""; 0]);
 }
 
+/// Builds with these build arguments. All that is said of it, then and later.
+fn told(lab: &Lab, build_args: &[&str]) -> String {
+    let mut args = vec!["build", "--progress=rawjson", "--metadata-file", "m.json", "ctx"];
+    args.extend(build_args.iter().flat_map(|arg| ["--build-arg", arg]));
+    let said = Said::of(lab.shale(&args).current_dir(lab.work(".")).output().expect("shale starts"));
+    assert!(said.ok(), "{}", said.stderr);
+    let shown = ["explain", "builds inspect --format json", "explain --format json"];
+    let shown = shown.map(|line| lab.run(&line.split(' ').collect::<Vec<_>>()).stdout).concat();
+    let metadata = fs::read_to_string(lab.work("m.json")).expect("metadata");
+    (said.stderr + &shown + &metadata).replace("\\\"", "\"")
+}
+
+/// These values are neither in what was told nor in these folders of the store.
+fn is_nowhere(lab: &Lab, told: &str, folders: &[&str], values: &[&str]) {
+    for value in values {
+        assert!(!told.contains(value), "{value} is in\n{told}");
+        for dir in folders {
+            let found = lab.command_of("grep", &["-rl", value, lab.store().join(dir).to_str().expect("text")]).output().expect("grep");
+            assert_eq!(String::from_utf8_lossy(&found.stdout), "", "{value} in {dir}");
+        }
+    }
+}
+
 #[test]
 fn values_that_look_secret_are_not_in_the_names_of_steps_and_reasons() {
     let lab = Lab::new(Who::Caller);
@@ -201,16 +224,7 @@ fn values_that_look_secret_are_not_in_the_names_of_steps_and_reasons() {
         RUN echo \"$API_TOKEN\" ${DBURL} $PLAIN $NO ${API_TOKEN:+--auth} >/dev/null\nCOPY --chmod=${API_TOKEN:+600} f /$PLAIN\n\
         COPY <<A /a\n_auth=$API_TOKEN\nA\n";
     lab.context("ctx", &[("Dockerfile", file), ("f", "1\n")]);
-    let url = |password: &str| format!("DBURL=postgres://u:{password}@h/db");
-    let build = |token: &str, password: &str| {
-        let (token, url) = (format!("API_TOKEN={token}"), url(password));
-        let args = ["build", "--progress=rawjson", "--metadata-file", "m.json", "--build-arg", &token, "--build-arg", &url, "ctx"];
-        let said = Said::of(lab.shale(&args).current_dir(lab.work(".")).output().expect("shale starts"));
-        assert!(said.ok(), "{}", said.stderr);
-        let shown = ["explain", "builds inspect --format json", "explain --format json"];
-        let shown = shown.map(|line| lab.run(&line.split(' ').collect::<Vec<_>>()).stdout).concat();
-        said.stderr + &shown + &fs::read_to_string(lab.work("m.json")).expect("metadata")
-    };
+    let build = |token: &str, password: &str| told(&lab, &[&format!("API_TOKEN={token}"), &format!("DBURL=postgres://u:{password}@h/db")]);
     let all = build("tokBBB", "secretpw1") + &build("tokBBB", "secretpw2") + &build("tokCCC", "secretpw2");
     for part in [
         "RUN echo \"$API_TOKEN\" ${DBURL} shown $NO ${API_TOKEN:+--auth} >",
@@ -219,15 +233,66 @@ fn values_that_look_secret_are_not_in_the_names_of_steps_and_reasons() {
         "build arg API_TOKEN: changed (value hidden)",
         "heredoc A: changed (value hidden)",
     ] {
-        assert!(all.replace("\\\"", "\"").contains(part), "{part:?} is not in\n{all}");
+        assert!(all.contains(part), "{part:?} is not in\n{all}");
     }
-    for value in ["tokBBB", "tokCCC", "secretpw"] {
-        assert!(!all.contains(value), "{value} is in\n{all}");
-        for dir in ["steps", "lists", "builds"] {
-            let found = lab.command_of("grep", &["-rl", value, lab.store().join(dir).to_str().expect("text")]).output().expect("grep");
-            assert_eq!(String::from_utf8_lossy(&found.stdout), "", "{value} in {dir}");
-        }
+    is_nowhere(&lab, &all, &["steps", "lists", "builds"], &["tokBBB", "tokCCC", "secretpw"]);
+}
+
+#[test]
+fn values_that_were_made_of_secrets_are_secret_in_all_stages() {
+    let lab = Lab::new(Who::Caller);
+    lab.load_busybox();
+    let file = "ARG API_TOKEN\nARG GLOBAL=g$API_TOKEN\nFROM busybox AS below\nARG API_TOKEN\nARG GLOBAL\nARG X=p$API_TOKEN\n\
+        ENV URL=https://h/?t=$API_TOKEN\nENV A=$X PLAIN=shown\nRUN echo $GLOBAL $A $PLAIN >/dev/null\n\
+        ARG A=over\nFROM below\nENV AGAIN=${URL#https}\nRUN echo $URL $A $AGAIN $PLAIN >/dev/null\nCOPY <<H /h\n$A\nH\n";
+    lab.context("ctx", &[("Dockerfile", file)]);
+    let all = ["API_TOKEN=tokBBB", "API_TOKEN=tokCCC"].map(|arg| told(&lab, &[arg])).concat();
+    for part in [
+        "RUN echo $GLOBAL $A shown >",
+        "RUN echo $URL $A $AGAIN shown >",
+        "build arg X: changed (value hidden)",
+        "build arg GLOBAL: changed (value hidden)",
+        "env AGAIN: changed (value hidden)",
+        "heredoc H: changed (value hidden)",
+    ] {
+        assert!(all.contains(part), "{part:?} is not in\n{all}");
     }
+    is_nowhere(&lab, &all, &["steps", "lists", "builds"], &["tokBBB", "tokCCC"]);
+    // Nothing changed, so everything is found.
+    assert_eq!(lab.build("ctx", &["--build-arg", "API_TOKEN=tokCCC"]).said.executed(), [""; 0]);
+}
+
+#[test]
+fn parts_of_steps_with_a_secret_in_them_are_told_by_their_names_only() {
+    let lab = Lab::new(Who::Caller);
+    lab.load_busybox();
+    let file = "FROM busybox AS below\nARG API_TOKEN\nARG OWNER=1\nARG PASSWORD_OWNER=$OWNER\nWORKDIR /w/$API_TOKEN\nFROM below\n\
+        COPY f .\nCOPY f /d/$API_TOKEN/\nCOPY --chown=$PASSWORD_OWNER f /plain\n\
+        RUN --mount=type=cache,id=$API_TOKEN,target=/c --mount=type=bind,target=/b/$API_TOKEN --mount=type=tmpfs,target=t true\n\
+        WORKDIR /x\nRUN --mount=type=tmpfs,target=/t true\n";
+    lab.context("ctx", &[("Dockerfile", file), ("f", "1\n")]);
+    let build = |args: &[&str]| told(&lab, args);
+    let all = build(&["API_TOKEN=tokBBB"]) + &build(&["API_TOKEN=tokCCC"]) + &build(&["API_TOKEN=tokCCC", "PASSWORD_OWNER=7531"]);
+    for part in [
+        "cache miss: path: changed (value hidden)",
+        "cache miss: destination: changed (value hidden)",
+        "cache miss: --chown: changed (value hidden)",
+        "workdir: changed (value hidden)",
+        "mount 0: changed (value hidden)",
+        "mount 1: changed (value hidden)",
+        "mount 2: changed (value hidden)",
+    ] {
+        assert!(all.contains(part), "{part:?} is not in\n{all}");
+    }
+    // Lists have the names of the files that lie where a COPY writes, as the layer itself has them.
+    is_nowhere(&lab, &all, &["steps", "builds"], &["tokBBB", "tokCCC", "7531"]);
+    let same = ["--build-arg", "API_TOKEN=tokCCC", "--build-arg", "PASSWORD_OWNER=7531"];
+    assert_eq!(lab.build("ctx", &same).said.executed(), [""; 0]);
+    // A new file is told, wherever it lies.
+    lab.write("ctx/f", "2\n");
+    let all = build(&["API_TOKEN=tokCCC", "PASSWORD_OWNER=7531"]);
+    assert!(all.contains("1 file changed: f (mounted at mount 0)"), "{all}");
+    is_nowhere(&lab, &all, &["steps", "builds"], &["tokBBB", "tokCCC", "7531"]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use support::{Lab, Said, as_everybody, skip};
+use support::{Lab, Said, Who, as_everybody, skip};
 
 /// What guards `/private/`: `x-access-token:s3cret`.
 const BASIC: &str = "basic eC1hY2Nlc3MtdG9rZW46czNjcmV0";
@@ -185,6 +185,30 @@ fn repositories_are_added_and_asked_again() {
 }
 
 #[test]
+fn a_kept_repository_is_the_same_wherever_it_was_fetched() {
+    let Some(server) = Server::start() else { return };
+    // So many objects come in a pack.
+    server.sh("cd repo && for i in $(seq 150); do echo $i >sub/$i; done && git add . && git commit -q -m many");
+    server.sh("cd outer/inner && git fetch -q ../../repo && git checkout -q FETCH_HEAD && cd .. && git commit -q -a -m many");
+    server.publish();
+    let dockerfile = format!("FROM scratch\nADD --keep-git-dir {}/git/outer.git /\n", server.base);
+    let [first, second] = [(); 2].map(|()| {
+        let lab = Lab::new(Who::Caller);
+        lab.context("ctx", &[("Dockerfile", &dockerfile)]);
+        let files = lab.build("ctx", &[]).image.files;
+        assert!(lab.run(&["build", "-o", "out", "ctx"]).ok());
+        for place in ["out", "out/inner"] {
+            let changed = server.sh(&format!("git -c safe.directory='*' -C {} status --porcelain", lab.work(place).display()));
+            assert_eq!(changed, "", "{place}");
+        }
+        files
+    });
+    let names: Vec<&String> = first.keys().chain(second.keys()).filter(|name| first.get(*name) != second.get(*name)).collect();
+    assert_eq!(names, [""; 0]);
+    assert!(first.contains_key(".git/index") && first.contains_key(".git/modules/inner/index"));
+}
+
+#[test]
 fn a_server_of_mere_files_and_submodules_will_do() {
     as_everybody(|lab: &Lab| {
         let Some(server) = Server::start() else { return };
@@ -285,6 +309,15 @@ fn a_repository_is_a_context() {
         let (image, said) = build(lab, &[&repo]);
         assert_eq!(names(&image), [".dockerignore", "Dockerfile", "file", "sub", "sub/Dockerfile", "sub/Other", "sub/in"]);
         assert!(said.stderr.contains(".dockerignore is for local directories"), "{}", said.stderr);
+        // Its name is the context's, wherever the flags stand.
+        assert!(lab.run(&["build", &repo, "-q", "-t", "named"]).ok());
+        let explained = lab.run(&["explain", &repo]);
+        assert!(explained.ok(), "{}", explained.stderr);
+        let inspected = lab.run(&["builds", "inspect"]).stdout;
+        assert!(inspected.lines().any(|line| line.starts_with("Context") && line.ends_with(&repo)), "{inspected}");
+        let missing = lab.run(&["build", &repo, "-f", "nope"]);
+        let hint = "\nhint: the path after -f begins at the root of the context, for that is no directory of this machine\n";
+        assert!(missing.code == 1 && missing.stderr.contains(hint), "{}", missing.stderr);
         assert_eq!(build(lab, &[&repo]).1.executed(), Vec::<String>::new());
         let (image, _) = build(lab, &["--build-arg", "BUILDKIT_CONTEXT_KEEP_GIT_DIR=1", &format!("{repo}#v1")]);
         assert!(image.files.contains_key(".git/HEAD") && image.text("file") == "one\n");

@@ -7,6 +7,7 @@ use std::path::Path;
 use shale_cache::{Disk, Store};
 
 use crate::sandbox::SandboxError;
+use crate::sandbox::ids::IdMaps;
 use crate::worker::{Worker, WorkerConfig};
 
 use super::config::Config;
@@ -79,7 +80,7 @@ pub fn examine(environment: &Environment) -> Vec<Check> {
     checks.extend(caps);
     checks.extend([sandbox, overlay(&read("/proc/filesystems")), seccomp(&read("/proc/self/status"))]);
     if environment.uid == 0 {
-        checks.push(Check::new("user", Verdict::Good, "root: RUN steps use true ids"));
+        checks.push(root_user(IdMaps::current().ok()));
         return checks;
     }
     checks.push(user_namespaces(
@@ -93,6 +94,16 @@ pub fn examine(environment: &Environment) -> Vec<Check> {
         checks.push(helper(tool, environment));
     }
     checks
+}
+
+/// What root's ids are worth; `maps` are those of the namespace that we run in.
+fn root_user(maps: Option<IdMaps>) -> Check {
+    match maps {
+        Some(maps) if !maps.has_many() => {
+            Check::new("user", Verdict::Bad, "root of a user namespace with a single id, which no RUN step can do with")
+        }
+        _ => Check::new("user", Verdict::Good, "root: RUN steps use true ids"),
+    }
 }
 
 /// What the store keeps to, and whether the disk lets it.
@@ -195,6 +206,7 @@ fn helper(tool: &'static str, environment: &Environment) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sandbox::ids::Extent;
 
     #[test]
     fn id_ranges_are_found_by_name_or_number() {
@@ -221,6 +233,20 @@ mod tests {
             (("5", "", "1\n"), Verdict::Limited),
         ] {
             assert_eq!(user_namespaces(limit, clone, apparmor).verdict, verdict, "{limit:?} {clone:?} {apparmor:?}");
+        }
+    }
+
+    #[test]
+    fn root_of_a_single_id_is_not_enough() {
+        let extents = |count| vec![Extent { inside: 0, outside: 1000, count }];
+        let maps = |uids, gids| IdMaps { uids: extents(uids), gids: extents(gids) };
+        for (maps, verdict) in [
+            (Some(maps(1, 1)), Verdict::Bad),
+            (Some(maps(65536, 1)), Verdict::Bad),
+            (Some(maps(65536, 65536)), Verdict::Good),
+            (None, Verdict::Good),
+        ] {
+            assert_eq!(root_user(maps.clone()).verdict, verdict, "{maps:?}");
         }
     }
 

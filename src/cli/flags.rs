@@ -161,6 +161,12 @@ pub(super) fn is_of_another_tool(name: &str) -> bool {
     OTHER_TOOLS.binary_search(&name).is_ok()
 }
 
+/// Whether a long flag (with its dashes) is one of those that are not carried out, unless it asks for nothing.
+pub(super) fn is_refused(flag: &str) -> bool {
+    let is_meant = |row: &&OtherFlag| flag.strip_prefix("--") == Some(row.name);
+    TABLE.iter().find(is_meant).is_some_and(|row| !matches!(row.verdict, Verdict::Ignored(_)))
+}
+
 /// The flags of the table that a command line held, with their values.
 #[derive(Clone, Debug, Default)]
 pub struct OtherFlags {

@@ -16,6 +16,7 @@ use crate::oci::platform::{Platform, PlatformError};
 use crate::oci::reference::{Reference, ReferenceError};
 use crate::plan::git::GitRefError;
 use crate::plan::graph::NetworkMode;
+use crate::plan::secret::without_user_info;
 use crate::plan::{Allowed, NoCache};
 use crate::source::git::GitConfig;
 use crate::source::registry::RegistryConfig;
@@ -98,6 +99,8 @@ pub struct BuildRequest {
     pub source_date_epoch: Option<i64>,
     /// `--explain`: every reason is told in full.
     pub explain: bool,
+    /// The context for the record of the build: as it was written, without the password that it may have.
+    pub context_name: String,
     /// The command line for the record of the build, without values that look secret.
     pub command: Vec<String>,
     /// The store.
@@ -132,6 +135,9 @@ pub enum RequestError {
         /// The flag with its dashes.
         flag: String,
     },
+    /// An empty context, which is not the working directory.
+    #[error("unable to prepare context: path \"\" not found")]
+    NoContext,
     /// A context that is meant as a git repository.
     #[error("invalid build context {text:?}: {cause}")]
     Git {
@@ -306,6 +312,7 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<(BuildRequ
         ulimits: ulimits(&args.ulimits),
         source_date_epoch,
         explain: args.explain,
+        context_name: without_user_info(&args.context.to_string_lossy()).into_owned(),
         command: Vec::new(),
         store_root,
         git: git_config(environment),

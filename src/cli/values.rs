@@ -1,6 +1,6 @@
 //! Values of single flags: sizes, limits, hosts.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// `--ulimit name=soft[:hard]`; "unlimited" (`-1`) is `u64::MAX`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,17 +71,16 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     Ok((number * 1024_f64.powi(power)) as u64)
 }
 
-/// Reads `host:ip` or `host=ip`; a version 6 address may stand in brackets.
+/// Reads `host:ip` or `host=ip`; a version 6 address may stand in brackets, and `host-gateway` is the host itself.
 pub fn parse_add_host(text: &str) -> Result<(String, String), String> {
     let bad = || format!("bad format for add-host: {text:?}");
     let (host, ip) = text.split_once('=').or_else(|| text.split_once(':')).ok_or_else(bad)?;
     if host.is_empty() || host.contains(char::is_whitespace) {
         return Err(bad());
     }
+    // RUN has the host's network, so the host's services are where they are for the host.
     if ip == "host-gateway" {
-        return Err(format!(
-            "add-host {text:?}: host-gateway is not supported yet; RUN steps share the host's network, so its services are at 127.0.0.1"
-        ));
+        return Ok((host.into(), Ipv4Addr::LOCALHOST.to_string()));
     }
     let bare = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(ip);
     match bare.parse::<IpAddr>() {
@@ -118,9 +117,10 @@ mod tests {
         for text in ["db:10.0.0.1", "db=10.0.0.1"] {
             assert_eq!(parse_add_host(text), Ok(("db".into(), "10.0.0.1".into())));
         }
+        assert_eq!(parse_add_host("host.docker.internal:host-gateway"), Ok(("host.docker.internal".into(), "127.0.0.1".into())));
         assert_eq!(parse_add_host("db:::1"), Ok(("db".into(), "::1".into())));
         assert_eq!(parse_add_host("db=[::1]"), Ok(("db".into(), "::1".into())));
-        for text in ["db", "db:", ":1.2.3.4", "db:1.2.3", "db:host-gateway"] {
+        for text in ["db", "db:", ":1.2.3.4", "db:1.2.3"] {
             assert!(parse_add_host(text).is_err(), "{text}");
         }
     }

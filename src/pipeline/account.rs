@@ -28,8 +28,7 @@ impl Account {
             // Without the `.` that most builds are called with.
             ContextSource::Dir(dir) => dir.components().collect::<PathBuf>().display().to_string(),
             ContextSource::Stdin => "-".to_owned(),
-            // As it was written, without the password that it may have.
-            ContextSource::Git(_) | ContextSource::Http(_) => request.command.last().cloned().unwrap_or_default(),
+            ContextSource::Git(_) | ContextSource::Http(_) => request.context_name.clone(),
         };
         let record = BuildRecord {
             command: request.command.clone(),

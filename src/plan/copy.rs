@@ -1,11 +1,10 @@
 //! COPY and ADD.
 
-use std::cell::Cell;
+use std::collections::BTreeSet;
 
 use super::error::{PlanError, PlanErrorKind};
 use super::git::{GitRef, GitRefError, is_file_url, is_git};
 use super::graph::{CopyOp, CopySource, InlineFile, Op, Remote, RemoteSource, UrlSource};
-use super::secret::looks_secret;
 use super::stage::{StageLowering, Step};
 use super::{paths, url};
 use crate::dockerfile::ast::Copy;
@@ -22,6 +21,8 @@ struct Words {
     sources: Vec<String>,
     destination: String,
     inline: Vec<InlineFile>,
+    /// The parts of keys that have a secret in them.
+    secret_parts: BTreeSet<String>,
 }
 
 impl StageLowering<'_, '_, '_> {
@@ -68,7 +69,7 @@ impl StageLowering<'_, '_, '_> {
             instruction,
         };
         let display = self.copy_display(step);
-        self.advance(step, Op::Copy(Box::new(op)), display, true, text);
+        self.advance(step, Op::Copy(Box::new(op)), display, true, text, words.secret_parts);
         Ok(())
     }
 
@@ -78,23 +79,25 @@ impl StageLowering<'_, '_, '_> {
         let checksum = self.optional_word(step, copy.checksum.as_ref())?;
         let sources = copy.sources.iter().map(|s| self.word(step, s)).collect::<Result<Vec<_>, _>>()?;
         let destination = self.optional_word(step, copy.destination.as_ref())?.unwrap_or_default();
+        let mut secret_parts = self.secret_words(&[("chown", copy.chown.as_ref()), ("chmod", copy.chmod.as_ref())]);
+        if self.is_secret_path(copy.destination.as_ref().map_or("", |word| word.as_str()), &destination) {
+            secret_parts.insert("destination".into());
+        }
         let mut inline = Vec::new();
         for heredoc in &copy.heredocs {
-            let is_secret = Cell::new(false);
             let content = if heredoc.expand {
-                let get = |name: &str| {
-                    let value = self.state.scope.get(name)?;
-                    is_secret.set(is_secret.get() || looks_secret(name, &value));
-                    Some(value)
-                };
-                let expanded = word::expand_raw(&heredoc.content, &get);
+                let scope = &self.state.scope;
+                let expanded = word::expand_raw(&heredoc.content, &|name| scope.get(name));
+                if expanded.as_ref().is_ok_and(|expanded| scope.has_secret(&expanded.matched)) {
+                    secret_parts.insert(format!("heredoc {}", heredoc.name));
+                }
                 self.expanded(step, heredoc.span, expanded)?
             } else {
                 heredoc.content.clone()
             };
-            inline.push(InlineFile { name: heredoc.name.clone(), content, is_secret: is_secret.get() });
+            inline.push(InlineFile { name: heredoc.name.clone(), content });
         }
-        Ok(Words { chown, chmod, checksum, sources, destination, inline })
+        Ok(Words { chown, chmod, checksum, sources, destination, inline, secret_parts })
     }
 
     /// A flag's value; one that expands to nothing is as if it were not written.

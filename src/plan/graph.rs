@@ -134,6 +134,8 @@ pub struct Vertex {
     pub stage: String,
     /// Ordinal of the filesystem step within its stage.
     pub ordinal: usize,
+    /// Parts of its key that have a secret in them, by name: records hold hashes of them. A mount is [`secret_mount`].
+    pub secret_parts: BTreeSet<String>,
     /// By which flag the user asked that the cache be ignored for it.
     pub no_cache: Option<PassedBy>,
     /// The platform it is built for.
@@ -148,6 +150,11 @@ impl CopyOp {
 }
 
 impl Vertex {
+    /// Whether its key has parts of which records hold hashes only.
+    pub fn has_secrets(&self) -> bool {
+        !self.secret_parts.is_empty() || matches!(&self.op, Op::Run(run) if !run.secret_names.is_empty())
+    }
+
     /// Every vertex that must be solved before this one.
     pub fn inputs(&self) -> Vec<VertexId> {
         let mut inputs: Vec<_> = self.parent.into_iter().collect();
@@ -235,15 +242,6 @@ pub struct RunOp {
     pub heredoc_files: Vec<InlineFile>,
 }
 
-impl RunOp {
-    /// The variables whose values look secret.
-    pub fn secrets(&self) -> impl Iterator<Item = (&str, &str)> {
-        let of_env = self.env.iter().filter_map(|entry| entry.split_once('='));
-        let all = of_env.chain(self.args.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-        all.filter(|(name, _)| self.secret_names.contains(*name))
-    }
-}
-
 /// A device that a step asks for (`RUN --device`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceWish {
@@ -251,6 +249,11 @@ pub struct DeviceWish {
     pub name: String,
     /// Whether the step fails without it.
     pub required: bool,
+}
+
+/// The part of a mount that has a secret in it, maybe in its target: told by its place among all mounts of the step.
+pub fn secret_mount(at: usize) -> String {
+    format!("mount {at}")
 }
 
 /// `RUN --mount`.
@@ -368,8 +371,6 @@ pub struct InlineFile {
     pub name: String,
     /// Content after expansion.
     pub content: String,
-    /// Whether a variable that looks secret was expanded in it.
-    pub is_secret: bool,
 }
 
 /// Where COPY takes its files.

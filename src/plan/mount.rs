@@ -1,7 +1,7 @@
 //! `RUN --mount`.
 
 use super::error::{PlanError, PlanErrorKind};
-use super::graph::{CopySource, FileOwner, MountSharing, RunMount};
+use super::graph::{CopySource, FileOwner, MountSharing, RunMount, secret_mount};
 use super::outline::OutlineMount;
 use super::paths;
 use super::stage::{StageLowering, Step};
@@ -214,21 +214,29 @@ fn parse_size(text: &str) -> Option<u64> {
 }
 
 impl StageLowering<'_, '_, '_> {
-    /// The mounts of a RUN, parents before what lies in them.
-    pub(crate) fn mounts(&mut self, step: &Step<'_>, written: &[Spanned<String>]) -> Result<Vec<RunMount>, PlanError> {
+    /// The mounts of a RUN, parents before what lies in them; and the parts in keys of those that have a secret in them.
+    pub(crate) fn mounts(&mut self, step: &Step<'_>, written: &[Spanned<String>]) -> Result<(Vec<RunMount>, Vec<String>), PlanError> {
         let mut mounts = Vec::new();
+        let mut agents = 0;
         for text in written {
             let fault = |fault| PlanError::at(step.at(text.span), PlanErrorKind::BadMount(fault));
             // The parser has read it once already.
             let fields = csv_fields(&text.node).map_err(|error| fault(error.to_string()))?;
-            let mount = parse(&fields, |value| self.word(step, &Spanned::new(value.to_owned(), text.span)))?.map_err(fault)?;
-            let agents = mounts.iter().filter(|mount| matches!(mount, RunMount::Ssh { .. })).count();
+            let mut is_secret = false;
+            let expand = |value: &str| {
+                is_secret |= self.names_secret(value);
+                self.word(step, &Spanned::new(value.to_owned(), text.span))
+            };
+            let mount = parse(&fields, expand)?.map_err(fault)?;
+            is_secret |= !mount.target.is_empty() && self.is_secret_path("", &mount.target);
             let mount = self.mount(&mount, agents).map_err(|kind| PlanError::at(step.at(text.span), kind))?;
+            agents += usize::from(matches!(mount, RunMount::Ssh { .. }));
             self.note_lent(step, &mount);
-            mounts.push(mount);
+            mounts.push((mount, is_secret));
         }
-        mounts.sort_by(|a, b| a.target().cmp(&b.target()));
-        Ok(mounts)
+        mounts.sort_by(|(a, _), (b, _)| a.target().cmp(&b.target()));
+        let secret = mounts.iter().enumerate().filter(|(_, (_, is_secret))| *is_secret).map(|(at, _)| secret_mount(at)).collect();
+        Ok((mounts.into_iter().map(|(mount, _)| mount).collect(), secret))
     }
 
     /// What the outline tells of a mount; the first of an id counts.

@@ -79,7 +79,7 @@ mod tests {
         ] {
             let mut scope = StageScope::default();
             for (name, value) in args {
-                scope.declare_arg(name, Some(value));
+                scope.declare_arg(name, Some(value), false);
             }
             assert_eq!(platform(&amd64, &scope), shown);
         }

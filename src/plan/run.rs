@@ -4,7 +4,6 @@ use super::error::{PlanError, PlanErrorKind};
 use super::graph::{DeviceWish, InlineFile, NetworkMode, Op, RunOp};
 use super::image_config;
 use super::paths;
-use super::secret::looks_secret;
 use super::stage::{StageLowering, Step};
 use crate::dockerfile::ast::{CommandLine, Heredoc, Run};
 use crate::dockerfile::flags::csv_fields;
@@ -33,7 +32,7 @@ impl StageLowering<'_, '_, '_> {
         if process.argv.is_empty() {
             return Err(PlanError::at(step.span, PlanErrorKind::EmptyRun));
         }
-        let mounts = self.mounts(step, &run.mounts)?;
+        let (mounts, secret_mounts) = self.mounts(step, &run.mounts)?;
         let network = self.network(run.network.as_ref().map(|n| n.node.as_str()));
         let options = self.options();
         let mut add_hosts = options.add_hosts.clone();
@@ -44,10 +43,9 @@ impl StageLowering<'_, '_, '_> {
         let scope = &self.state.scope;
         let env = scope.env_under_args(config.env.as_deref().unwrap_or_default());
         let args = scope.arg_values();
-        let of_env = env.iter().filter_map(|entry| entry.split_once('='));
-        let all = args.iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(of_env);
+        let names = args.keys().map(String::as_str).chain(env.iter().filter_map(|entry| Some(entry.split_once('=')?.0)));
         let op = RunOp {
-            secret_names: all.filter(|(name, value)| looks_secret(name, value)).map(|(name, _)| name.to_owned()).collect(),
+            secret_names: names.filter(|name| scope.is_secret(name)).map(str::to_owned).collect(),
             env,
             args,
             proxy_env: scope.proxy_env(&self.table.build_args),
@@ -66,7 +64,9 @@ impl StageLowering<'_, '_, '_> {
         };
         let text = history::run(&op.argv, &scope.history_args());
         let display = self.run_display(step, process.summary.as_deref());
-        self.advance(step, Op::Run(Box::new(op)), display, true, text);
+        let of_config = self.state.secret_parts.iter().map(|part| (*part).to_owned());
+        let secret_parts = of_config.chain(secret_mounts).collect();
+        self.advance(step, Op::Run(Box::new(op)), display, true, text, secret_parts);
         Ok(())
     }
 
@@ -130,7 +130,7 @@ fn process(run: &Run, shell: &[String]) -> Process {
             if heredoc.content.starts_with("#!") {
                 // The file is run by the interpreter that it names, whatever SHELL is.
                 let path = format!("{SCRIPTS}{}", heredoc.name);
-                files.push(InlineFile { name: path.clone(), content: heredoc.content.clone(), is_secret: false });
+                files.push(InlineFile { name: path.clone(), content: heredoc.content.clone() });
                 path
             } else {
                 heredoc.content.clone()
@@ -189,10 +189,7 @@ mod tests {
         }
         let made = process(&run("<<EOF", vec![heredoc("EOF", "#!/usr/bin/env python\nx\n")]), &shell);
         assert_eq!(made.argv[2], "/dev/pipes/EOF");
-        assert_eq!(
-            made.files,
-            [InlineFile { name: "/dev/pipes/EOF".into(), content: "#!/usr/bin/env python\nx\n".into(), is_secret: false }]
-        );
+        assert_eq!(made.files, [InlineFile { name: "/dev/pipes/EOF".into(), content: "#!/usr/bin/env python\nx\n".into() }]);
     }
 
     #[test]

@@ -4,11 +4,12 @@
 //! starts with its list, over which the image's ENV is laid once more. Beside it stands the list of declared ARGs, which RUN's
 //! history text and the undefined-variable warning go by.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::PlanError;
 use super::options::PlanOptions;
 use super::outline::{self, OutlineArg};
+use super::secret::looks_secret;
 use crate::dockerfile;
 use crate::dockerfile::ast::{ArgDecl, Dockerfile, Instruction, InstructionKind};
 use crate::dockerfile::word;
@@ -32,6 +33,8 @@ struct Variable {
     name: String,
     value: String,
     origin: Origin,
+    /// A secret was expanded in the value.
+    is_derived: bool,
 }
 
 /// Variables in order of their last writing.
@@ -40,12 +43,20 @@ struct Variables(Vec<Variable>);
 
 impl Variables {
     fn get(&self, name: &str) -> Option<String> {
-        self.0.iter().find(|v| v.name == name).map(|v| v.value.clone())
+        self.find(name).map(|v| v.value.clone())
     }
 
-    fn set(&mut self, name: &str, value: &str, origin: Origin) {
+    fn find(&self, name: &str) -> Option<&Variable> {
+        self.0.iter().find(|v| v.name == name)
+    }
+
+    fn is_secret(&self, name: &str) -> bool {
+        self.find(name).is_some_and(|v| v.is_derived || looks_secret(name, &v.value))
+    }
+
+    fn set(&mut self, name: &str, value: &str, origin: Origin, is_derived: bool) {
         self.0.retain(|v| v.name != name);
-        self.0.push(Variable { name: name.into(), value: value.into(), origin });
+        self.0.push(Variable { name: name.into(), value: value.into(), origin, is_derived });
     }
 
     fn names(&self) -> Vec<String> {
@@ -101,13 +112,15 @@ impl GlobalScope {
             }
             (None, None) => None,
         };
+        let read = looked_at.clone();
         // `ARG A=${A}b` looks at what the earlier declaration looked at.
         if looked_at.contains(name) {
             looked_at.retain(|n| n != name);
             looked_at.extend(self.told.get(name).map(|(_, earlier)| earlier.clone()).unwrap_or_default());
         }
         if let Some(value) = &value {
-            self.variables.set(name, value, Origin::Arg);
+            let is_derived = read.iter().any(|name| self.variables.is_secret(name));
+            self.variables.set(name, value, Origin::Arg, is_derived);
         }
         let told = OutlineArg {
             name: name.clone(),
@@ -134,9 +147,14 @@ impl GlobalScope {
         self.variables.get(name)
     }
 
+    /// Whether the value of a name looks secret, or one that does was expanded in it.
+    pub(crate) fn is_secret(&self, name: &str) -> bool {
+        self.variables.is_secret(name)
+    }
+
     /// Puts another value in the place of a name's own.
     pub(crate) fn replace(&mut self, name: &str, value: &str) {
-        self.variables.set(name, value, Origin::Arg);
+        self.variables.set(name, value, Origin::Arg, false);
     }
 
     /// Whether a name is declared, with or without a value.
@@ -179,7 +197,7 @@ fn predefined(dockerfile: &Dockerfile, options: &PlanOptions, target: &Platform)
         ("TARGETSTAGE", stage),
     ] {
         let value = options.build_args.get(name).unwrap_or(&value);
-        variables.set(name, value, Origin::Arg);
+        variables.set(name, value, Origin::Arg, false);
     }
     variables
 }
@@ -189,6 +207,8 @@ fn predefined(dockerfile: &Dockerfile, options: &PlanOptions, target: &Platform)
 pub struct StageScope {
     variables: Variables,
     args: Vec<(String, Option<String>)>,
+    /// Names of the image's ENV in whose values a secret was expanded: an ARG may stand over them, but not in a stage built on this one.
+    derived_env: BTreeSet<String>,
 }
 
 impl StageScope {
@@ -207,25 +227,40 @@ impl StageScope {
         self.args.iter().any(|(n, _)| n == name) || NOT_IN_ENV.contains(&name)
     }
 
-    /// `ENV name=value`
-    pub fn set_env(&mut self, name: &str, value: &str) {
-        self.variables.set(name, value, Origin::Env);
+    /// Whether the value of a name looks secret, or one that does was expanded in it. Records and progress do not hold it.
+    pub fn is_secret(&self, name: &str) -> bool {
+        self.variables.is_secret(name)
     }
 
-    /// Lays an image's ENV list over what is there.
-    pub fn set_env_list(&mut self, env: &[String]) {
-        for entry in env {
-            let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
-            self.set_env(name, value);
+    /// Whether one of these names is secret.
+    pub(crate) fn has_secret(&self, names: &[String]) -> bool {
+        names.iter().any(|name| self.is_secret(name))
+    }
+
+    /// `ENV name=value`; `is_derived`: a secret was expanded in the value.
+    pub fn set_env(&mut self, name: &str, value: &str, is_derived: bool) {
+        self.variables.set(name, value, Origin::Env, is_derived);
+        if is_derived {
+            self.derived_env.insert(name.into());
+        } else {
+            self.derived_env.remove(name);
         }
     }
 
-    /// `ARG name`, with the value that it comes to have.
-    pub fn declare_arg(&mut self, name: &str, value: Option<&str>) {
+    /// Lays an image's ENV list over what is there. Of what a foreign image's values were made nothing is known.
+    pub fn set_env_list(&mut self, env: &[String]) {
+        for entry in env {
+            let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
+            self.set_env(name, value, self.derived_env.contains(name));
+        }
+    }
+
+    /// `ARG name`, with the value that it comes to have; `is_derived`: a secret was expanded in it.
+    pub fn declare_arg(&mut self, name: &str, value: Option<&str>, is_derived: bool) {
         if let Some(value) = value
             && !NOT_IN_ENV.contains(&name)
         {
-            self.variables.set(name, value, Origin::Arg);
+            self.variables.set(name, value, Origin::Arg, is_derived);
         }
         self.args.push((name.into(), value.map(Into::into)));
     }
@@ -324,11 +359,11 @@ mod tests {
     #[test]
     fn the_last_of_arg_and_env_wins() {
         let mut scope = StageScope::default();
-        scope.declare_arg("A", Some("arg"));
-        scope.set_env("A", "env");
+        scope.declare_arg("A", Some("arg"), false);
+        scope.set_env("A", "env", false);
         assert_eq!(scope.get("A").as_deref(), Some("env"));
         assert!(scope.arg_values().is_empty());
-        scope.declare_arg("A", Some("again"));
+        scope.declare_arg("A", Some("again"), false);
         assert_eq!(scope.get("A").as_deref(), Some("again"));
         assert_eq!(scope.env_under_args(&["A=env".into(), "B=1".into()]), ["B=1"]);
         assert_eq!(scope.history_args(), [("A".to_string(), "again".to_string())]);
@@ -337,17 +372,32 @@ mod tests {
     #[test]
     fn an_arg_without_value_is_declared_but_unset() {
         let mut scope = StageScope::default();
-        scope.declare_arg("A", None);
+        scope.declare_arg("A", None, false);
         assert_eq!(scope.get("A"), None);
         assert!(scope.declares("A") && !scope.declares("B"));
         assert_eq!(scope.history_args(), [("A".to_string(), String::new())]);
     }
 
     #[test]
+    fn what_a_secret_was_expanded_in_is_secret_until_it_is_written_again() {
+        let mut scope = StageScope::default();
+        scope.set_env("URL", "https://tok@h", true);
+        scope.set_env("A", "tok", true);
+        scope.declare_arg("A", Some("plain"), false);
+        assert!(!scope.is_secret("A") && scope.is_secret("URL") && !scope.is_secret("NONE"));
+        // A stage that is built on it has the ENV again.
+        scope.set_env_list(&["A=tok".into(), "B=1".into()]);
+        assert!(scope.is_secret("A") && !scope.is_secret("B"));
+        scope.set_env("A", "plain", false);
+        scope.set_env_list(&["A=plain".into()]);
+        assert!(!scope.is_secret("A"));
+    }
+
+    #[test]
     fn proxies_come_in_both_cases_unless_declared() {
         let given = pairs(&[("http_proxy", "p"), ("No_Proxy", "n"), ("FTP_PROXY", "")]);
         let mut scope = StageScope::default();
-        scope.declare_arg("http_proxy", Some("p"));
+        scope.declare_arg("http_proxy", Some("p"), false);
         assert_eq!(scope.proxy_env(&given), pairs(&[("HTTP_PROXY", "p"), ("NO_PROXY", "n"), ("no_proxy", "n")]));
     }
 

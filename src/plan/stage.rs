@@ -1,6 +1,6 @@
 //! Stages → vertices, configs and history.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::{PlanError, PlanErrorKind};
 use super::graph::{
@@ -11,7 +11,6 @@ use super::options::PlanOptions;
 use super::outline::{self, Asked, Outline, OutlineArg};
 use super::reach::Reach;
 use super::scope::{StageScope, arg_declarations, unconsumed};
-use super::secret::looks_secret;
 use super::stages::{Source, StageTable, lower_name};
 use super::{BaseImages, ImageKey, image_config, lint, paths};
 use crate::dockerfile::ast::{ArgDecl, Instruction, InstructionKind, KeyValue};
@@ -50,6 +49,8 @@ pub(crate) struct StageState {
     pub(crate) platform: Platform,
     /// A WORKDIR of this file came before, here or in a stage below.
     has_workdir: bool,
+    /// Which of `user` and `workdir` of the config have a secret in them.
+    pub(crate) secret_parts: BTreeSet<&'static str>,
 }
 
 impl<'a> Lowering<'a> {
@@ -191,6 +192,7 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
             scope: StageScope::default(),
             platform,
             has_workdir: false,
+            secret_parts: BTreeSet::new(),
         };
         let no_cache = plan.options.no_cache.covers(&name);
         Self { plan, table, state, done, index, names, ordinal: 1, no_cache, own_cmd: false }
@@ -282,8 +284,10 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
                     self.warn_of_values(step, &pair.key, |name| check_secret("ENV", name).into_iter().collect());
                 }
                 let pairs = self.pairs(step, list)?;
-                for (name, value) in &pairs {
-                    self.state.scope.set_env(name, value);
+                // All values were expanded before the first of them counts.
+                let derived: Vec<bool> = list.iter().map(|pair| self.names_secret(&pair.value)).collect();
+                for ((name, value), is_derived) in pairs.iter().zip(derived) {
+                    self.state.scope.set_env(name, value, is_derived);
                 }
                 image_config::env(&mut self.state.config, &pairs)
             }
@@ -311,6 +315,7 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
                 image_config::stop_signal(&mut self.state.config, signal).map_err(kind)?
             }
             InstructionKind::User(user) => {
+                self.note_secret("user", self.names_secret(user));
                 let user = self.word(step, user)?;
                 image_config::user(&mut self.state.config, user)
             }
@@ -329,7 +334,8 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
             let name = declaration.name.node.clone();
             let value = self.arg_value(step, declaration)?;
             self.note_arg(step, declaration, value.as_deref());
-            self.state.scope.declare_arg(&name, value.as_deref());
+            let is_derived = self.is_arg_derived(declaration);
+            self.state.scope.declare_arg(&name, value.as_deref(), is_derived);
             told.push((name, value));
         }
         Ok(history::arg(&told))
@@ -417,7 +423,9 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
         if !std::mem::replace(&mut self.state.has_workdir, true) {
             self.warn_of_values(step, path, |path| check_workdir(path).into_iter().collect());
         }
+        let written = path;
         let path = self.word(step, path)?;
+        self.note_secret("workdir", self.is_secret_path(written, &path));
         let text = image_config::workdir(&mut self.state.config, &path);
         let directory = self.state.config.config.working_dir.clone();
         if directory == "/" {
@@ -426,7 +434,9 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
         }
         let name = self.display(step);
         let op = WorkdirOp { path: paths::clean(&directory), user: self.state.config.config.user.clone() };
-        self.advance(step, Op::Workdir(op), name, false, text);
+        // The parts of keys call it the path.
+        let secret_parts = self.state.secret_parts.iter().map(|part| part.replace("workdir", "path")).collect();
+        self.advance(step, Op::Workdir(op), name, false, text, secret_parts);
         Ok(())
     }
 
@@ -446,15 +456,22 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
         self.shown(Lexer::for_display(self.escape()), format!("{}{summary}", step.instruction.original.trim()))
     }
 
-    /// Names are shown and kept, so variables that look secret stay as they were written.
+    /// Names are shown and kept, so variables that are secret stay as they were written.
     fn shown(&self, lexer: Lexer, original: String) -> String {
         let scope = &self.state.scope;
-        let is_secret = |name: &str| scope.get(name).is_some_and(|value| looks_secret(name, &value));
-        lexer.expand_but(&original, &|name| scope.get(name), &is_secret).map_or(original, |expanded| expanded.text)
+        lexer.expand_but(&original, &|name| scope.get(name), &|name| scope.is_secret(name)).map_or(original, |expanded| expanded.text)
     }
 
     /// Puts a filesystem step on top of the stage, with its history entry.
-    pub(crate) fn advance(&mut self, step: &Step<'_>, op: Op, display: String, cached_unless_asked: bool, created_by: String) {
+    pub(crate) fn advance(
+        &mut self,
+        step: &Step<'_>,
+        op: Op,
+        display: String,
+        cached_unless_asked: bool,
+        created_by: String,
+        secret_parts: BTreeSet<String>,
+    ) {
         let shown = self.options().names_platforms().then(|| names::platform(&self.state.platform, &self.state.scope));
         let name = self.names.step(shown.as_deref(), step.onbuild, &display);
         let vertex = Vertex {
@@ -464,6 +481,7 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
             source: Some((self.plan.source.clone(), step.span)),
             stage: self.site(),
             ordinal: self.ordinal,
+            secret_parts,
             no_cache: self.no_cache.filter(|_| cached_unless_asked),
             platform: self.state.platform.clone(),
         };
@@ -485,7 +503,8 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
     fn ground(&mut self, op: Op, parent: Option<VertexId>, name: String, platform: Platform) -> VertexId {
         let span = self.table.entries[self.index].stage.span;
         let source = Some((self.plan.source.clone(), span));
-        self.plan.push(Vertex { op, parent, name, source, stage: self.site(), ordinal: 0, no_cache: None, platform })
+        let secret_parts = BTreeSet::new();
+        self.plan.push(Vertex { op, parent, name, source, stage: self.site(), ordinal: 0, secret_parts, no_cache: None, platform })
     }
 
     fn scratch_vertex(&mut self) -> VertexId {

@@ -52,6 +52,9 @@ impl<'a> Side<'a> {
     }
 }
 
+/// Parts that are flags of COPY and ADD.
+const FLAGS: [&str; 4] = ["chown", "chmod", "link", "parents"];
+
 /// Reads a list of the store; `None` if it was removed.
 pub type ReadList<'a> = &'a dyn Fn(&ListId) -> Option<Vec<u8>>;
 
@@ -64,12 +67,11 @@ pub fn changes(before: Side<'_>, now: Side<'_>, changed_by: Option<&str>, lists:
             names.push(name);
         }
     }
-    // Of a value that looks secret on one side only, its hidden part tells.
-    let is_hidden = |name: &str| {
-        let hidden = format!("secret {name}");
-        (name.starts_with("arg ") || name.starts_with("heredoc ")) && [&old, &new].iter().any(|side| side.contains_key(hidden.as_str()))
-    };
-    let flag_came_or_went = ["chown", "unpack"].iter().any(|flag| old.contains_key(flag) != new.contains_key(flag));
+    // Of a value that is secret on one side only, its hidden part tells.
+    let hides = |side: &BTreeMap<&str, _>, name: &str| side.contains_key(format!("secret {name}").as_str());
+    let is_hidden = |name: &str| hides(&old, name) || hides(&new, name);
+    let has = |side: &BTreeMap<&str, _>, name: &str| side.contains_key(name) || hides(side, name);
+    let flag_came_or_went = ["chown", "unpack"].iter().any(|flag| has(&old, flag) != has(&new, flag));
     let mut found: Vec<(u8, Change)> = Vec::new();
     for name in names.into_iter().filter(|name| old.get(name) != new.get(name) && !is_hidden(name)) {
         let (then, now_is) = (old.get(name).map_or(&[][..], Vec::as_slice), new.get(name).map_or(&[][..], Vec::as_slice));
@@ -174,9 +176,13 @@ fn part(name: &str, before: &[&Value], after: &[&Value], lists: ReadList<'_>) ->
         "command" => vec![command(then, is)],
         "env" => env(then.as_deref(), is.as_deref()),
         "arg" => vec![change(name, format!("build arg {rest}{}", turned(then.as_deref(), is.as_deref())), then, is)],
-        // Of `secret arg NAME` and `secret env NAME` the values are hashes.
+        // Of `secret PART` the value is a hash.
         "secret" => {
-            let what = rest.strip_prefix("arg ").map_or_else(|| rest.to_owned(), |name| format!("build arg {name}"));
+            let what = match rest.split_once(' ') {
+                Some(("arg", name)) => format!("build arg {name}"),
+                None if FLAGS.contains(&rest) => format!("--{rest}"),
+                _ => rest.to_owned(),
+            };
             vec![change(rest, format!("{what}: changed (value hidden)"), None, None)]
         }
         "heredoc" => {
@@ -188,7 +194,7 @@ fn part(name: &str, before: &[&Value], after: &[&Value], lists: ReadList<'_>) ->
             vec![change(name, format!("heredoc {rest}{text}"), then, is)]
         }
         "mount" => mount(name, rest, then.as_deref(), is.as_deref()),
-        "chown" | "chmod" | "link" | "parents" => flag(name, then, is),
+        _ if FLAGS.contains(&name) => flag(name, then, is),
         "user" => {
             let root = |user: Option<String>| user.map(|user| if user.is_empty() { "root".to_owned() } else { user });
             let (then, is) = (root(then), root(is));

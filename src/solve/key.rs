@@ -4,20 +4,23 @@
 //! | op | parts |
 //! |---|---|
 //! | all | format version and op kind (in the hash's frame), `parent` |
-//! | RUN | `platform`, `command`, `env` (image ENV in order), one `arg NAME` per ARG in scope, `secret arg NAME` and `secret env NAME` with a hash where a name looks secret, `user`, `workdir`, `network`, `security`, one `device NAME` per wish, `hostname`, `add-host`, `ulimit`, `shm-size`, per mount `mount TARGET` and `files at TARGET`, `heredoc NAME` |
-//! | COPY, ADD | `destination`, `chown`, `chmod`, `unpack`, `heredoc NAME` or `secret heredoc NAME`, `files` (the selection's list: never an mtime) |
+//! | RUN | `platform`, `command`, `env` (image ENV in order), one `arg NAME` per ARG in scope, `secret env NAME` per variable of ENV that is secret, `user`, `workdir`, `network`, `security`, one `device NAME` per wish, `hostname`, `add-host`, `ulimit`, `shm-size`, per mount `mount TARGET` and `files at TARGET`, `heredoc NAME` |
+//! | COPY, ADD | `destination`, `chown`, `chmod`, `unpack`, `heredoc NAME`, `files` (the selection's list: never an mtime) |
 //! | WORKDIR | `path`, `user` |
+//!
+//! A part with a secret in it is called `secret PART` and has a hash for its value, under the store's own key. Of a mount the target may be secret, too: it is
+//! `secret mount N` and `files at mount N`.
 //!
 //! The second look of COPY and ADD replaces `parent` by `below`: what the parent holds where the step writes.
 //! ADD that unpacks archives keeps `parent`: what it writes is known only after reading the archive.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use shale_cache::{ChainId, KeyParts, ListId};
+use shale_cache::{ChainId, HidingKey, KeyParts, KeyValue, ListId};
 
 use crate::plan::graph::{
-    CopyOp, CopySource, FileOwner, InlineFile, MountSharing, NetworkMode, Op, Remote, RunMount, RunOp, Vertex, WorkdirOp,
+    CopyOp, CopySource, FileOwner, InlineFile, MountSharing, NetworkMode, Op, Remote, RunMount, RunOp, Vertex, WorkdirOp, secret_mount,
 };
 
 /// What a step reads that its text does not say: digests of long parts, put in the store by the caller.
@@ -27,8 +30,6 @@ pub struct Inputs {
     pub files: Option<ListId>,
     /// RUN: what each mount reads.
     pub mounts: Vec<Option<MountInput>>,
-    /// What stands for what looks secret. RUN: values of variables, by name. COPY and ADD: files of the Dockerfile, by content.
-    pub hidden: BTreeMap<String, String>,
 }
 
 /// What a mount of a RUN reads.
@@ -49,12 +50,12 @@ impl fmt::Display for MountInput {
     }
 }
 
-/// The parts of the first look: text and ids only.
+/// The parts of the first look: text and ids only. `hiding` is there where [`Vertex::has_secrets`].
 ///
 /// # Panics
 /// For vertices that are no steps (`Scratch`, `Image`): they have no key.
-pub fn first_look(vertex: &Vertex, parent: &ChainId, inputs: &Inputs) -> KeyParts {
-    match &vertex.op {
+pub fn first_look(vertex: &Vertex, parent: &ChainId, inputs: &Inputs, hiding: Option<&HidingKey>) -> KeyParts {
+    let parts = match &vertex.op {
         Op::Run(run) => run_parts(vertex, run, parent, inputs),
         Op::Copy(copy) => {
             let mut parts = KeyParts::new("copy");
@@ -64,15 +65,41 @@ pub fn first_look(vertex: &Vertex, parent: &ChainId, inputs: &Inputs) -> KeyPart
         }
         Op::Workdir(workdir) => workdir_parts(workdir, parent),
         Op::Scratch | Op::Image(_) => unreachable!("only steps have keys"),
-    }
+    };
+    hide(parts, vertex, hiding)
 }
 
 /// The parent-independent parts of COPY: `below` is the canonical list of what the parent holds at every path that the step writes.
-pub fn second_look(copy: &CopyOp, inputs: &Inputs, below: ListId) -> KeyParts {
+pub fn second_look(vertex: &Vertex, copy: &CopyOp, inputs: &Inputs, below: ListId, hiding: Option<&HidingKey>) -> KeyParts {
     let mut parts = KeyParts::new("copy onto");
     parts.push_list("below", below);
     copy_parts(&mut parts, copy, inputs);
-    parts
+    hide(parts, vertex, hiding)
+}
+
+/// The parts with hashes for those that have a secret in them. Whatever makes parts says them in clear, and nobody else sees those.
+fn hide(parts: KeyParts, vertex: &Vertex, hiding: Option<&HidingKey>) -> KeyParts {
+    if !vertex.has_secrets() {
+        return parts;
+    }
+    let hiding = hiding.expect("a vertex with secrets comes with a key");
+    let mut hidden = KeyParts::new(parts.kind());
+    for (name, value) in parts.parts() {
+        match value {
+            KeyValue::Text(text) if is_secret(vertex, name) => hidden.push_text(format!("secret {name}"), hiding.hide(text)),
+            KeyValue::Text(text) => hidden.push_text(name, text),
+            KeyValue::List(list) => hidden.push_list(name, *list),
+        };
+    }
+    hidden
+}
+
+/// Variables are secret by their names, other parts by theirs.
+fn is_secret(vertex: &Vertex, part: &str) -> bool {
+    let names = if let Op::Run(run) = &vertex.op { Some(&run.secret_names) } else { None };
+    let variable = part.strip_prefix("arg ").or_else(|| part.strip_prefix("env "));
+    let is_in = |names: &BTreeSet<String>| variable.is_some_and(|variable| names.contains(variable));
+    vertex.secret_parts.contains(part) || names.is_some_and(is_in)
 }
 
 fn run_parts(vertex: &Vertex, run: &RunOp, parent: &ChainId, inputs: &Inputs) -> KeyParts {
@@ -80,7 +107,7 @@ fn run_parts(vertex: &Vertex, run: &RunOp, parent: &ChainId, inputs: &Inputs) ->
     parts.push_text("parent", parent.to_string());
     parts.push_text("platform", vertex.platform.to_string());
     parts.push_text("command", lines(&run.argv));
-    env_parts(&mut parts, run, &inputs.hidden);
+    env_parts(&mut parts, run);
     parts.push_text("user", run.user.clone());
     parts.push_text("workdir", run.workdir.clone());
     let network = match run.network {
@@ -107,38 +134,38 @@ fn run_parts(vertex: &Vertex, run: &RunOp, parent: &ChainId, inputs: &Inputs) ->
         parts.push_text("shm-size", bytes.to_string());
     }
     let inputs = inputs.mounts.iter().map(Option::as_ref).chain(std::iter::repeat(None));
-    for (mount, input) in run.mounts.iter().zip(inputs) {
-        mount_parts(&mut parts, mount, input);
+    for (at, (mount, input)) in run.mounts.iter().zip(inputs).enumerate() {
+        let hidden = Some(secret_mount(at)).filter(|name| vertex.secret_parts.contains(name));
+        mount_parts(&mut parts, mount, input, hidden);
     }
-    inline_parts(&mut parts, &run.heredoc_files, &BTreeMap::new());
+    inline_parts(&mut parts, &run.heredoc_files);
     parts
 }
 
-/// Variables. A value that looks secret is not in the parts: of ENV its name keeps its place in the list.
-fn env_parts(parts: &mut KeyParts, run: &RunOp, hidden: &BTreeMap<String, String>) {
-    let name_of = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
-    let shown = |entry: &String| {
-        let name = name_of(entry);
-        if hidden.contains_key(&name) { name } else { entry.clone() }
+/// Variables. One of ENV that is secret is a part by itself, and its name keeps its place in the list.
+fn env_parts(parts: &mut KeyParts, run: &RunOp) {
+    let secret = |entry: &str| {
+        entry.split_once('=').filter(|(name, _)| run.secret_names.contains(*name)).map(|(name, value)| (name.to_owned(), value.to_owned()))
     };
+    let shown = |entry: &String| secret(entry).map_or_else(|| entry.clone(), |(name, _)| name);
     parts.push_text("env", lines(&run.env.iter().map(shown).collect::<Vec<_>>()));
-    for name in run.env.iter().map(|entry| name_of(entry)) {
-        if let Some(hash) = hidden.get(&name) {
-            parts.push_text(format!("secret env {name}"), hash.clone());
-        }
+    for (name, value) in run.env.iter().filter_map(|entry| secret(entry)) {
+        parts.push_text(format!("env {name}"), value);
     }
     for (name, value) in &run.args {
-        match hidden.get(name) {
-            Some(hash) => parts.push_text(format!("secret arg {name}"), hash.clone()),
-            None => parts.push_text(format!("arg {name}"), value.clone()),
-        };
+        parts.push_text(format!("arg {name}"), value.clone());
     }
 }
 
-/// What a mount is, and what it begins with. Of secrets and agents their names only.
-fn mount_parts(parts: &mut KeyParts, mount: &RunMount, input: Option<&MountInput>) {
+/// What a mount is, and what it begins with. Of secrets and agents their names only. `hidden` is its name where its target must not be told.
+fn mount_parts(parts: &mut KeyParts, mount: &RunMount, input: Option<&MountInput>, hidden: Option<String>) {
     let target = mount.target().unwrap_or_default();
     let mut text: BTreeMap<&str, String> = BTreeMap::new();
+    if hidden.is_some() {
+        text.insert("target", target.to_owned());
+    }
+    let name = hidden.clone().unwrap_or_else(|| format!("mount {target}"));
+    let place = hidden.unwrap_or_else(|| target.to_owned());
     let owned = |text: &mut BTreeMap<&str, String>, owner: &FileOwner| {
         text.insert("mode", format!("{:o}", owner.mode));
         text.insert("owner", format!("{}:{}", owner.uid, owner.gid));
@@ -173,13 +200,13 @@ fn mount_parts(parts: &mut KeyParts, mount: &RunMount, input: Option<&MountInput
             owned(&mut text, owner);
         }
     }
-    parts.push_text(format!("mount {target}"), serde_json::to_string(&text).expect("strings serialise"));
+    parts.push_text(name, serde_json::to_string(&text).expect("strings serialise"));
     match input {
         Some(MountInput::Whole(chain)) => {
-            parts.push_text(format!("files at {target}"), chain.to_string());
+            parts.push_text(format!("files at {place}"), chain.to_string());
         }
         Some(MountInput::Files(list)) => {
-            parts.push_list(format!("files at {target}"), *list);
+            parts.push_list(format!("files at {place}"), *list);
         }
         None => {}
     }
@@ -204,18 +231,15 @@ fn copy_parts(parts: &mut KeyParts, copy: &CopyOp, inputs: &Inputs) {
     if copy.unpacks_fetched() {
         parts.push_text("unpack-fetched", "archives");
     }
-    inline_parts(parts, &copy.inline, &inputs.hidden);
+    inline_parts(parts, &copy.inline);
     if let Some(files) = inputs.files {
         parts.push_list("files", files);
     }
 }
 
-fn inline_parts(parts: &mut KeyParts, files: &[InlineFile], hidden: &BTreeMap<String, String>) {
+fn inline_parts(parts: &mut KeyParts, files: &[InlineFile]) {
     for file in files {
-        match hidden.get(&file.content) {
-            Some(hash) => parts.push_text(format!("secret heredoc {}", file.name), hash.clone()),
-            None => parts.push_text(format!("heredoc {}", file.name), file.content.clone()),
-        };
+        parts.push_text(format!("heredoc {}", file.name), file.content.clone());
     }
 }
 
@@ -232,8 +256,10 @@ fn lines(words: &[String]) -> String {
     serde_json::to_string(words).expect("strings serialise")
 }
 
-/// What an instruction says, whatever it reads and wherever it stands: the words by which a step is found again. A hash.
+/// What an instruction says, whatever it reads and wherever it stands: the words by which a step is found again. A hash, without secrets: it is not made under a
+/// key, so who knows the rest could try values.
 pub fn words(vertex: &Vertex) -> String {
+    let told = |part: &str, text: &str| if vertex.secret_parts.contains(part) { String::new() } else { text.to_owned() };
     let mut words = KeyParts::new("words");
     words.push_text("platform", vertex.platform.to_string());
     match &vertex.op {
@@ -243,7 +269,10 @@ pub fn words(vertex: &Vertex) -> String {
                 CopySource::Context(name) => name.as_deref().unwrap_or_default(),
                 CopySource::Vertex(_) => "from",
             };
-            words.push_text(copy.instruction, lines(&copy.sources)).push_text("source", from).push_text("destination", &copy.destination);
+            words
+                .push_text(copy.instruction, lines(&copy.sources))
+                .push_text("source", from)
+                .push_text("destination", told("destination", &copy.destination));
             for remote in &copy.remotes {
                 match &remote.what {
                     Remote::File(url) => words.push_text("url", &url.url),
@@ -254,7 +283,7 @@ pub fn words(vertex: &Vertex) -> String {
                 words.push_text("inline", &file.name);
             }
         }
-        Op::Workdir(workdir) => drop(words.push_text("workdir", &workdir.path)),
+        Op::Workdir(workdir) => drop(words.push_text("workdir", told("path", &workdir.path))),
         Op::Scratch | Op::Image(_) => {}
     }
     words.key().to_hex()[..32].to_owned()

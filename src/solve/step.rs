@@ -1,6 +1,5 @@
 //! One step: look, look again, run, commit.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -67,9 +66,9 @@ fn look_then_run<E: Executor>(
     started: Instant,
     account: &mut BuildStep,
 ) -> Result<Outcome, E::Error> {
-    let (mut inputs, selection) = early.unwrap_or_else(|| solver.executor.select(step))?;
-    inputs.hidden = hidden(solver, step.vertex)?;
-    let first = key::first_look(step.vertex, &step.parent.chain, &inputs);
+    let (inputs, selection) = early.unwrap_or_else(|| solver.executor.select(step))?;
+    let hiding = if step.vertex.has_secrets() { Some(solver.store.hiding_key()?) } else { None };
+    let first = key::first_look(step.vertex, &step.parent.chain, &inputs, hiding.as_ref());
     let site = site(solver, step.vertex);
     (account.key, account.words) = (Some(first.key()), site.words.clone());
     let mut hit = |record: &StepRecord, status, reason: &str| {
@@ -89,7 +88,7 @@ fn look_then_run<E: Executor>(
     };
     let below = if step.vertex.no_cache.is_some() { None } else { solver.executor.below(step, &selection)? };
     let second = match (&step.vertex.op, below) {
-        (Op::Copy(copy), Some(below)) => Some(key::second_look(copy, &inputs, below)),
+        (Op::Copy(copy), Some(below)) => Some(key::second_look(step.vertex, copy, &inputs, below, hiding.as_ref())),
         _ => None,
     };
     if let Some(second) = &second
@@ -130,25 +129,11 @@ fn look_then_run<E: Executor>(
         hit: Some(false),
         changed_by: step.changed_by.clone().or_else(own),
     };
-    let written = made.inputs.map(|written| Inputs { hidden: inputs.hidden, ..written });
-    let records = records(step, record, second, written.as_ref());
+    let written = made.inputs.as_ref().map(|written| key::first_look(step.vertex, &step.parent.chain, written, hiding.as_ref()));
+    let records = records(record, second, written);
     account.key = Some(records[0].key);
     filing.take(Paper::Records { of: (step.id, step.task), records, lock });
     Ok(outcome)
-}
-
-/// What stands for what looks secret: see [`Inputs::hidden`](super::key::Inputs::hidden).
-fn hidden<E: Executor>(solver: &Solver<'_, E>, vertex: &Vertex) -> Result<BTreeMap<String, String>, E::Error> {
-    let secrets: Vec<(&str, &str)> = match &vertex.op {
-        Op::Run(run) => run.secrets().collect(),
-        Op::Copy(copy) => copy.inline.iter().filter(|file| file.is_secret).map(|file| (&*file.content, &*file.content)).collect(),
-        _ => Vec::new(),
-    };
-    if secrets.is_empty() {
-        return Ok(BTreeMap::new());
-    }
-    let key = solver.store.hiding_key()?;
-    Ok(secrets.into_iter().map(|(name, value)| (name.to_owned(), key.hide(value))).collect())
 }
 
 /// The image at the bottom of the step's stage.
@@ -299,10 +284,10 @@ fn record<E: Executor>(
 
 /// The record under the key of the bytes that were written, by which the next build finds them: where they changed after they had been
 /// hashed, that is another key. And under that of the second look.
-fn records(step: &Step<'_>, record: StepRecord, second: Option<KeyParts>, written: Option<&Inputs>) -> Vec<StepRecord> {
+fn records(record: StepRecord, second: Option<KeyParts>, written: Option<KeyParts>) -> Vec<StepRecord> {
     let under = |parts: KeyParts| StepRecord { key: parts.key(), parts, ..record.clone() };
     if let Some(written) = written {
-        return vec![under(key::first_look(step.vertex, &step.parent.chain, written))];
+        return vec![under(written)];
     }
     [record.clone()].into_iter().chain(second.map(under)).collect()
 }

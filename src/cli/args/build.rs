@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{ArgAction, Args};
 
 use super::super::flags::{OtherFlags, parse_bool};
@@ -109,6 +110,7 @@ pub struct BuildArgs {
     #[command(flatten)]
     pub other: OtherFlags,
     /// The build context: a directory, or `-` for a tar archive or Dockerfile on standard input.
-    #[arg(value_name = "PATH | -")]
+    // An empty one is no missing value, as clap would have it.
+    #[arg(value_name = "PATH | -", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub context: PathBuf,
 }

@@ -63,7 +63,9 @@ pub(super) fn refusal(error: &clap::Error, argv: &[OsString], program: Program) 
                 Some(letter) if !letter.starts_with('-') => format!("unknown shorthand flag: '{letter}' in {arg}"),
                 _ => format!("unknown flag: {arg}"),
             };
-            let guess = guess(context(ContextKind::SuggestedArg));
+            // What would be refused in its turn is no help.
+            let takes = |flag: &String| !(path.ends_with("build") && flags::is_refused(flag));
+            let guess = guess(context(ContextKind::SuggestedArg).filter(takes));
             Refusal::Flag(format!("{what}{guess}{tail}"))
         }
         ErrorKind::UnknownArgument if program == Program::Docker => Refusal::Usage(format!("{prefix}'{path}' {}{tail}", taken(&command))),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use shale_cache::{BuildRecord, BuildResult};
 
 use crate::oci::reference::Reference;
+use crate::plan::secret::without_user_info;
 
 /// What `buildx.build.ref` of the metadata file puts before an id.
 const FULL_REF: &str = "default/default/";
@@ -25,7 +26,7 @@ pub(super) enum Choice<'a> {
 }
 
 /// Finds a build among records, the newest of which is the first. The name is `^N` for the Nth before the newest, an image's name,
-/// an id or its beginning, be it of a build or of the image that it made, or a directory, which is taken as the context. No name stands for the last build that has ended: of the
+/// an id or its beginning, be it of a build or of the image that it made, or a directory or URL, which is taken as the context. No name stands for the last build that has ended: of the
 /// working directory if one is on record, else of all.
 pub(super) fn choose<'a>(
     records: &'a [BuildRecord],
@@ -51,7 +52,10 @@ pub(super) fn choose<'a>(
     match fitting[..] {
         [record] => Choice::One(record),
         [] => match of_image(records, name) {
-            Choice::None => one(directory(name).and_then(|dir| records.iter().find(|record| is_of(record, &dir)))),
+            Choice::None => one(records.iter().find(|record| is_fetched_from(record, name)).or_else(|| {
+                let dir = directory(name)?;
+                records.iter().find(|record| is_of(record, &dir))
+            })),
             found => found,
         },
         _ => Choice::Several(fitting.len()),
@@ -71,6 +75,11 @@ fn of_image<'a>(records: &'a [BuildRecord], id: &str) -> Choice<'a> {
         (1, Some(newest)) => Choice::One(newest),
         (count, _) => Choice::Several(count),
     }
+}
+
+/// Whether a repository or URL is a build's context.
+fn is_fetched_from(record: &BuildRecord, name: &str) -> bool {
+    !Path::new(&record.context).is_absolute() && record.context == without_user_info(name)
 }
 
 /// Whether a directory is a build's context, or lies in it.
@@ -109,6 +118,7 @@ mod tests {
             with("00c0000000000003", "app:2", "/w/app", BuildResult::Ok),
             with("00b0000000000002", "app:1", "/w/app", BuildResult::Failed),
             with("00b1000000000001", "lib:1", "/w/lib", BuildResult::Ok),
+            with("00a0000000000000", "git:1", "https://***@h/a.git#main", BuildResult::Ok),
         ];
         for (name, dir, expected) in [
             (None, "/", Ok("00c")),
@@ -117,7 +127,7 @@ mod tests {
             (None, "/w/other", Ok("00c")),
             (Some("^0"), "/", Ok("00d")),
             (Some("^3"), "/", Ok("00b1")),
-            (Some("^4"), "/", Err(0)),
+            (Some("^5"), "/", Err(0)),
             (Some("00b0"), "/", Ok("00b0")),
             (Some("00c0000000000003"), "/", Ok("00c")),
             (Some("default/default/00c0000000000003"), "/", Ok("00c")),
@@ -125,6 +135,8 @@ mod tests {
             (Some("app:1"), "/", Ok("00b0")),
             (Some("app"), "/", Err(0)),
             (Some("lib"), "/w", Ok("00b1")),
+            (Some("https://u:pw@h/a.git#main"), "/", Ok("00a")),
+            (Some("https://h/a.git"), "/", Err(0)),
         ] {
             let directory = |name: &str| (name == "lib").then(|| Path::new(dir).join(name));
             match (choose(&records, name, Path::new(dir), &directory), expected) {

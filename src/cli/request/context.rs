@@ -53,6 +53,9 @@ pub(super) fn context_source(path: &Path, environment: &Environment) -> Result<C
     if path == Path::new("-") {
         return Ok(ContextSource::Stdin);
     }
+    if path.as_os_str().is_empty() {
+        return Err(RequestError::NoContext);
+    }
     let dir = environment.resolve(path);
     // As in docker: what is a directory here is one, whatever it looks like.
     let text = path.to_string_lossy();

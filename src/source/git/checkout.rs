@@ -17,6 +17,10 @@ use crate::tree::walk::{self, WalkError, Walked, open_dir};
 /// The name under which a commit waits in a repository that was fetched whole.
 const WANTED: &str = "refs/shale/wanted";
 
+/// What makes a repository the same on every machine. Read anew, the index knows neither times nor inodes of the files, and git compares
+/// their contents once more. One thread packs, as the servers' packs depend on their threads and on what they had packed before.
+const LEVEL_GIT_DIR: [&[&str]; 2] = [&["read-tree", "HEAD"], &["-c", "pack.threads=1", "repack", "-a", "-d", "-F", "-q", "-n"]];
+
 /// What is to be fetched into a fresh directory: its result lies in `out` there.
 pub(super) struct Job<'a> {
     pub(super) git: &'a Git<'a>,
@@ -42,7 +46,7 @@ impl Job<'_> {
             self.submodules(&tree)?;
         }
         let out = self.tmp.join("out");
-        let taken = if self.keeps_git_dir { self.clean_git_dir(&tree.join(".git")).map(|()| tree)? } else { self.subdir(&tree)? };
+        let taken = if self.keeps_git_dir { self.kept(tree)? } else { self.subdir(&tree)? };
         fs::rename(&taken, &out).map_err(GitError::io("take", &taken))?;
         Ok(committed_secs)
     }
@@ -120,6 +124,19 @@ impl Job<'_> {
             Err(said) if is_about_history(&said) => self.git.run(tree, &deed, &update).map(drop),
             Err(said) => Err(GitError::Command { deed, said }),
         }
+    }
+
+    /// The files with their repository, which has the same bytes wherever and whenever it was fetched.
+    fn kept(&self, tree: PathBuf) -> Result<PathBuf, GitError> {
+        let deed = format!("failed to checkout remote {}", self.wanted.shown());
+        let run = |arguments: &[&str]| self.git.run(&tree, &deed, arguments).map(drop);
+        LEVEL_GIT_DIR.iter().try_for_each(|arguments| run(arguments))?;
+        if !self.wanted.skip_submodules && tree.join(".gitmodules").exists() {
+            let each = LEVEL_GIT_DIR.map(|arguments| format!("git {}", arguments.join(" "))).join(" && ");
+            run(&["submodule", "--quiet", "foreach", "--recursive", "--quiet", &each])?;
+        }
+        self.clean_git_dir(&tree.join(".git"))?;
+        Ok(tree)
     }
 
     /// What is left of the way it came: the remote's password, the log, what was fetched last.

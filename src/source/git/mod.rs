@@ -127,7 +127,8 @@ impl Work<'_> {
 
     /// Everything that the files depend on besides the remote.
     fn name(&self, resolved: &Resolved) -> String {
-        let kept = self.keeps_git_dir().then(|| (resolved.name.as_deref().unwrap_or_default(), self.git.shown()));
+        // The number stands for the form that a kept repository is given.
+        let kept = self.keeps_git_dir().then(|| (2, resolved.name.as_deref().unwrap_or_default(), self.git.shown()));
         let how = format!("{kept:?} {:?} {} {:?}", self.git.subdir, self.git.skip_submodules, self.git.mtime);
         format!("{}-{}", resolved.hash, &blake3::hash(how.as_bytes()).to_hex()[..16])
     }
