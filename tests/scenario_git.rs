@@ -206,6 +206,8 @@ fn a_kept_repository_is_the_same_wherever_it_was_fetched() {
     let names: Vec<&String> = first.keys().chain(second.keys()).filter(|name| first.get(*name) != second.get(*name)).collect();
     assert_eq!(names, [""; 0]);
     assert!(first.contains_key(".git/index") && first.contains_key(".git/modules/inner/index"));
+    let of_this_machine = |name: &&String| name.contains("/hooks") || name.ends_with("description");
+    assert_eq!(first.keys().find(of_this_machine), None);
 }
 
 #[test]

@@ -176,10 +176,13 @@ const LOOKS: usize = 8;
 /// Matches and hashes the sources, and fetches those that are URLs. Of what changes under the build a copy is taken.
 pub(super) fn select(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp) -> Result<Selection, StepError> {
     for _ in 1..LOOKS {
-        match select_once(executor, step, op) {
-            Err(error) if !is_changed(&error) => return Err(error),
-            selection if !hold_changed(executor, &op.source)? => return selection,
-            _ => {}
+        let selection = select_once(executor, step, op);
+        match &selection {
+            Err(error) if !is_changed(error) => return selection,
+            // Another step may have taken the copy, so this one looks again in any case.
+            Err(_) => drop(hold_changed(executor, &op.source)?),
+            Ok(_) if !hold_changed(executor, &op.source)? => return selection,
+            Ok(_) => {}
         }
     }
     select_once(executor, step, op)
@@ -188,11 +191,13 @@ pub(super) fn select(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp)
 /// Takes copies of the files of a context that changed under the build, and says whether there were any.
 fn hold_changed(executor: &BuildExecutor<'_>, source: &CopySource) -> Result<bool, StepError> {
     let CopySource::Context(name) = source else { return Ok(false) };
+    // One at a time, and all of it: who finds nothing to hold must find the copies.
+    let mut held = executor.held.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(context) = executor.contexts.get(name.as_deref()).filter(|context| context.has_changed()) else { return Ok(false) };
     executor.store.require_writable("copy files to tmp/ that change during the build")?;
     let dir = executor.store.tmp()?;
     let holds = context.hold_changed(dir.path())?;
-    executor.held.lock().unwrap_or_else(PoisonError::into_inner).push(dir);
+    held.push(dir);
     Ok(holds)
 }
 
@@ -286,7 +291,7 @@ fn land(view: &View, op: &CopyOp, files: &select::Selection, owner: Option<Owner
     Ok(landed)
 }
 
-/// Writes the layer. Files that changed since they were hashed are hashed once more; the key is then that of what was written.
+/// Writes the layer. Files that changed since they were hashed are looked at again; the key is then that of what was written.
 pub(super) fn write(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp, selection: Selection) -> Result<Made, StepError> {
     let (made, changed) = steadily(executor, step, op, selection, |selection| write_once(executor, step, op, selection))?;
     let inputs = changed.map(|files| Inputs { files: Some(files), ..Inputs::default() });

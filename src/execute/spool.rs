@@ -98,11 +98,22 @@ impl Spool {
         Ok(())
     }
 
+    /// The members of the archive that the key names: one that was replaced since is told by its digest, whatever is wrong with it.
     fn unpack(&mut self, number: usize, file: File, matched: &Match) -> Result<Match, StepError> {
+        let mut archive = Hashing { file, hasher: blake3::Hasher::new() };
+        let members = self.unpack_from(number, &mut archive, matched);
+        io::copy(&mut archive, &mut io::sink()).map_err(StepError::io("read", crate::layer::shown(&matched.name)))?;
+        if matched.items[0].digest.is_some_and(|digest| digest != *archive.hasher.finalize().as_bytes()) {
+            return Err(LayerError::Changed { path: crate::layer::shown(&matched.name) }.into());
+        }
+        members
+    }
+
+    fn unpack_from(&mut self, number: usize, archive: &mut Hashing, matched: &Match) -> Result<Match, StepError> {
         let (spool, mut out) = self.create()?;
         let failed = |source| StepError::Archive { path: crate::layer::shown(&matched.name), source };
         let stream = |source| failed(LayerError::Stream { source });
-        let mut members = Members::new(Decoder::new(file).map_err(stream)?);
+        let mut members = Members::new(Decoder::new(archive).map_err(stream)?);
         let mut items: Vec<Selected> = Vec::new();
         let mut names: HashMap<Vec<u8>, usize> = HashMap::new();
         let mut offset = 0;
@@ -199,6 +210,20 @@ pub(super) fn archives(
         }
     }
     Ok(found)
+}
+
+/// A file that is hashed while it is read.
+struct Hashing {
+    file: File,
+    hasher: blake3::Hasher,
+}
+
+impl Read for Hashing {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        self.hasher.update(&buffer[..read]);
+        Ok(read)
+    }
 }
 
 /// Whether a file is a tar, whatever it is compressed with: its content tells, as in BuildKit.

@@ -17,6 +17,8 @@ use super::{LayerError, shown};
 use crate::tree::entry::{Entry, Kind, Mtime, cmp_paths, file_name, join, parent};
 use crate::tree::index::{INLINE_LIMIT_BYTES, INLINE_PATHS, Index, IndexBuilder};
 
+/// The fields of mode, owner, group, size and time. What is blank is 0, as in Go's reader.
+const NUMBERS: [std::ops::Range<usize>; 5] = [100..108, 108..116, 116..124, 124..136, 136..148];
 const BLOCK_BYTES: u64 = 512;
 /// Extended headers larger than this are no honest layer's.
 const EXTENDED_LIMIT_BYTES: u64 = 16 << 20;
@@ -127,7 +129,16 @@ impl<R: Read> Members<R> {
         header.as_mut_bytes().copy_from_slice(&block);
         let sum = header.cksum().map_err(|_| self.invalid("a header without a checksum"))?;
         let actual: u32 = block.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { u32::from(*b) }).sum();
-        if sum == actual { Ok(Some(header)) } else { Err(self.invalid("a header with a wrong checksum")) }
+        if sum != actual {
+            return Err(self.invalid("a header with a wrong checksum"));
+        }
+        for field in NUMBERS {
+            let field = &mut header.as_mut_bytes()[field];
+            if field.iter().all(|byte| matches!(byte, 0 | b' ')) {
+                field[0] = b'0';
+            }
+        }
+        Ok(Some(header))
     }
 
     fn member(&mut self, header: &Header, kind: EntryType, size: u64, extended: Extended) -> Result<Member, LayerError> {

@@ -180,6 +180,7 @@ fn part(name: &str, before: &[&Value], after: &[&Value], lists: ReadList<'_>) ->
         "secret" => {
             let what = match rest.split_once(' ') {
                 Some(("arg", name)) => format!("build arg {name}"),
+                Some(("mount", _)) => "a mount with a secret in it".to_owned(),
                 None if FLAGS.contains(&rest) => format!("--{rest}"),
                 _ => rest.to_owned(),
             };
@@ -308,7 +309,12 @@ fn mount(part: &str, target: &str, before: Option<&str>, after: Option<&str>) ->
 
 /// `files`, or `files mounted at /src`.
 fn shown_files(name: &str) -> String {
-    name.strip_prefix("files at ").map_or_else(|| "files".to_owned(), |target| format!("files mounted at {target}"))
+    match name.strip_prefix("files at ") {
+        None => "files".to_owned(),
+        Some(target) if target.starts_with('/') => format!("files mounted at {target}"),
+        // Where it is mounted is hidden.
+        Some(_) => "files of a mount with a secret in it".to_owned(),
+    }
 }
 
 /// The files of a COPY that itself selects them otherwise now: under `--chown` their owners are not looked at. What differs by that alone is
@@ -329,7 +335,11 @@ fn found_files(before: &[&Value], after: &[&Value], lists: ReadList<'_>) -> Opti
 }
 
 fn files_change(name: &str, found: Vec<FileChange>) -> Change {
-    let place = name.strip_prefix("files at ").map_or_else(String::new, |target| format!(" (mounted at {target})"));
+    let place = match name.strip_prefix("files at ") {
+        None => String::new(),
+        Some(target) if target.starts_with('/') => format!(" (mounted at {target})"),
+        Some(_) => " (mounted where a secret stands)".to_owned(),
+    };
     let text = if found.is_empty() { "files changed".to_owned() } else { files::summary(&found) };
     Change { files: found, ..change(name, text + &place, None, None) }
 }

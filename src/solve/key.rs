@@ -256,8 +256,8 @@ fn lines(words: &[String]) -> String {
     serde_json::to_string(words).expect("strings serialise")
 }
 
-/// What an instruction says, whatever it reads and wherever it stands: the words by which a step is found again. A hash, without secrets: it is not made under a
-/// key, so who knows the rest could try values.
+/// What an instruction says, whatever it reads and wherever it stands: the words by which a step is found again. A hash, without
+/// secrets: it is not made under a key, so who knows the rest could try values.
 pub fn words(vertex: &Vertex) -> String {
     let told = |part: &str, text: &str| if vertex.secret_parts.contains(part) { String::new() } else { text.to_owned() };
     let mut words = KeyParts::new("words");

@@ -275,7 +275,8 @@ impl BuildContext {
         matches!(&self.place, Place::Directory(directory) if directory.has_changed())
     }
 
-    /// Copies them into an empty directory that must outlive the context, and says whether there were any. Every look sees the copies then.
+    /// Copies them into an empty directory, which must stay as long as files are read, and says whether there were any. Every look sees
+    /// the copies then. For one caller at a time.
     pub fn hold_changed(&self, dir: &Path) -> Result<bool, ContextError> {
         match &self.place {
             Place::Directory(directory) => directory.hold_changed(dir),

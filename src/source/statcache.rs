@@ -11,7 +11,7 @@
 mod format;
 mod horizon;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::RwLock;
@@ -104,8 +104,8 @@ pub struct StatCache {
     old: Table,
     verdicts: Vec<AtomicU8>,
     fresh: RwLock<HashMap<Vec<u8>, Fresh>>,
-    /// What changed since this build looked at it.
-    changed: RwLock<BTreeSet<Vec<u8>>>,
+    /// What changed since this build looked at it, with the digest of then.
+    changed: RwLock<BTreeMap<Vec<u8>, Option<ContentDigest>>>,
     note: Option<LoadNote>,
 }
 
@@ -147,14 +147,14 @@ impl StatCache {
                 return Some(fresh.known);
             }
             self.fresh.write().expect("no thread panics while it holds the lock").remove(path);
-            self.note_changed(path);
+            self.note_changed(path, Some(fresh.known.digest));
             return None;
         }
         let i = self.old.find(path)?;
         let record = self.old.record(i);
         if record.seen != *now {
             if self.verdicts[i].swap(STALE, Ordering::Relaxed) == VERIFIED {
-                self.note_changed(path);
+                self.note_changed(path, Some(record.digest));
             }
             return None;
         }
@@ -171,9 +171,9 @@ impl StatCache {
         (self.verdicts[i].load(Ordering::Relaxed) == VERIFIED).then(|| self.old.record(i).digest)
     }
 
-    /// Notes a file that changed since this build looked at it.
-    pub fn note_changed(&self, path: &[u8]) {
-        self.changed.write().expect("no thread panics while it holds the lock").insert(path.to_vec());
+    /// Notes a file that changed since this build looked at it, with its digest of then. Hashed to the same once more, only its times did.
+    pub fn note_changed(&self, path: &[u8], before: Option<ContentDigest>) {
+        self.changed.write().expect("no thread panics while it holds the lock").entry(path.to_vec()).or_insert(before);
     }
 
     /// Whether there are such files.
@@ -182,12 +182,16 @@ impl StatCache {
     }
 
     /// Takes the list of them, which is empty then.
-    pub fn take_changed(&self) -> BTreeSet<Vec<u8>> {
-        std::mem::take(&mut self.changed.write().expect("no thread panics while it holds the lock"))
+    pub fn take_changed(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut *self.changed.write().expect("no thread panics while it holds the lock")).into_keys().collect()
     }
 
     /// Remembers a file that was just hashed.
     pub fn insert(&self, path: &[u8], seen: Fingerprint, known: Known) {
+        let is_same = self.changed.read().expect("no thread panics while it holds the lock").get(path) == Some(&Some(known.digest));
+        if is_same {
+            self.changed.write().expect("no thread panics while it holds the lock").remove(path);
+        }
         self.fresh.write().expect("no thread panics while it holds the lock").insert(path.to_vec(), Fresh { seen, known });
     }
 

@@ -105,10 +105,11 @@ impl Directory {
         self.cache.has_changed()
     }
 
-    /// Copies them into an empty directory, and says whether there were any.
+    /// Copies them into an empty directory, and says whether there were any. For one caller at a time.
     pub(super) fn hold_changed(&self, dir: &Path) -> Result<bool, ContextError> {
         let mut holds = false;
-        for (number, path) in self.cache.take_changed().into_iter().enumerate() {
+        let changed = self.cache.take_changed().into_iter().filter(|path| self.held.get(path).is_none());
+        for (number, path) in changed.enumerate() {
             // What has gone is told by the next look.
             let Ok(file) = open_regular(self.root.as_fd(), &path) else { continue };
             let stat = stat_fd(&file).map_err(ContextError::io("stat", &path))?;
@@ -158,8 +159,7 @@ impl Directory {
     }
 
     pub(super) fn digests(&self, paths: &[&[u8]]) -> Result<Vec<ContentDigest>, ContextError> {
-        let known = |path: &[u8]| self.held.get(path).map(|held| held.digest).or_else(|| self.cache.digest(path));
-        let mut digests: Vec<_> = paths.iter().map(|path| known(path)).collect();
+        let mut digests: Vec<_> = paths.iter().map(|path| self.known(path)).collect();
         if digests.iter().any(Option::is_none) {
             let _one_batch = lock(&self.hashing);
             let missing: Vec<_> = (0..paths.len()).filter(|i| digests[*i].is_none()).collect();
@@ -168,6 +168,10 @@ impl Directory {
             }
         }
         Ok(digests.into_iter().map(|digest| digest.expect("each was known or has been hashed")).collect())
+    }
+
+    fn known(&self, path: &[u8]) -> Option<ContentDigest> {
+        self.held.get(path).map(|held| held.digest).or_else(|| self.cache.digest(path))
     }
 
     /// Hashes the files with the given numbers on several threads; the first error stops all.
@@ -180,7 +184,7 @@ impl Directory {
                 let Some(number) = numbers.get(i) else { break };
                 let path = paths[*number];
                 // The batch before this one may have hashed it.
-                let digest = self.cache.digest(path).map_or_else(|| self.hash(path, &mut buffer), Ok);
+                let digest = self.known(path).map_or_else(|| self.hash(path, &mut buffer), Ok);
                 done.push((i, digest.inspect_err(|_| failed.store(true, Ordering::Relaxed))?));
             }
             Ok(done)
@@ -209,7 +213,11 @@ impl Directory {
             return Ok(*blake3::hash(b"").as_bytes());
         }
         for _ in 0..2 {
-            let mut file = open_regular(self.root.as_fd(), path)?;
+            // It was there when its directory was listed.
+            let mut file = match open_regular(self.root.as_fd(), path) {
+                Err(ContextError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => break,
+                opened => opened?,
+            };
             let look = |file: &File| stat_fd(file).map(|stat| Fingerprint::from(&stat)).map_err(ContextError::io("stat", path));
             let before = look(&file)?;
             let (digest, size) = hash_stream(&mut file, buffer).map_err(ContextError::io("read", path))?;
@@ -221,7 +229,7 @@ impl Directory {
                 return Ok(digest);
             }
         }
-        self.cache.note_changed(path);
+        self.cache.note_changed(path, None);
         Err(ContextError::Changed { path: path.to_vec() })
     }
 

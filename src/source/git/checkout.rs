@@ -70,8 +70,11 @@ impl Job<'_> {
         if let Some(name) = by_name {
             match self.fetch_shallow(tree, &format!("+{name}:{name}"))? {
                 Ok(()) if self.has_fetched(tree)? => return Ok(()),
-                // The name points elsewhere by now: the commit itself may still be had.
-                Ok(()) => {}
+                // The name points elsewhere by now: the commit itself may still be had, beside nothing of what came.
+                Ok(()) => {
+                    fs::remove_dir_all(tree).map_err(GitError::io("remove", tree))?;
+                    self.init("tree", &[])?;
+                }
                 Err(said) if is_about_history(&said) => return self.fetch_whole(tree, &format!("+{name}:{WANTED}")),
                 Err(said) => return Err(self.failed(said)),
             }

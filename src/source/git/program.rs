@@ -89,6 +89,8 @@ impl Git<'_> {
             ("GIT_TERMINAL_PROMPT", "0"),
             ("GIT_CONFIG_NOSYSTEM", "1"),
             ("GIT_CONFIG_GLOBAL", "/dev/null"),
+            // None, for repositories of submodules too.
+            ("GIT_TEMPLATE_DIR", ""),
             ("HOME", "/dev/null"),
             ("LC_ALL", "C"),
         ];
