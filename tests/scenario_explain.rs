@@ -272,7 +272,7 @@ fn parts_of_steps_with_a_secret_in_them_are_told_by_their_names_only() {
         WORKDIR /x\nRUN --mount=type=tmpfs,target=/t true\n";
     lab.context("ctx", &[("Dockerfile", file), ("f", "1\n")]);
     let build = |args: &[&str]| told(&lab, args);
-    let all = build(&["API_TOKEN=tokBBB"]) + &build(&["API_TOKEN=tokCCC"]) + &build(&["API_TOKEN=tokCCC", "PASSWORD_OWNER=7531"]);
+    let all = build(&["API_TOKEN=tokBBB"]) + &build(&["API_TOKEN=tokCCC"]) + &build(&["API_TOKEN=tokCCC", "PASSWORD_OWNER=7531:7531"]);
     for part in [
         "cache miss: path: changed (value hidden)",
         "cache miss: destination: changed (value hidden)",
@@ -283,14 +283,14 @@ fn parts_of_steps_with_a_secret_in_them_are_told_by_their_names_only() {
         assert!(all.contains(part), "{part:?} is not in\n{all}");
     }
     // Lists have the names of the files that lie where a COPY writes, as the layer itself has them.
-    is_nowhere(&lab, &all, &["steps", "builds"], &["tokBBB", "tokCCC", "7531"]);
-    let same = ["--build-arg", "API_TOKEN=tokCCC", "--build-arg", "PASSWORD_OWNER=7531"];
+    is_nowhere(&lab, &all, &["steps", "builds"], &["tokBBB", "tokCCC", "7531:7531"]);
+    let same = ["--build-arg", "API_TOKEN=tokCCC", "--build-arg", "PASSWORD_OWNER=7531:7531"];
     assert_eq!(lab.build("ctx", &same).said.executed(), [""; 0]);
     // A new file is told, wherever it lies.
     lab.write("ctx/f", "2\n");
-    let all = build(&["API_TOKEN=tokCCC", "PASSWORD_OWNER=7531"]);
+    let all = build(&["API_TOKEN=tokCCC", "PASSWORD_OWNER=7531:7531"]);
     assert!(all.contains("1 file changed: f (mounted where a secret stands)"), "{all}");
-    is_nowhere(&lab, &all, &["steps", "builds"], &["tokBBB", "tokCCC", "7531"]);
+    is_nowhere(&lab, &all, &["steps", "builds"], &["tokBBB", "tokCCC", "7531:7531"]);
 }
 
 #[test]
