@@ -13,6 +13,7 @@ use super::{BuildExecutor, StepError};
 use crate::layer::LayerError;
 use crate::layer::compress::{Decoder, Format};
 use crate::layer::contents::SourceRef;
+use crate::layer::hashing::Hashing;
 use crate::layer::read::{Member, Members, clean};
 use crate::plan::graph::{CopyOp, CopySource};
 use crate::source::context::HeldFile;
@@ -100,16 +101,16 @@ impl Spool {
 
     /// The members of the archive that the key names: one that was replaced since is told by its digest, whatever is wrong with it.
     fn unpack(&mut self, number: usize, file: File, matched: &Match) -> Result<Match, StepError> {
-        let mut archive = Hashing { file, hasher: blake3::Hasher::new() };
+        let mut archive = Hashing::new(file);
         let members = self.unpack_from(number, &mut archive, matched);
         io::copy(&mut archive, &mut io::sink()).map_err(StepError::io("read", crate::layer::shown(&matched.name)))?;
-        if matched.items[0].digest.is_some_and(|digest| digest != *archive.hasher.finalize().as_bytes()) {
+        if matched.items[0].digest.is_some_and(|digest| digest != archive.read_so_far().0) {
             return Err(LayerError::Changed { path: crate::layer::shown(&matched.name) }.into());
         }
         members
     }
 
-    fn unpack_from(&mut self, number: usize, archive: &mut Hashing, matched: &Match) -> Result<Match, StepError> {
+    fn unpack_from(&mut self, number: usize, archive: &mut Hashing<File>, matched: &Match) -> Result<Match, StepError> {
         let (spool, mut out) = self.create()?;
         let failed = |source| StepError::Archive { path: crate::layer::shown(&matched.name), source };
         let stream = |source| failed(LayerError::Stream { source });
@@ -210,20 +211,6 @@ pub(super) fn archives(
         }
     }
     Ok(found)
-}
-
-/// A file that is hashed while it is read.
-struct Hashing {
-    file: File,
-    hasher: blake3::Hasher,
-}
-
-impl Read for Hashing {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read(buffer)?;
-        self.hasher.update(&buffer[..read]);
-        Ok(read)
-    }
 }
 
 /// Whether a file is a tar, whatever it is compressed with: its content tells, as in BuildKit.

@@ -18,6 +18,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::contents::{Contents, Gathered};
+use super::hashing::Hashing;
 use super::read::Sink;
 use super::{LayerError, shown};
 use crate::tree::entry::{Entry, Kind, Mtime, file_name, parent};
@@ -302,27 +303,12 @@ impl<'a> Directories<'a> {
 fn write_file(unpacker: &mut Unpacker, entry: &Entry, source: io::Result<Box<dyn Read + '_>>) -> Result<(), LayerError> {
     let Kind::File { size, digest, .. } = &entry.kind else { unreachable!("the caller has looked") };
     let source = source.map_err(LayerError::io("read", shown(&entry.path)))?;
-    let mut source = Hashing { source, hash: blake3::Hasher::new(), size_bytes: 0 };
+    let mut source = Hashing::new(source);
     unpacker.file(entry, &mut source)?;
-    if source.size_bytes != *size || source.hash.finalize().as_bytes() != digest {
+    if source.read_so_far() != (*digest, *size) {
         return Err(LayerError::Changed { path: shown(&entry.path) });
     }
     Ok(())
-}
-
-struct Hashing<R> {
-    source: R,
-    hash: blake3::Hasher,
-    size_bytes: u64,
-}
-
-impl<R: Read> Read for Hashing<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.source.read(buffer)?;
-        self.hash.update(&buffer[..read]);
-        self.size_bytes += read as u64;
-        Ok(read)
-    }
 }
 
 impl Sink for Unpacker {

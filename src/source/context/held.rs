@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
+use crate::layer::hashing::Hashing;
 use crate::tree::entry::{ContentDigest, Mtime};
 
 /// The copies of one context. The map is valid after every statement.
@@ -39,25 +40,9 @@ impl Held {
 impl HeldFile {
     /// Copies as much as the file had when it was looked at: whoever writes may be faster.
     pub(super) fn copy(file: File, size_bytes: u64, mtime: Mtime, to: &Path) -> io::Result<Self> {
-        let mut out = Hashing { out: File::create_new(to)?, hasher: blake3::Hasher::new() };
-        let size_bytes = io::copy(&mut file.take(size_bytes), &mut out)?;
-        Ok(Self { path: to.to_owned(), size_bytes, mtime, digest: *out.hasher.finalize().as_bytes() })
-    }
-}
-
-struct Hashing {
-    out: File,
-    hasher: blake3::Hasher,
-}
-
-impl Write for Hashing {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.out.write(bytes)?;
-        self.hasher.update(&bytes[..written]);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
+        let mut content = Hashing::new(file.take(size_bytes));
+        io::copy(&mut content, &mut File::create_new(to)?)?;
+        let (digest, size_bytes) = content.read_so_far();
+        Ok(Self { path: to.to_owned(), size_bytes, mtime, digest })
     }
 }
