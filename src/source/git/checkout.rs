@@ -17,8 +17,9 @@ use crate::tree::walk::{self, WalkError, Walked, open_dir};
 /// The name under which a commit waits in a repository that was fetched whole.
 const WANTED: &str = "refs/shale/wanted";
 
-/// What makes a repository the same on every machine. Read anew, the index knows neither times nor inodes of the files, and git compares
-/// their contents once more. One thread packs, as the servers' packs depend on their threads and on what they had packed before.
+/// What makes a repository the same on every machine with this git. Read anew, the index knows neither times nor inodes of the files, and
+/// git compares their contents once more. One thread packs, as the servers' packs depend on their threads and on what they had packed
+/// before.
 const LEVEL_GIT_DIR: [&[&str]; 2] = [&["read-tree", "HEAD"], &["-c", "pack.threads=1", "repack", "-a", "-d", "-F", "-q", "-n"]];
 
 /// What is to be fetched into a fresh directory: its result lies in `out` there.
