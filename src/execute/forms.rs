@@ -142,7 +142,7 @@ impl<'a> Forms<'a> {
         if let Some(index) = known() {
             return Ok(index);
         }
-        let index = Arc::new(Index::open(&self.store.layers().index_path(id))?);
+        let index = Arc::new(Index::of_layer(&self.store.layers().index_path(id), *id)?);
         lock(&self.indexes).insert(*id, Arc::clone(&index));
         Ok(index)
     }
