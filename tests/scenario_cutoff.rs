@@ -4,6 +4,7 @@
 mod support;
 
 use std::fs;
+use std::path::Path;
 
 use serde_json::Value;
 use support::{Lab, as_everybody};
@@ -180,6 +181,44 @@ fn what_runs_again_takes_the_layer_of_before_only_where_no_times_change_places()
         lab.build("ctx", &[]);
         file(&write("g", "f"), "[ /f -nt /g ]");
         lab.build("ctx", &[]);
+    });
+}
+
+/// A cached COPY from a stage looks at none of its files: the index of their layer may be lost.
+#[test]
+fn what_a_stage_gave_is_known_without_its_files() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        let file = |copy: &str, text: &str| {
+            let text =
+                format!("FROM busybox AS build\nRUN mkdir /out && echo {text} >/out/a && echo b >/out/b\nFROM scratch\nCOPY {copy} /\n");
+            lab.context("ctx", &[("Dockerfile", &text)]);
+        };
+        let executed = || lab.build("ctx", &[]).said.executed();
+        file("--from=build /out", "a");
+        let first = lab.build("ctx", &[]).image;
+        file("--from=build --exclude=b /out", "a");
+        assert_eq!(executed().len(), 1, "{:?}: another selection", lab.who());
+        file("--from=build /out", "other");
+        assert_eq!(executed().len(), 2, "{:?}: another stage", lab.who());
+        file("--from=build /out", "a");
+        let layers = lab.store().join("layers");
+        let of_the_stage = |index: &Path| fs::read(index).is_ok_and(|bytes| bytes.windows(5).any(|at| at == b"out/a"));
+        let mut lost = 0;
+        for layer in fs::read_dir(&layers).expect("layers") {
+            let index = layer.expect("a layer").path().join("index");
+            if of_the_stage(&index) {
+                fs::write(&index, "").expect("written");
+                lost += 1;
+            }
+        }
+        assert_eq!(lost, 2, "{:?}", lab.who());
+        let again = lab.build("ctx", &[]);
+        assert!(again.said.executed().is_empty() && again.image.config == first.config, "{:?}: {}", lab.who(), again.said.stderr);
+        // Who needs the files is told.
+        file("--from=build /out/a", "a");
+        let said = lab.run(&["build", "ctx"]);
+        assert!(said.stderr.contains("is damaged") || said.stderr.contains("not one this version"), "{:?}: {}", lab.who(), said.stderr);
     });
 }
 

@@ -118,7 +118,7 @@ fn paths(lab: &Lab, folders: &[&str]) -> Vec<String> {
 
 /// What an image needs, and what builds fill.
 const KEPT: &[&str] = &["blobs", "images", "layers", "by-diff"];
-const BUILT: &[&str] = &["steps", "lists", "by-content", "contexts", "mounts", "tmp", "trash", "locks"];
+const BUILT: &[&str] = &["steps", "lists", "by-content", "by-source", "contexts", "mounts", "tmp", "trash", "locks"];
 
 #[test]
 fn pruning_after_rmi_leaves_nothing_of_the_build() {

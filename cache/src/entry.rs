@@ -29,6 +29,7 @@ pub(crate) const MADE: Kind = Kind("made", 1);
 pub(crate) const PACKED: Kind = Kind("packed", 1);
 pub(crate) const DIFF: Kind = Kind("diff", 1);
 pub(crate) const KNOWN: Kind = Kind("known", 1);
+pub(crate) const TAKEN: Kind = Kind("taken", 1);
 pub(crate) const POINTER: Kind = Kind("pointer", 1);
 pub(crate) const IMAGE: Kind = Kind("image", 1);
 pub(crate) const NAME: Kind = Kind("name", 1);
@@ -128,8 +129,9 @@ impl Inner {
     /// The bytes of an entry that is written now.
     pub(crate) fn entry_bytes<T: Serialize>(&self, kind: Kind, path: &Path, value: &T) -> Result<Vec<u8>, StoreError> {
         let body = serde_json::to_vec(value).map_err(|source| StoreError::Encode { path: path.to_owned(), source })?;
-        // Records of builds are read for what they say: whether they survive a power loss is worth no writing back of the disk.
-        let is_talk = matches!(kind.0, "build" | "last");
+        // These are read for what they say, which no file has to stand for: whether they survive a power loss is worth no writing back of the
+        // disk.
+        let is_talk = matches!(kind.0, "build" | "last" | "taken");
         let stamp = if is_talk { self.durability.unsynced_stamp() } else { self.durability.stamp() };
         Ok(encode(kind, &stamp, &body))
     }

@@ -384,6 +384,11 @@ impl<'a> Gc<'a> {
             let is_needed = name.parse().is_ok_and(|id: ListId| lists.contains(&id)) || !everything && is_fresh(&path);
             bytes += if is_needed { 0 } else { remove_small(&path) };
         }
+        for name in names_in(&root.join("by-source"))? {
+            let path = root.join("by-source").join(name);
+            let list = self.store.read_entry::<ListId>(entry::TAKEN, &path)?.whole();
+            bytes += if list.is_some_and(|list| lists.contains(&list)) || !everything && is_fresh(&path) { 0 } else { remove_small(&path) };
+        }
         for name in names_in(&root.join("by-diff"))? {
             let path = root.join("by-diff").join(name);
             let layer = self.store.read_entry::<LayerId>(entry::POINTER, &path)?.whole();

@@ -19,6 +19,7 @@
 //!                               made               its stamp
 //!   by-diff/<alg>-<hex>        DiffId → LayerId
 //!   by-content/<hex>           ContentId → LayerId, of layers that were merged from others
+//!   by-source/<hex>            words and ChainId → ListId, of what was selected from a step's files
 //!   steps/<aa>/<CacheKey>      step records                                               step
 //!   steps/last/runs-<0 to f>   the newest key of a step, by words, place, and words anywhere      runs
 //!   lists/<ListId>             long parts of keys                                         list
@@ -44,6 +45,7 @@
 //! | unpacked form | – | dropped: there is nothing to check it against |
 //! | record, packed, by-diff, by-content | checksum tells | dropped |
 //! | list | hash tells | hash tells |
+//! | by-source | checksum tells | kept: a ListId stands for itself |
 //! | image and its names | checksum tells | kept; what they point to is checked |
 //!
 //! **Deleting.** Only [`Gc`] deletes what is still good, and nothing that a [`Lease`] covers or an image needs.

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::blob::file_len;
-use crate::digest::ListId;
-use crate::entry::is_absent;
+use crate::digest::{CacheKey, ListId};
+use crate::entry::{self, is_absent};
 use crate::error::StoreError;
 use crate::store::Inner;
 
@@ -46,7 +46,24 @@ impl<'a> Lists<'a> {
         }
     }
 
+    /// The list that was made of a source, whose key says all that decides it.
+    pub fn by_source(self, source: &CacheKey) -> Result<Option<ListId>, StoreError> {
+        Ok(self.store.read_entry::<ListId>(entry::TAKEN, &self.by_source_path(source))?.whole())
+    }
+
+    /// Says which list a source gives. A read-only store does without.
+    pub fn set_by_source(self, source: &CacheKey, list: &ListId) -> Result<(), StoreError> {
+        if self.store.is_read_only() {
+            return Ok(());
+        }
+        self.store.write_entry(entry::TAKEN, &self.by_source_path(source), list)
+    }
+
     fn path(self, id: &ListId) -> PathBuf {
         self.store.root().join("lists").join(id.to_hex())
+    }
+
+    fn by_source_path(self, source: &CacheKey) -> PathBuf {
+        self.store.root().join("by-source").join(source.to_hex())
     }
 }

@@ -40,6 +40,7 @@ const DIRECTORIES: &[&str] = &[
     "builds",
     "by-content",
     "by-diff",
+    "by-source",
     "contexts",
     "durable",
     "images",

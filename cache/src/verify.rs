@@ -251,6 +251,9 @@ impl Check<'_> {
             let target = self.entry::<LayerId>(entry::POINTER, &path)?;
             self.leads_to_a_good_layer(path, target);
         }
+        for name in self.names("by-source")? {
+            self.entry::<ListId>(entry::TAKEN, &Path::new("by-source").join(name))?;
+        }
         for name in self.names("by-content")? {
             let path = Path::new("by-content").join(name);
             let target = self.entry::<KnownLayer>(entry::KNOWN, &path)?.map(|known| known.layer);

@@ -436,6 +436,7 @@ fn build(store: &Store) -> ImageRecord {
         let mut record = record(layer, &index);
         record.parts.push_list("selection", store.lists().put(index.as_bytes()).expect("put"));
         record.key = record.parts.key();
+        store.lists().set_by_source(&record.key, &ListId::of(index.as_bytes())).expect("set");
         store.steps().put(&record).expect("put");
         store.layers().set_by_content(&record.content, &known(layer)).expect("set");
         let packed = pack(store, &layer, format!("tar {number}").as_bytes()).1;
@@ -484,7 +485,7 @@ fn pruning_keeps_images_and_nothing_else() {
     assert_eq!(files(&store.root().join(format!("layers/{}/packed", layer(1)))).len(), 1, "its packed form stays noted");
     assert!(store.blobs().size(&OciDigest::sha256_of(b"tar 1")).expect("looked").is_some(), "and there");
     assert_eq!(store.layers().by_diff(&image.layers[1].diff_id).expect("looked"), Some(layer(1)));
-    for gone in ["steps", "lists", "by-content", "contexts", "mounts", "trash", "locks"] {
+    for gone in ["steps", "lists", "by-content", "by-source", "contexts", "mounts", "trash", "locks"] {
         assert_eq!(files(&store.root().join(gone)), [""; 0], "{gone}");
     }
     let again = store.gc().prune_all().expect("pruned");

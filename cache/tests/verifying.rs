@@ -25,7 +25,9 @@ fn filled() -> (TempDir, Store) {
     store.layers().set_diff_id(&layer, None, &diff_id).expect("set");
     store.layers().set_by_diff(&diff_id, &layer).expect("set");
     let mut step = record(layer, "make");
-    step.parts.push_list("selection", store.lists().put(b"a list").expect("put"));
+    let list = store.lists().put(b"a list").expect("put");
+    store.lists().set_by_source(&step.key, &list).expect("set");
+    step.parts.push_list("selection", list);
     step.key = step.parts.key();
     store.steps().put(&step).expect("put");
     store.layers().set_by_content(&step.content, &known(layer)).expect("set");
@@ -87,6 +89,7 @@ fn every_kind_of_damage_is_found_and_repaired() {
         ("lists", &["its bytes are not those of its name"], false),
         ("by-diff", &["torn"], false),
         ("by-content", &["torn"], false),
+        ("by-source", &["torn"], false),
         ("images/records", &["torn"], false),
         ("images/names", &["torn"], false),
     ] {

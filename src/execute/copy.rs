@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use shale_cache::{LayerId, ListId};
+use shale_cache::{CacheKey, KeyParts, LayerId, ListId};
 
 use super::forms::Forms;
 use super::spool::{self, Spool};
@@ -168,6 +168,26 @@ impl Selection {
     pub(super) fn canonical(&self, op: &CopyOp) -> Vec<u8> {
         self.files.canonical(op.chown.is_none())
     }
+}
+
+/// What decides which files a COPY takes, and that alone, if that is known before they are looked at: words, and a filesystem. Words with
+/// a secret in them enter no hash that is not keyed.
+pub(super) fn source_key(step: &Step<'_>, op: &CopyOp) -> Option<CacheKey> {
+    let CopySource::Vertex(id) = op.source else { return None };
+    if step.vertex.no_cache.is_some() || step.vertex.has_secrets() || !op.remotes.is_empty() || !op.inline.is_empty() {
+        return None;
+    }
+    let mut parts = KeyParts::new("selection");
+    parts.push_text("of", step.source(id).chain.to_string());
+    for source in &op.sources {
+        parts.push_text("source", source);
+    }
+    for pattern in &op.exclude {
+        parts.push_text("exclude", pattern);
+    }
+    parts.push_text("parents", op.parents.to_string());
+    parts.push_text("owners", op.chown.is_none().to_string());
+    Some(parts.key())
 }
 
 /// How often files of a context are looked at that change meanwhile. Each look holds those that the look before it saw.

@@ -94,6 +94,8 @@ pub enum Selection {
     Nothing,
     /// COPY and ADD.
     Copy(copy::Selection),
+    /// COPY of what another build has selected from the same files.
+    Known,
     /// RUN, through its mounts.
     Run(mounts::Sources),
 }
@@ -105,8 +107,17 @@ impl Executor for BuildExecutor<'_> {
     fn select(&self, step: &Step<'_>) -> Result<(Inputs, Self::Selection), StepError> {
         match &step.vertex.op {
             Op::Copy(op) => {
+                let (lists, source) = (self.store.lists(), copy::source_key(step, op));
+                if let Some(source) = &source
+                    && let Some(files) = lists.by_source(source)?
+                {
+                    return Ok((Inputs { files: Some(files), ..Inputs::default() }, Selection::Known));
+                }
                 let selection = copy::select(self, step, op)?;
-                let files = self.store.lists().put(&selection.canonical(op))?;
+                let files = lists.put(&selection.canonical(op))?;
+                if let Some(source) = &source {
+                    lists.set_by_source(source, &files)?;
+                }
                 Ok((Inputs { files: Some(files), ..Inputs::default() }, Selection::Copy(selection)))
             }
             Op::Run(op) => {
@@ -114,6 +125,13 @@ impl Executor for BuildExecutor<'_> {
                 Ok((Inputs { mounts: sources.inputs(), ..Inputs::default() }, Selection::Run(sources)))
             }
             _ => Ok((Inputs::default(), Selection::Nothing)),
+        }
+    }
+
+    fn complete(&self, step: &Step<'_>, selection: Self::Selection) -> Result<Self::Selection, StepError> {
+        match (&step.vertex.op, selection) {
+            (Op::Copy(op), Selection::Known) => Ok(Selection::Copy(copy::select(self, step, op)?)),
+            (_, selection) => Ok(selection),
         }
     }
 

@@ -69,6 +69,8 @@ pub trait Executor: Sync {
 
     /// Matches and hashes what a step reads; the inputs enter its key.
     fn select(&self, step: &Step<'_>) -> Result<(Inputs, Self::Selection), Self::Error>;
+    /// Looks at what a step reads whose inputs were known without that, now that it is not cached.
+    fn complete(&self, step: &Step<'_>, selection: Self::Selection) -> Result<Self::Selection, Self::Error>;
     /// What the parent holds where the step writes; `None` if the step has no second look.
     fn below(&self, step: &Step<'_>, selection: &Self::Selection) -> Result<Option<ListId>, Self::Error>;
     /// Runs the step. If it makes what it made before, the result may be the layer of [`Step::former`].
