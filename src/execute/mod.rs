@@ -128,6 +128,12 @@ impl Executor for BuildExecutor<'_> {
         }
     }
 
+    fn expect(&self, step: VertexId) {
+        if self.leads_to_run[step.0] {
+            self.forms.expect_worker();
+        }
+    }
+
     fn complete(&self, step: &Step<'_>, selection: Self::Selection) -> Result<Self::Selection, StepError> {
         match (&step.vertex.op, selection) {
             (Op::Copy(op), Selection::Known) => Ok(Selection::Copy(copy::select(self, step, op)?)),
@@ -142,9 +148,6 @@ impl Executor for BuildExecutor<'_> {
 
     fn execute(&self, step: &Step<'_>, selection: Self::Selection) -> Result<Made, StepError> {
         self.room.watch();
-        if self.leads_to_run[step.id.0] {
-            self.forms.expect_worker();
-        }
         match (&step.vertex.op, selection) {
             (Op::Run(op), Selection::Run(sources)) => run::run(self, step, op, sources),
             (Op::Copy(op), Selection::Copy(selection)) => copy::write(self, step, op, selection),

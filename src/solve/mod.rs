@@ -69,6 +69,8 @@ pub trait Executor: Sync {
 
     /// Matches and hashes what a step reads; the inputs enter its key.
     fn select(&self, step: &Step<'_>) -> Result<(Inputs, Self::Selection), Self::Error>;
+    /// Makes ready for a step that the first look did not find: it will most likely have to be executed.
+    fn expect(&self, _step: VertexId) {}
     /// Looks at what a step reads whose inputs were known without that, now that it is not cached.
     fn complete(&self, step: &Step<'_>, selection: Self::Selection) -> Result<Self::Selection, Self::Error>;
     /// What the parent holds where the step writes; `None` if the step has no second look.

@@ -86,6 +86,7 @@ fn look_then_run<E: Executor>(
         Found::Record(record) => return Ok(hit(&record, StepStatus::Hit, "nothing changed")),
         Found::Nothing(lock) => lock,
     };
+    solver.executor.expect(step.id);
     let selection = solver.executor.complete(step, selection)?;
     let below = if step.vertex.no_cache.is_some() { None } else { solver.executor.below(step, &selection)? };
     let second = match (&step.vertex.op, below) {
