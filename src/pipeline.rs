@@ -82,6 +82,7 @@ pub fn build(request: &BuildRequest, services: Services<'_>) -> Result<BuildRepo
     let renew = || lease.renew();
     let account = with_room(services, true, || Account::begin(request, services).map_err(BuildError::from), renew)?;
     let built = with_room(services, can_begin_again(request), || build_for(request, services, &account, &left_by_the_dead), renew);
+    services.room.settle();
     account.end(built, services)
 }
 

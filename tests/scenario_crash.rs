@@ -286,6 +286,27 @@ fn a_signal_while_a_step_is_set_up_ends_the_build_as_well() {
     }
 }
 
+/// As a pipeline does that keeps its store in the workspace: nothing is at work there that would make files again.
+#[test]
+fn a_store_can_be_deleted_as_soon_as_its_build_is_over() {
+    as_everybody(|lab| {
+        lab.context("ctx", &[("Dockerfile", "FROM scratch\nWORKDIR /w\nCOPY f .\n"), ("f", "f\n")]);
+        let other = lab.work("moved");
+        for turn in 0..6 {
+            assert!(lab.run(&["build", "-q", "ctx"]).ok());
+            // A program of its own, as it is there: the mapped files of an ordinary user are none of these.
+            let (program, args) = if turn % 2 == 0 { ("rm", vec!["-rf"]) } else { ("mv", vec![]) };
+            let mut command = Command::new(program);
+            command.args(args).arg(lab.store()).args((turn % 2 == 1).then_some(&other));
+            let done = command.output().expect("it starts");
+            assert!(done.status.success(), "{:?}: {}", lab.who(), String::from_utf8_lossy(&done.stderr));
+            std::thread::sleep(Duration::from_millis(150));
+            assert!(!lab.store().exists(), "{:?}: {program}: it is there again", lab.who());
+            drop(fs::remove_dir_all(&other));
+        }
+    });
+}
+
 #[test]
 fn a_step_that_handles_the_signal_may_tidy_up_but_not_after_a_second_one() {
     as_everybody(|lab| {

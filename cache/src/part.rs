@@ -56,8 +56,8 @@ impl Parts {
         self.0.exists()
     }
 
-    /// Finds the parts. `spare` is an empty directory, which the caller deletes.
-    pub(crate) fn find(&self, spare: &Path) -> Result<(), StoreError> {
+    /// Finds the parts, unless that is not wanted any more meanwhile. `spare` is an empty directory, which the caller deletes.
+    pub(crate) fn find(&self, spare: &Path, is_unwanted: &dyn Fn() -> bool) -> Result<(), StoreError> {
         if !spread(spare) {
             // Nobody asks again.
             return make_dir(&self.0);
@@ -65,6 +65,9 @@ impl Parts {
         let failed = |error| StoreError::io("create", spare, error);
         let mut found = BTreeMap::new();
         for n in 0..CANDIDATES {
+            if is_unwanted() {
+                return Ok(());
+            }
             let dir = spare.join(n.to_string());
             make_dir(&dir)?;
             let inode = fs::symlink_metadata(&dir).map_err(failed)?.ino();
@@ -101,7 +104,7 @@ mod tests {
         let parts = Parts::of(dir.path());
         // Without parts, too.
         parts.make_dir(&dir.path().join("first")).expect("a directory");
-        parts.find(&dir.path().join("first")).expect("parts, or none");
+        parts.find(&dir.path().join("first"), &|| false).expect("parts, or none");
         assert!(parts.are_found());
         let before = fs::read_dir(&parts.0).expect("parts").count();
         assert!(before <= PARTS);

@@ -68,6 +68,11 @@ impl Store {
         Self::open_in_epoch(root, current_epoch())
     }
 
+    /// Opens a store that is there, and makes nothing where it is not: for who comes behind a build, after which the store may be deleted.
+    pub fn open_existing(root: &Path) -> Result<Self, StoreError> {
+        if is_complete(root)? { Self::open(root) } else { Err(StoreError::io("open the store", root, std::io::ErrorKind::NotFound)) }
+    }
+
     /// Opens a store as if in a given boot.
     pub(crate) fn open_in_epoch(root: &Path, epoch: String) -> Result<Self, StoreError> {
         make_dirs(root).map_err(|error| StoreError::io("create the store", root, error))?;
@@ -179,15 +184,17 @@ impl Store {
         self.inner.reap().map(|(_, undeletable)| undeletable)
     }
 
-    /// Finds, once for a store, the parts of the disk that builds are to use by turns: some hundredths of a second that no build should wait
-    /// for. Nothing but time is lost without it.
-    pub fn find_parts(&self) -> Result<(), StoreError> {
-        let parts = Parts::of(&self.inner.root);
-        if parts.are_found() {
-            return Ok(());
-        }
+    /// Whether the parts of the disk are known that builds are to use by turns.
+    pub fn has_parts(&self) -> bool {
+        Parts::of(&self.inner.root).are_found()
+    }
+
+    /// Finds them, once for a store: some hundredths of a second that no build should wait for. Nothing but time is lost without it.
+    pub fn find_parts(&self, is_unwanted: &dyn Fn() -> bool) -> Result<(), StoreError> {
         let spare = self.tmp()?;
-        parts.find(spare.path())
+        let found = Parts::of(&self.inner.root).find(spare.path(), is_unwanted);
+        spare.leave();
+        found
     }
 
     /// If something was [left](TmpDir::leave) for the end: says that somebody will call [`Self::reap`] after it, so that closing this store
@@ -343,8 +350,7 @@ fn check_access(root: &Path) -> Result<bool, StoreError> {
 
 /// Checks the version, and makes what is missing.
 fn prepare(root: &Path) -> Result<(), StoreError> {
-    // CACHEDIR.TAG is written last, so a store that has it has everything.
-    if read_version(root)? && root.join("CACHEDIR.TAG").exists() {
+    if is_complete(root)? {
         return Ok(());
     }
     let dir = File::open(root).map_err(|error| StoreError::io("open the store", root, error))?;
@@ -353,6 +359,11 @@ fn prepare(root: &Path) -> Result<(), StoreError> {
     let made = make_layout(root);
     let _ = rustix::fs::flock(&dir, FlockOperation::Unlock);
     made
+}
+
+/// CACHEDIR.TAG is written last, so a store that has it has everything.
+fn is_complete(root: &Path) -> Result<bool, StoreError> {
+    Ok(read_version(root)? && root.join("CACHEDIR.TAG").exists())
 }
 
 fn make_layout(root: &Path) -> Result<(), StoreError> {

@@ -1,11 +1,13 @@
 //! Room on the disk for what a build writes. A thread looks a few times a second, from the first step that is not in the cache on:
 //! when a cap of the store is crossed, or soon will be, another process evicts what was used least recently and no build uses. It also has
-//! the process ready that looks after the store behind the build.
+//! the process ready that looks after the store behind the build, and in a new store the parts of the disk are found that builds use by turns:
+//! not behind the build, for who deletes a store as soon as its build is over must not find somebody at work in it.
 
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use shale_cache::{Disk, Growth, Policy, Reason, Store};
@@ -24,8 +26,9 @@ const NO_SPACE: [&[u8]; 2] = [b"no space left on device", b"disk quota exceeded"
 #[derive(Debug)]
 pub struct Room {
     collection: Option<Collection>,
-    growth: Growth,
+    store: Store,
     watch: OnceLock<Arc<Watch>>,
+    search: OnceLock<Search>,
 }
 
 /// Whether the build is over, and who looks after the store then.
@@ -40,14 +43,15 @@ impl Room {
     /// Nothing is looked at yet. Without a policy nothing ever is.
     pub fn new(store: &Store, policy: Option<Policy>) -> Self {
         let of = |policy| Collection { store_root: store.root().to_owned(), policy, reason: Reason::routine(0, false) };
-        Self { collection: policy.map(of), growth: store.growth().clone(), watch: OnceLock::new() }
+        Self { collection: policy.map(of), store: store.clone(), watch: OnceLock::new(), search: OnceLock::new() }
     }
 
     /// From now on something is written.
     pub fn watch(&self) {
+        self.search.get_or_init(|| Search::begin(&self.store));
         let Some(collection) = &self.collection else { return };
         self.watch.get_or_init(|| {
-            let (watch, collection, growth) = (Arc::new(Watch::default()), collection.clone(), self.growth.clone());
+            let (watch, collection, growth) = (Arc::new(Watch::default()), collection.clone(), self.store.growth().clone());
             let own = Arc::clone(&watch);
             // Without the thread the caps are looked at when the build is over.
             drop(thread::Builder::new().name("room".into()).spawn(move || own.run(&collection, &growth)));
@@ -60,6 +64,13 @@ impl Room {
         self.watch.get().and_then(|watch| watch.successor.lock().unwrap_or_else(PoisonError::into_inner).take())
     }
 
+    /// Nothing more is written to the store but by who calls this.
+    pub fn settle(&self) {
+        if let Some(search) = self.search.get() {
+            search.end();
+        }
+    }
+
     /// Frees what can be freed on a full disk, and waits for it. Whether anything was.
     pub fn make(&self, is_hidden: bool) -> bool {
         self.collection.as_ref().is_some_and(|asked| Collection { reason: Reason::full(is_hidden), ..asked.clone() }.wait())
@@ -68,9 +79,39 @@ impl Room {
 
 impl Drop for Room {
     fn drop(&mut self) {
+        self.settle();
         if let Some(watch) = self.watch.get() {
             *watch.is_over.lock().unwrap_or_else(PoisonError::into_inner) = true;
             watch.ended.notify_all();
+        }
+    }
+}
+
+/// The thread that looks for the parts of the disk.
+#[derive(Debug)]
+struct Search {
+    is_over: Arc<AtomicBool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Search {
+    fn begin(store: &Store) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let thread = if store.has_parts() || store.is_read_only() {
+            None
+        } else {
+            let (own, store) = (Arc::clone(&is_over), store.clone());
+            // What is not found now, the next build looks for.
+            let find = move || drop(store.find_parts(&|| own.load(Ordering::Relaxed)));
+            thread::Builder::new().name("parts".into()).spawn(find).ok()
+        };
+        Self { is_over, thread: Mutex::new(thread) }
+    }
+
+    fn end(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            drop(thread.join());
         }
     }
 }

@@ -53,7 +53,7 @@ impl Afterwork {
     /// What fails, or belongs to other ids, is left to the next build.
     fn delete_scratch(&self) {
         if self.scratch {
-            drop(Store::open(&self.store_root).and_then(|store| store.reap().and_then(|_| store.find_parts())));
+            drop(Store::open_existing(&self.store_root).and_then(|store| store.reap().map(drop)));
         }
     }
 }
@@ -129,7 +129,7 @@ impl Abandoned {
             }
         }
         // What cannot be deleted now is deleted by the next build.
-        let Ok(store) = Store::open(&self.store_root) else { return };
+        let Ok(store) = Store::open_existing(&self.store_root) else { return };
         // The process id is still that of the build. Without the note it would be told as killed.
         drop(store.builds().end_cancelled(std::process::id(), self.began_ms));
         let left = store.reap().unwrap_or_default();

@@ -32,7 +32,7 @@ impl Collection {
             let nice = rustix::process::getpriority_process(None).map_or(NICER, |nice| nice + NICER);
             rustix::process::setpriority_process(None, nice.min(19)).ok();
         }
-        let store = Store::open(&self.store_root).ok()?;
+        let store = Store::open_existing(&self.store_root).ok()?;
         let mut mapped = Mapped::new(store.root());
         let report = store.gc().collect(&self.policy, self.reason, &mut |paths| mapped.measure(paths)).ok()??;
         // What stays is tried again by the next build.
