@@ -24,7 +24,10 @@ impl Chmod {
     pub fn apply(&self, mode: u32, is_dir: bool) -> u32 {
         match self {
             Self::Octal(bits) => bits & 0o7777,
-            Self::Symbolic(text) => text.split(',').fold(mode & 0o7777, |mode, clause| apply_clause(clause, mode, is_dir)),
+            Self::Symbolic(text) => {
+                let before = (mode & 0o7777, is_dir);
+                text.split(',').fold(before.0, |mode, clause| apply_clause(clause, mode, before))
+            }
         }
     }
 
@@ -46,6 +49,7 @@ impl fmt::Display for Chmod {
     }
 }
 
+const STICKY: u32 = 0o1000;
 const OPERATORS: [char; 3] = ['+', '-', '='];
 
 /// `[ugoa…][+-=][rwxXst… or ugo]`, operators as often as one likes.
@@ -54,42 +58,102 @@ fn is_clause(clause: &str) -> bool {
     actions.starts_with(OPERATORS) && actions.chars().all(|c| "+-=rwxXstugo".contains(c))
 }
 
-fn apply_clause(clause: &str, mut mode: u32, is_dir: bool) -> u32 {
-    let actions = clause.trim_start_matches(['u', 'g', 'o', 'a']);
-    let who = clause[..clause.len() - actions.len()].chars().map(|who| match who {
+/// The bits for set-id and permissions that a class may have.
+fn class(who: char) -> u32 {
+    match who {
         'u' => 0o4700,
         'g' => 0o2070,
-        'o' => 0o1007,
-        _ => 0o7777,
-    });
+        'o' => 0o0007,
+        _ => 0o6777,
+    }
+}
+
+/// The rules are those of BSD's setmode(3), which BuildKit's library follows; where they differ from GNU's:
+///
+/// * The sticky bit belongs to no class: `=` leaves it alone, and only a `t` in the same words changes it.
+/// * `s` and `t` say nothing of `o` alone.
+/// * `u`, `g` and `o` behind the operator copy permissions and nothing else.
+/// * `X` asks for the mode as it was `before` all clauses.
+fn apply_clause(clause: &str, mut mode: u32, before: (u32, bool)) -> u32 {
+    let actions = clause.trim_start_matches(['u', 'g', 'o', 'a']);
     // Nobody named means everybody: there is no umask in a build.
-    let who = who.reduce(|a, b| a | b).unwrap_or(0o7777);
+    let named = clause[..clause.len() - actions.len()].chars().map(class).fold(0, |a, b| a | b);
     let mut rest = actions;
     while let Some(operator) = rest.chars().next() {
         let end = rest[1..].find(OPERATORS).map_or(rest.len(), |at| at + 1);
-        let bits = rest[1..end].chars().fold(0, |bits, word| bits | meaning(word, mode, is_dir)) & who;
-        mode = match operator {
-            '+' => mode | bits,
-            '-' => mode & !bits,
-            _ => mode & !who | bits,
-        };
+        mode = apply_words(operator, &rest[1..end], named, mode, before);
         rest = &rest[end..];
     }
     mode
 }
 
-fn meaning(word: char, mode: u32, is_dir: bool) -> u32 {
-    match word {
-        'r' => 0o444,
-        'w' => 0o222,
-        'x' => 0o111,
-        'X' if is_dir || mode & 0o111 != 0 => 0o111,
-        's' => 0o6000,
-        't' => 0o1000,
-        'u' => (mode >> 6 & 7) * 0o111,
-        'g' => (mode >> 3 & 7) * 0o111,
-        'o' => (mode & 7) * 0o111,
-        _ => 0,
+fn apply_words(operator: char, words: &str, named: u32, mut mode: u32, before: (u32, bool)) -> u32 {
+    let (mut who, mut bits, mut execute, mut has_set) = (named, 0, 0, false);
+    let is_others_alone = named == class('o');
+    for word in words.chars() {
+        match word {
+            'r' => bits |= 0o444,
+            'w' => bits |= 0o222,
+            'x' => bits |= 0o111,
+            'X' => execute = 0o111,
+            's' if !is_others_alone => bits |= 0o6000,
+            't' if !is_others_alone => {
+                who |= STICKY;
+                bits |= STICKY;
+            }
+            'u' | 'g' | 'o' => {
+                if bits != 0 {
+                    mode = apply(operator, who, bits, mode);
+                }
+                if operator == '+' {
+                    mode = apply_execute(operator, who, execute, mode, before);
+                    execute = 0;
+                }
+                mode = copy(operator, who, word, mode);
+                (bits, has_set) = (0, true);
+            }
+            _ => {}
+        }
+    }
+    if bits != 0 || operator == '=' && !has_set {
+        mode = apply(operator, who, bits, mode);
+    }
+    apply_execute(operator, who, execute, mode, before)
+}
+
+fn or_all(who: u32) -> u32 {
+    if who == 0 { 0o7777 } else { who }
+}
+
+fn apply(operator: char, who: u32, bits: u32, mode: u32) -> u32 {
+    match operator {
+        '+' => mode | bits & or_all(who),
+        '-' => mode & !(bits & or_all(who)),
+        _ => mode & !if who == 0 { class('a') } else { who } | bits & or_all(who),
+    }
+}
+
+/// Adds or takes away what `X` stands for.
+fn apply_execute(operator: char, who: u32, execute: u32, mode: u32, (before, is_dir): (u32, bool)) -> u32 {
+    if !is_dir && before & 0o111 == 0 {
+        return mode;
+    }
+    apply(if operator == '-' { '-' } else { '+' }, who, execute, mode)
+}
+
+/// Gives the permissions of one class to others.
+fn copy(operator: char, who: u32, from: char, mode: u32) -> u32 {
+    let value = match from {
+        'u' => mode >> 6 & 7,
+        'g' => mode >> 3 & 7,
+        _ => mode & 7,
+    } * 0o111;
+    let asked = or_all(who);
+    let classes = [0o700, 0o070, 0o007].into_iter().filter(|class| asked & class & 0o444 != 0).fold(0, |a, b| a | b);
+    match operator {
+        '+' => mode | value & classes,
+        '-' => mode & !(value & classes),
+        _ => mode & !classes | value & classes,
     }
 }
 
@@ -131,7 +195,17 @@ mod tests {
             ("g=u-w", 0o640, false, 0o640),
             ("u+s,+t", 0o755, false, 0o5755),
             ("g=u", 0o704, false, 0o774),
-            ("=", 0o777, false, 0),
+            ("=", 0o1777, false, 0o1000),
+            ("a=r", 0o1777, true, 0o1444),
+            ("=t", 0o4755, false, 0o5755),
+            ("u=rwxt", 0o644, false, 0o1744),
+            ("o+t,o+s", 0o644, false, 0o644),
+            ("g=u", 0o2750, false, 0o2770),
+            ("u=g", 0o4755, false, 0o4555),
+            ("g=uw", 0o644, false, 0o624),
+            ("u+x,g+X", 0o644, false, 0o744),
+            ("a-X", 0o755, false, 0o644),
+            ("a-X", 0o644, false, 0o644),
             ("4755", 0o600, false, 0o4755),
         ] {
             let chmod = Chmod::parse(text).expect("a mode");
