@@ -254,6 +254,11 @@ fn select_once(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp) -> Re
     let files = &mut selection.files;
     files.digest(tree).map_err(StepError::ContextRead)?;
     let created = now();
+    if let CopySource::Vertex(_) = op.source {
+        // The root of an image has no entry, and no time.
+        let roots = files.matches.iter_mut().filter_map(|matched| matched.items.first_mut()).filter(|item| item.source.is_empty());
+        roots.for_each(|root| root.node.mtime = created);
+    }
     files.matches.extend(op.inline.iter().enumerate().map(|(n, file)| Match::inline(n, &file.name, file.content.as_bytes(), created)));
     Ok(selection)
 }

@@ -113,6 +113,12 @@ pub enum StepError {
     /// The context could not be read; the cause says what and why.
     #[error("{0}")]
     ContextRead(#[source] io::Error),
+    /// The name of an owner, where there is nothing yet that could name ids. The words in parentheses are BuildKit's.
+    #[error("cannot look up {owner:?}: there are no files yet (invalid user index: -1)")]
+    NoAccounts {
+        /// As written.
+        owner: String,
+    },
     /// A base image's layer has other content than its config says.
     #[error("the image {image} is damaged or forged: a layer has the DiffID {found}, its config says {said}")]
     WrongDiffId {

@@ -15,13 +15,10 @@ use crate::solve::event::{Event, Stream};
 use crate::solve::{Made, Step};
 use crate::tree::accounts::ProcessUser;
 use crate::tree::index::Index;
-use crate::worker::{LowerLayer, RunDone};
+use crate::worker::{LowerLayer, RunDone, StepMount};
 
 /// So much of the end of a command's output is looked through for why it failed.
 const LAST_WORDS: usize = 4 << 10;
-/// What `/etc/hosts` holds in a step, as in BuildKit.
-const HOSTS: &str = "127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n";
-
 /// Runs the command of a RUN.
 pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sources: mounts::Sources) -> Result<Made, StepError> {
     let map = executor.forms.map_id()?;
@@ -144,15 +141,23 @@ fn request(op: &RunOp, (lowers, user): (Vec<LowerLayer>, ProcessUser), ready: &m
         network: op.network,
         insecure: op.insecure,
         hostname: op.hostname.clone(),
-        hosts: HOSTS.into(),
+        // As in BuildKit.
+        hosts: format!("127.0.0.1\tlocalhost {}\n::1\tlocalhost ip6-localhost ip6-loopback\n", op.hostname),
         // A machine without the file has no name service: neither has the step.
         resolv_conf: fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
         add_hosts: op.add_hosts.clone(),
         shm_size_bytes: op.shm_size_bytes,
         ulimits: op.ulimits.iter().map(|(name, soft, hard)| Ulimit { name: name.clone(), soft: *soft, hard: *hard }).collect(),
-        mounts: std::mem::take(&mut ready.mounts),
+        mounts: visible(std::mem::take(&mut ready.mounts)),
         files: op.heredoc_files.iter().map(|file| (file.name.clone(), file.content.clone().into_bytes(), 0o755)).collect(),
     }
+}
+
+/// Of mounts at one target the last one: it hides the others, and where one is a file and one a directory they have no place in common.
+fn visible(mounts: Vec<StepMount>) -> Vec<StepMount> {
+    let later: Vec<String> = mounts.iter().map(|mount| mount.target.clone()).collect();
+    let is_last = |(at, mount): (usize, StepMount)| (!later[at + 1..].contains(&mount.target)).then_some(mount);
+    mounts.into_iter().enumerate().filter_map(is_last).collect()
 }
 
 /// The process's environment: ENV in order, then ARGs, then proxies, each only where it says something new; PATH and HOME where

@@ -112,6 +112,9 @@ pub(crate) fn expose(config: &mut ImageConfig, words: &[String]) -> Result<Strin
     for word in words {
         ports.extend(expand_ports(word)?);
     }
+    if ports.is_empty() {
+        return Ok(history::plain_list("EXPOSE", &ports));
+    }
     config.config.exposed_ports.get_or_insert_default().extend(ports.iter().map(|p| (p.clone(), Value::Object(Map::new()))));
     Ok(history::plain_list("EXPOSE", &ports))
 }

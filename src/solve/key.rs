@@ -190,13 +190,16 @@ fn mount_parts(parts: &mut KeyParts, mount: &RunMount, input: Option<&MountInput
                 owned(&mut text, owner);
             }
         }
-        RunMount::Secret { id, env, owner, .. } => {
+        RunMount::Secret { id, env, owner, required, .. } => {
             text.extend([("type", "secret".to_owned()), ("id", id.clone())]);
+            // Who asks for it now must be told that it is not there.
+            text.extend(required.then(|| ("required", "true".to_owned())));
             text.extend(env.clone().map(|env| ("env", env)));
             owned(&mut text, owner);
         }
-        RunMount::Ssh { id, owner, .. } => {
+        RunMount::Ssh { id, owner, required, .. } => {
             text.extend([("type", "ssh".to_owned()), ("id", id.clone())]);
+            text.extend(required.then(|| ("required", "true".to_owned())));
             owned(&mut text, owner);
         }
     }

@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | `7` | 7:7, no file is read | 7, group and home of the first entry with that id, else group 0 |
 //! | `name` | uid and gid of the entry; 0:0 if there is none | the same; an error if there is none |
-//! | `u:g` | each on its own; a name that is unknown changes nothing | each on its own, no supplementary groups |
+//! | `u:g` | each on its own; a name that is unknown changes nothing, none at all is 0 | each on its own, no supplementary groups |
 
 use super::index::Index;
 use super::view::View;
@@ -128,7 +128,10 @@ impl<'a> Accounts<'a> {
             None => self.users().find(|u| u.name == user).map_or(Owner::default(), |u| Owner { uid: u.uid, gid: u.gid }),
         };
         if let Some(group) = group {
-            let known = file_id(group).or_else(|| self.groups().find(|g| g.name == group).map(|g| g.gid));
+            let known = match group {
+                "" => Some(0),
+                group => file_id(group).or_else(|| self.groups().find(|g| g.name == group).map(|g| g.gid)),
+            };
             owner.gid = known.unwrap_or(owner.gid);
         }
         owner
@@ -281,7 +284,7 @@ mod tests {
             ("build:staff", (1001, 50)),
             ("build:7", (1001, 7)),
             ("7:build", (7, 1002)),
-            ("7:", (7, 7)),
+            ("7:", (7, 0)),
             (":staff", (0, 50)),
             ("nosuch", (0, 0)),
             ("build:nosuch", (1001, 1002)),

@@ -1,7 +1,7 @@
 //! Wildcards of one path component, with the meaning of Go's `filepath.Match`.
 //!
 //! `*` any run of bytes, `?` one character, `[a-z]` and `[^a-z]` a class, `\x` the character itself. A malformed pattern matches
-//! nothing, as COPY has it.
+//! nothing.
 
 /// Whether a component holds a wildcard. A backslash takes the next byte's meaning.
 pub fn has_wildcard(pattern: &[u8]) -> bool {
@@ -16,6 +16,23 @@ pub fn has_wildcard(pattern: &[u8]) -> bool {
         }
     }
     false
+}
+
+/// Whether a component is a pattern: classes are closed, and something stands behind a backslash.
+pub fn is_well_formed(pattern: &[u8]) -> bool {
+    let mut rest = pattern;
+    while let Some((byte, after)) = rest.split_first() {
+        rest = match byte {
+            b'\\' if after.is_empty() => return false,
+            b'\\' => &after[1..],
+            b'[' => match class(after, 0) {
+                Some((_, after)) => after,
+                None => return false,
+            },
+            _ => after,
+        };
+    }
+    true
 }
 
 /// Whether `name`, a single component, matches all of `pattern`.

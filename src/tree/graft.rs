@@ -117,7 +117,7 @@ pub fn make_dir(parent: &View, path: &str, owner: Owner, created: Mtime) -> Resu
     let options = Options { destination: path.to_owned(), owner: Some(owner), chmod: None, created };
     let mut stage = Stage { view: parent, options: &options, slots: BTreeMap::new(), cleared: BTreeSet::new(), facts: BTreeMap::new() };
     let resolved = stage.resolve(&[], path.as_bytes())?;
-    stage.make_dirs(&resolved, 0o755)?;
+    stage.make_dirs(&resolved, 0o755, owner)?;
     Ok(stage.finish())
 }
 
@@ -191,7 +191,7 @@ impl Stage<'_> {
     }
 
     /// Makes the directory and its parents where they are missing.
-    fn make_dirs(&mut self, path: &[u8], mode: u32) -> Result<(), GraftError> {
+    fn make_dirs(&mut self, path: &[u8], mode: u32, owner: Owner) -> Result<(), GraftError> {
         let ends = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(i, _)| i).chain([path.len()]);
         for end in ends.collect::<Vec<_>>() {
             let dir = &path[..end];
@@ -199,7 +199,6 @@ impl Stage<'_> {
                 Some(entry) if entry.is_dir() => {}
                 Some(_) => return Err(GraftError::NotADirectory { path: shown(dir) }),
                 None => {
-                    let owner = self.options.owner.unwrap_or_default();
                     let entry = Entry::new(dir, Kind::Dir, mode, owner.uid, owner.gid, self.options.created);
                     self.put(Slot { entry, from: None, inode: None, weak: false });
                 }
@@ -216,7 +215,8 @@ impl Stage<'_> {
         let as_dir = destination.ends_with(b"/") || destination.ends_with(b"/.");
         let text = clean(destination).join(&b"/"[..]);
         let first = if as_dir { self.resolve(&[], &text)? } else { self.resolve(&[], parent(&text))? };
-        self.make_dirs(&first, mode)?;
+        let owner = options.owner.unwrap_or_default();
+        self.make_dirs(&first, mode, owner)?;
 
         let mut base = self.resolve(&[], &text)?;
         let there = self.lookup(&base);
@@ -225,7 +225,7 @@ impl Stage<'_> {
             base = join(&base, &matched.name);
         }
         let above = if is_dir && there.is_none() { base.clone() } else { parent(&base).to_vec() };
-        self.make_dirs(&above, mode)?;
+        self.make_dirs(&above, mode, owner)?;
         for (i, item) in matched.items.iter().enumerate() {
             let path = if item.target.is_empty() { base.clone() } else { join(&base, &item.target) };
             self.copy_one(&path, number, i, item)?;
@@ -242,12 +242,12 @@ impl Stage<'_> {
             if there.is_some_and(|e| e.is_dir()) {
                 return Err(GraftError::FileOverDirectory { path: shown(path) });
             }
-            let slot = self.slot(path, number, i, item);
+            let slot = self.slot(path, number, i, item, self.options.chmod.as_ref());
             self.put(slot);
             return Ok(());
         }
         let Some(there) = there else {
-            let slot = self.slot(path, number, i, item);
+            let slot = self.slot(path, number, i, item, self.options.chmod.as_ref());
             self.put(slot);
             return Ok(());
         };
@@ -260,7 +260,7 @@ impl Stage<'_> {
         } else if item.implied {
             entry.mode = item.node.mode;
         } else {
-            let new = self.slot(path, number, i, item).entry;
+            let new = self.slot(path, number, i, item, self.options.chmod.as_ref()).entry;
             entry = Entry { xattrs: there.xattrs.iter().map(|(k, v)| (k.clone(), v.clone())).chain(new.xattrs).collect(), ..entry };
             (entry.mode, entry.uid, entry.gid, entry.mtime) = (new.mode, new.uid, new.gid, new.mtime);
         }
@@ -269,16 +269,17 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// Unpacks an archive's members into the destination, as `tar -x` in a chroot there would.
+    /// Unpacks an archive's members into the destination, as `tar -x` in a chroot there would. `--chmod` does not concern them, and `--chown`
+    /// no directories that the archive does not have, as in BuildKit.
     fn unpack(&mut self, number: usize, matched: &Match) -> Result<(), GraftError> {
         let root = self.resolve(&[], self.options.destination.clone().as_bytes())?;
-        self.make_dirs(&root, 0o755)?;
+        self.make_dirs(&root, 0o755, self.options.owner.unwrap_or_default())?;
         for (i, item) in matched.items.iter().enumerate().filter(|(_, item)| !item.target.is_empty()) {
             let above = self.resolve(&root, parent(&item.target))?;
-            self.make_dirs(&above, 0o755)?;
+            self.make_dirs(&above, 0o755, Owner::default())?;
             let path = join(&above, super::entry::file_name(&item.target));
             let there = self.lookup(&path);
-            let mut slot = self.slot(&path, number, i, item);
+            let mut slot = self.slot(&path, number, i, item, None);
             if let Some(there) = there.filter(Entry::is_dir) {
                 if slot.entry.is_dir() {
                     slot.weak = same_dir(&there, &slot.entry) && self.slots.get(&path).is_none_or(|slot| slot.weak);
@@ -306,10 +307,10 @@ impl Stage<'_> {
     }
 
     /// The new path for an item, with owner and mode as asked.
-    fn slot(&self, path: &[u8], number: usize, i: usize, item: &Selected) -> Slot {
+    fn slot(&self, path: &[u8], number: usize, i: usize, item: &Selected, chmod: Option<&Chmod>) -> Slot {
         let node = &item.node;
         let owner = self.options.owner.unwrap_or(Owner { uid: node.uid, gid: node.gid });
-        let mode = match (&node.kind, &self.options.chmod) {
+        let mode = match (&node.kind, chmod) {
             (NodeKind::Symlink { .. }, _) => 0o777,
             (kind, Some(chmod)) => chmod.apply(node.mode, *kind == NodeKind::Dir),
             (_, None) => node.mode & 0o7777,

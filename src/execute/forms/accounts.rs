@@ -43,6 +43,9 @@ impl Forms<'_> {
 
     /// The owner of files under `--chown=SPEC`, or of directories under `USER SPEC`. `view` is the snapshot's, merged or not.
     pub fn owner(&self, snapshot: &Snapshot, view: &View, spec: &str) -> Result<Owner, StepError> {
+        if snapshot.layers.is_empty() && Accounts::owner_needs_files(spec) {
+            return Err(StepError::NoAccounts { owner: spec.to_owned() });
+        }
         Ok(if Accounts::owner_needs_files(spec) {
             self.account_files(snapshot, view)?.accounts().owner(spec)
         } else {
