@@ -22,6 +22,10 @@ pub struct WordError {
     pub reason: WordFault,
 }
 
+/// What a word may expand to: 64 times what the kernel takes for a variable of a command. Ten lines of `ENV A=$A$A` multiply a text by a
+/// thousand, and thirty would take all memory.
+pub const MAX_BYTES: usize = 8 << 20;
+
 /// The single faults of a word.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WordFault {
@@ -51,6 +55,9 @@ pub enum WordFault {
         /// The message of the file, or one that says what is missing.
         message: String,
     },
+    /// More text than [`MAX_BYTES`].
+    #[error("the expanded text is longer than {} MB", MAX_BYTES >> 20)]
+    TooLong,
     /// A pattern with an escape that means nothing.
     #[error("invalid pattern ({pattern}) in substitution: invalid escape '\\{character}'")]
     InvalidPattern {
@@ -185,6 +192,14 @@ impl Words {
     }
 }
 
+fn push_value(text: &mut String, value: &str) -> Result<(), WordFault> {
+    if text.len() + value.len() > MAX_BYTES {
+        return Err(WordFault::TooLong);
+    }
+    text.push_str(value);
+    Ok(())
+}
+
 struct Scan<'a> {
     lexer: Lexer,
     keep_escapes: bool,
@@ -218,9 +233,8 @@ impl Scan<'_> {
             let from = text.len();
             match c {
                 '$' => {
-                    let value = self.dollar()?;
-                    words.push_split(&value);
-                    text.push_str(&value);
+                    push_value(&mut text, &self.dollar()?)?;
+                    words.push_split(&text[from..]);
                 }
                 '\'' | '"' if !self.lexer.plain_quotes => {
                     if c == '"' {
@@ -290,8 +304,7 @@ impl Scan<'_> {
                     return Ok(());
                 }
                 '$' => {
-                    let value = self.dollar()?;
-                    text.push_str(&value);
+                    push_value(text, &self.dollar()?)?;
                 }
                 c if c == escape => {
                     if self.keep_escapes {

@@ -150,6 +150,16 @@ fn errors_quote_the_whole_word() {
 }
 
 #[test]
+fn no_text_grows_beyond_all_bounds() {
+    let long = |_: &str| Some("x".repeat(MAX_BYTES / 2));
+    for word in ["$A$A", "\"$A$A\"", "${A}${B:-$A}"] {
+        assert_eq!(expand(word, '\\', &long).expect(word).text.len(), MAX_BYTES);
+        let error = expand(&format!("{word}{word}"), '\\', &long).expect_err(word);
+        assert_eq!(error.reason, WordFault::TooLong);
+    }
+}
+
+#[test]
 fn patterns_reverse() {
     for (pattern, expected) in [("ab", "ba"), (r"a\*", r"\*a"), (r"x\\y", r"y\\x"), (r"a\", r"\a"), ("", "")] {
         assert_eq!(pattern::reverse_pattern(pattern), expected);
