@@ -185,8 +185,9 @@ fn plan_options(request: &BuildRequest, inputs: &Inputs) -> PlanOptions {
 /// Reports lint warnings, in the order of their lines; `# check=error=true` makes them an error.
 fn warn(inputs: &Inputs, dockerfile: &Dockerfile, plan: &Plan, options: &PlanOptions, services: Services<'_>) -> Result<(), BuildError> {
     let check = checks::options(dockerfile, options)?;
-    let warnings = checks::warnings(inputs, dockerfile, plan, &check);
+    let mut warnings = checks::warnings(inputs, dockerfile, plan, &check);
     let refused = checks::refuse(&warnings, &check);
+    warnings.extend(checks::store_in_context(inputs));
     if !warnings.is_empty() {
         services.reporter.report(Event::Warnings { source: inputs.source.clone(), warnings });
     }

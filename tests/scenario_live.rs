@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use support::{Lab, Who, as_everybody};
+use support::image::Image;
+use support::{Lab, Said, Who, as_everybody};
 
 const DOCKERFILE: &str = "FROM busybox\nCOPY . /a/\nRUN --mount=target=/src cp /src/log /bound && cp /src/one /src/two /\nCOPY . /b/\n\
     FROM scratch\nCOPY --from=0 /bound /one /two /\nCOPY --from=0 /a/log /a\nCOPY --from=0 /b/log /b\n";
@@ -96,4 +97,25 @@ fn an_archive_that_is_replaced_before_it_is_unpacked_is_unpacked_as_it_is_then()
     assert_eq!(lab.build("ctx", &[]).image.text("a/f"), "new");
     lab.write("ctx/a.tar", archive("old"));
     assert_eq!(lab.build("ctx", &[]).image.text("a/f"), "old");
+}
+
+/// As with `SHALE_ROOT=$WORKSPACE/.shale`: what a build leaves there must not be in the next image, nor make the next step run.
+#[test]
+fn the_store_is_no_part_of_a_context_that_holds_it() {
+    as_everybody(|lab| {
+        lab.context("ctx", &[("Dockerfile", "FROM scratch\nCOPY . /w/\n"), ("f", "f\n")]);
+        let build = |name: &str| {
+            let args = ["build", "--progress", "plain", "-o", "type=oci,dest=o.tar", "ctx"];
+            let said = Said::of(lab.shale(&args).env("SHALE_ROOT", lab.work("ctx").join(name)).output().expect("shale starts"));
+            assert!(said.ok(), "{:?}: {}", lab.who(), said.stderr);
+            let files = Image::read(&lab.work("o.tar")).files;
+            assert!(files.contains_key("w/f") && !files.keys().any(|path| path.contains(name)), "{:?}: {:?}", lab.who(), files.keys());
+            said
+        };
+        let told = build(".shale");
+        assert!(told.stderr.contains(".shale, lies in the context and is left out"), "{:?}: {}", lab.who(), told.stderr);
+        assert!(build(".shale").executed().is_empty(), "{:?}", lab.who());
+        lab.write("ctx/.dockerignore", ".shale\ndeep\n");
+        assert!(!build("deep/in/here").stderr.contains("lies in the context"), "{:?}", lab.who());
+    });
 }

@@ -34,6 +34,16 @@ pub(super) fn warnings(inputs: &Inputs, dockerfile: &Dockerfile, plan: &Plan, ch
     sorted(warnings)
 }
 
+/// A context that holds the store: what is left out of it is told.
+pub(super) fn store_in_context(inputs: &Inputs) -> Vec<Warning> {
+    let told = |path: &[u8]| {
+        let path = String::from_utf8_lossy(path);
+        let text = format!("[Warning] the store of shale, {path}, lies in the context and is left out of it: add {path} to .dockerignore");
+        Warning { rule: "StoreInContext", text, span: None }
+    };
+    inputs.contexts.iter().filter_map(|context| context.left_out().map(told)).collect()
+}
+
 /// Those that the text alone gives, for a file of which there is no plan.
 pub(super) fn warnings_of_text(dockerfile: &Dockerfile, check: &CheckOptions) -> Vec<Warning> {
     sorted(lint::lint_stages(dockerfile, check, &lint::StageFacts::of_text(dockerfile)))

@@ -218,7 +218,8 @@ pub fn open(dir: &Path, dockerfile: DockerfileFrom, stat_caches: Option<&Path>) 
 }
 
 impl BuildContext {
-    /// Opens a local directory without ignore rules.
+    /// Opens a local directory without ignore rules. The store that the stat caches lie in is no part of it: each build would copy what the
+    /// builds before it have left there.
     pub fn open_dir(dir: &Path, stat_caches: Option<&Path>) -> Result<Self, ContextError> {
         let root = crate::tree::walk::open_dir(dir).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => ContextError::NotFound { path: dir.to_owned() },
@@ -228,7 +229,13 @@ impl BuildContext {
         let canonical = dir.canonicalize().map_err(ContextError::io("resolve", dir.as_os_str().as_bytes()))?;
         let identity = identity_of(&canonical);
         let cache_file = stat_caches.map(|caches| caches.join(&identity));
-        Ok(Self { place: Place::Directory(Box::new(Directory::new(root, cache_file))), identity })
+        let mut directory = Directory::new(root, cache_file);
+        if let Some(store) =
+            stat_caches.and_then(Path::parent).and_then(|store| store.strip_prefix(&canonical).ok()).filter(|path| *path != Path::new(""))
+        {
+            directory.leave_out(store.as_os_str().as_bytes().to_vec());
+        }
+        Ok(Self { place: Place::Directory(Box::new(directory)), identity })
     }
 
     /// Opens a named context (`--build-context name=dir`): the ignore file at its root applies, Dockerfiles do not matter.
@@ -288,6 +295,14 @@ impl BuildContext {
     pub fn held(&self, path: &[u8]) -> Option<HeldFile> {
         match &self.place {
             Place::Directory(directory) => directory.held(path),
+            Place::Archive(_) => None,
+        }
+    }
+
+    /// The path of the store in it, which is left out although the rules do not say so.
+    pub fn left_out(&self) -> Option<&[u8]> {
+        match &self.place {
+            Place::Directory(directory) => directory.left_out(),
             Place::Archive(_) => None,
         }
     }

@@ -439,7 +439,7 @@ impl Index {
 }
 
 /// Whether `path` lies below `dir`; everything lies below the empty path.
-pub(super) fn is_below(path: &[u8], dir: &[u8]) -> bool {
+pub fn is_below(path: &[u8], dir: &[u8]) -> bool {
     dir.is_empty() || (path.len() > dir.len() && path[dir.len()] == b'/' && path.starts_with(dir))
 }
 

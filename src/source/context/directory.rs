@@ -19,6 +19,7 @@ use crate::scoped::open_scoped;
 use crate::source::ignore::{Ignore, MatchState};
 use crate::source::statcache::{Fingerprint, Horizon, Known, LoadNote, Saved, StatCache};
 use crate::tree::entry::{ContentDigest, file_name, join, parent};
+use crate::tree::index::is_below;
 use crate::tree::walk::{Stat, list, node_kind, stat_at};
 use crate::tree::{Node, NodeKind};
 
@@ -34,6 +35,8 @@ const MAX_THREADS: usize = 16;
 pub(super) struct Directory {
     root: OwnedFd,
     ignore: Ignore,
+    /// A path that is not there for this build: that of its own store.
+    left_out: Option<Vec<u8>>,
     /// The match states of directories met so far.
     states: Mutex<HashMap<Vec<u8>, Arc<MatchState>>>,
     /// Whether an ignored directory holds something visible.
@@ -62,6 +65,7 @@ impl Directory {
         Self {
             root,
             ignore: Ignore::none(),
+            left_out: None,
             states: Mutex::default(),
             openings: Mutex::default(),
             cache,
@@ -78,6 +82,20 @@ impl Directory {
         self.ignore = ignore;
         lock(&self.states).clear();
         lock(&self.openings).clear();
+    }
+
+    /// Leaves out a path with all below it, whatever the rules say.
+    pub(super) fn leave_out(&mut self, path: Vec<u8>) {
+        self.left_out = Some(path);
+    }
+
+    /// What is left out although the rules would show it.
+    pub(super) fn left_out(&self) -> Option<&[u8]> {
+        self.left_out.as_deref().filter(|path| !self.ignore.ignores_child(&self.state(parent(path)), path))
+    }
+
+    fn is_left_out(&self, path: &[u8]) -> bool {
+        self.left_out.as_deref().is_some_and(|out| path == out || is_below(path, out))
     }
 
     pub(super) fn ignore(&self) -> &Ignore {
@@ -145,6 +163,9 @@ impl Directory {
         let mut nodes = Vec::with_capacity(names.len());
         for (name, file_type) in names {
             let child = join(path, name.as_bytes());
+            if self.is_left_out(&child) {
+                continue;
+            }
             let ignored = self.ignore.ignores_child(&state, &child);
             if ignored && !matches!(file_type, FileType::Directory | FileType::Unknown) {
                 continue;
@@ -278,6 +299,9 @@ impl Directory {
 
     /// Whether a path is there for COPY: not ignored, or a directory on the way to something that is not.
     fn is_visible(&self, path: &[u8], is_dir: bool) -> Result<bool, ContextError> {
+        if self.is_left_out(path) {
+            return Ok(false);
+        }
         if !self.ignore.ignores_child(&self.state(parent(path)), path) {
             return Ok(true);
         }
