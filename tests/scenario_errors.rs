@@ -257,25 +257,64 @@ fn what_is_no_date_and_no_archive_is_said_in_a_line() {
     });
 }
 
-/// A store on a file system of a few megabytes.
-struct SmallDisk {
+/// A store on a file system of its own.
+struct OwnDisk {
     path: std::path::PathBuf,
 }
 
-impl SmallDisk {
-    fn mount(lab: &Lab) -> Self {
+impl OwnDisk {
+    /// One of a few megabytes.
+    fn small(lab: &Lab) -> Self {
+        Self::mount(lab, &["-t", "tmpfs", "-o", "size=20m,mode=777", "shale-test"])
+    }
+
+    /// One as the root of a container is.
+    fn overlay(lab: &Lab) -> Self {
+        let part = |name: &str| {
+            let path = lab.path(&format!("home/{name}"));
+            fs::create_dir(&path).expect("mkdir");
+            // The overlay has the mode of the upper directory.
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).expect("chmod");
+            path.display().to_string()
+        };
+        let options = format!("lowerdir={},upperdir={},workdir={}", part("l"), part("u"), part("w"));
+        Self::mount(lab, &["-t", "overlay", "-o", &options, "shale-test"])
+    }
+
+    fn mount(lab: &Lab, args: &[&str]) -> Self {
         let path = lab.path("home/disk");
         fs::create_dir(&path).expect("mkdir");
-        let status = Command::new("mount").args(["-t", "tmpfs", "-o", "size=20m,mode=777", "shale-test"]).arg(&path).status();
-        assert!(status.expect("mount starts").success());
+        assert!(Command::new("mount").args(args).arg(&path).status().expect("mount starts").success());
         Self { path }
     }
 }
 
-impl Drop for SmallDisk {
+impl Drop for OwnDisk {
     fn drop(&mut self) {
         drop(Command::new("umount").arg("-l").arg(&self.path).status());
     }
+}
+
+#[test]
+fn a_store_that_cannot_hold_an_overlay_is_told() {
+    if !is_root() {
+        return skip("store on an overlay", "only root can mount one");
+    }
+    as_everybody(|lab| {
+        let disk = OwnDisk::overlay(lab);
+        let run = |args: &[&str]| {
+            let said = lab.shale(args).env("SHALE_ROOT", disk.path.join("store")).output();
+            Said::of(said.expect("shale starts"))
+        };
+        lab.write("ctx/rootfs.tar", support::busybox_rootfs());
+        lab.write("ctx/Dockerfile", "FROM scratch\nADD rootfs.tar /\nRUN true\n");
+        let said = run(&["build", "ctx"]);
+        assert!(!said.ok() && said.stderr.contains("is on overlayfs") && said.stderr.contains("set SHALE_ROOT"), "{}", said.stderr);
+        let said = run(&["doctor"]);
+        assert!(said.stdout.contains("is on overlayfs") && said.stdout.contains("set SHALE_ROOT"), "{}{}", said.stdout, said.stderr);
+        lab.write("ctx/Dockerfile", "FROM scratch\nADD rootfs.tar /\n");
+        assert!(run(&["build", "ctx"]).ok(), "{:?}: nothing runs", lab.who());
+    });
 }
 
 #[test]
@@ -284,7 +323,7 @@ fn a_full_disk_is_said_and_survived() {
         return skip("full disk", "only root can mount a small one");
     }
     as_everybody(|lab| {
-        let disk = SmallDisk::mount(lab);
+        let disk = OwnDisk::small(lab);
         let root = disk.path.join("store");
         let run = |args: &[&str]| Said::of(lab.shale(args).env("SHALE_ROOT", &root).output().expect("shale starts"));
         let is_empty = |name: &str| fs::read_dir(root.join(name)).expect("there").next().is_none();

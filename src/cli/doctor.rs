@@ -8,7 +8,7 @@ use shale_cache::{Disk, Store};
 
 use crate::sandbox::SandboxError;
 use crate::sandbox::ids::IdMaps;
-use crate::worker::{Worker, WorkerConfig};
+use crate::worker::{Worker, WorkerConfig, probe};
 
 use super::config::Config;
 use super::environment::Environment;
@@ -75,7 +75,7 @@ pub fn examine(environment: &Environment) -> Vec<Check> {
         Ok(_) => Check { advice: note, ..Check::new("store", Verdict::Good, root.display().to_string()) },
         Err(error) => Check::new("store", Verdict::Bad, error.to_string()).advice("set SHALE_ROOT to a directory of yours on a local disk"),
     };
-    let sandbox = sandbox(Worker::start(&WorkerConfig { store_root: root, privileged: false }).map(drop));
+    let sandbox = sandbox(try_sandbox(&WorkerConfig { store_root: root, privileged: false }));
     let mut checks = vec![store];
     checks.extend(caps);
     checks.extend([sandbox, overlay(&read("/proc/filesystems")), seccomp(&read("/proc/self/status"))]);
@@ -120,6 +120,12 @@ fn caps(root: &Path, environment: &Environment) -> Check {
     }
     let found = format!("{told}; only {} of the disk are free", human::size(disk.free_bytes));
     Check::new(NAME, Verdict::Limited, found).advice("free some space: builds evict from the cache as they write")
+}
+
+/// Starts a worker, and mounts an overlay in the store: the worker itself looks at no store.
+fn try_sandbox(config: &WorkerConfig) -> Result<(), SandboxError> {
+    Worker::start(config)?;
+    probe(config)?.refusal.map_or(Ok(()), |refusal| Err(SandboxError::Refused(Box::new(refusal))))
 }
 
 /// What an attempt to start a worker says: the verdict that counts, the other checks say why.

@@ -33,8 +33,11 @@ const CREATE_AT: &str = "mount the overlay at";
 
 /// Whether the kernel refused to make an overlay of the directories it was given.
 pub(crate) fn overlay_failed(error: &SandboxError) -> bool {
-    matches!(error, SandboxError::Worker { deed, .. } if deed == CREATE || deed == CREATE_AT)
+    matches!(error, SandboxError::Worker { deed, .. } if [CREATE, CREATE_AT, SET_UPPER].contains(&deed.as_str()))
 }
+
+/// Newer kernels look at the upper directory when they hear of it.
+const SET_UPPER: &str = "set the overlay option upperdir";
 
 /// Mounts the layers (top-most first) and the upper directory at `target`.
 pub(super) fn mount_at(lowers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> Result<(), Failure> {
