@@ -257,6 +257,29 @@ fn what_is_no_date_and_no_archive_is_said_in_a_line() {
     });
 }
 
+/// A range that an administrator gives anew makes what was unpacked before unreadable: who needs it hears what to do.
+#[test]
+fn layers_of_another_range_of_ids_are_told() {
+    if !support::has_other() {
+        return;
+    }
+    let lab = Lab::new(Who::Played);
+    lab.load_busybox();
+    lab.context("ctx", &[("Dockerfile", "FROM busybox\nRUN chown 5:5 /etc/passwd\n")]);
+    assert!(lab.run(&["build", "-q", "-t", "own", "ctx"]).ok());
+    for file in ["subuid", "subgid"] {
+        let path = lab.path(&format!("etc/{file}"));
+        let text = fs::read_to_string(&path).expect("accounts").replace(":65536", ":65000");
+        fs::write(&path, text).expect("accounts");
+    }
+    let said = lab.run(&["save", "-o", "own.tar", "own"]);
+    assert!(!said.ok() && said.stderr.contains("was unpacked for other ids than ours"), "{}", said.stderr);
+    let said = lab.run(&["build", "-o", "type=oci,dest=o.tar", "ctx"]);
+    assert!(!said.ok() && said.stderr.contains("for other ids") && said.stderr.contains("shale builder prune --all"), "{}", said.stderr);
+    assert!(lab.run(&["builder", "prune", "--all", "--force"]).ok());
+    lab.build("ctx", &[]);
+}
+
 /// A store on a file system of its own.
 struct OwnDisk {
     path: std::path::PathBuf,

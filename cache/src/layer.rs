@@ -238,6 +238,13 @@ impl<'a> Layers<'a> {
         Ok(Some(later.join(ROOT)).filter(|root| made.trusted().is_some() && root.is_dir()))
     }
 
+    /// Whether there is an unpacked form under another map: nobody can read that with ours.
+    pub fn has_other_fs(self, layer: &LayerId, map: &MapId) -> Result<bool, StoreError> {
+        let born = self.dir(layer).join(BORN).join(ROOT);
+        let is_born = self.made(layer)?.trusted().and_then(|made| made.map).is_some_and(|other| other != *map) && born.is_dir();
+        Ok(is_born || crate::tmp::names_in(&self.dir(layer).join("fs"))?.iter().any(|name| *name != escape(&map.0)))
+    }
+
     /// Makes the directory `from`, which is in the store's `tmp/`, the layer's unpacked form. If there is one already, that one
     /// stays and `from` goes to `trash/`. Returns where the unpacked form is.
     pub fn commit_fs(self, layer: &LayerId, map: &MapId, from: &Path) -> Result<PathBuf, StoreError> {

@@ -376,6 +376,9 @@ fn step(cause: &StepError, place: Option<(crate::span::SourceFile, Span)>) -> Di
             diagnostic.hint(format!("the context has {}", similar.join(", ")))
         }
         StepError::Sandbox(SandboxError::Refused(_)) => diagnostic.hint("`shale doctor` tells what this machine allows and what to change"),
+        StepError::OtherIds { .. } | StepError::LostLayer { .. } => {
+            diagnostic.hint("`shale builder prune --all --force` drops what is left of it, and the next build makes it again")
+        }
         StepError::Git(cause) => with_hint(diagnostic, cause.hint()),
         StepError::Device(cause) => with_hint(diagnostic, cause.hint()),
         StepError::Foreign { .. } => diagnostic.hint(EMULATOR),

@@ -135,6 +135,14 @@ pub enum StepError {
         /// Which.
         layer: shale_cache::LayerId,
     },
+    /// The only form of a layer belongs to ids that are not ours.
+    #[error(
+        "the layer {layer} was unpacked for other ids than ours: the range in /etc/subuid is another one now, or the store was another user's"
+    )]
+    OtherIds {
+        /// Which.
+        layer: shale_cache::LayerId,
+    },
     /// A blob is gone from the store.
     #[error("the content {digest} is not in the store any more")]
     LostBlob {

@@ -231,7 +231,10 @@ impl<'a> Forms<'a> {
     }
 
     fn any_packed(&self, id: &LayerId) -> Result<File, StepError> {
-        let Some((_, packed)) = self.store.layers().any_packed(id)? else { return Err(StepError::LostLayer { layer: *id }) };
+        let Some((_, packed)) = self.store.layers().any_packed(id)? else {
+            let is_of_others = self.store.layers().has_other_fs(id, &self.map_id()?)?;
+            return Err(if is_of_others { StepError::OtherIds { layer: *id } } else { StepError::LostLayer { layer: *id } });
+        };
         self.store.blobs().open(&packed.blob)?.ok_or(StepError::LostLayer { layer: *id })
     }
 
