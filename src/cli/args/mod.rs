@@ -3,6 +3,7 @@
 //! The spelling is Docker's (pflag): boolean flags take `=true|false|1|0`, a value may start with a dash, a repeated
 //! single-valued flag takes its last value, short flags cluster (`-qt name`).
 
+mod absent;
 mod bench;
 mod build;
 mod builds;
@@ -21,15 +22,15 @@ use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use super::program::Program;
 
+pub use absent::{
+    AbsentInspectArgs, AbsentPruneArgs, ContainerCommand, NetworkCommand, NetworksArgs, PsArgs, VolumeCommand, VolumePruneArgs, VolumesArgs,
+};
 pub use bench::BenchArgs;
 pub use build::BuildArgs;
 pub use builds::{BuildInspectArgs, BuildLogsArgs, BuildsArgs, BuildsCommand, BuildsListArgs, BuildsRemoveArgs, ExplainArgs};
-pub use engine::{BuilderArgs, BuilderListArgs, CreateBuilderArgs, FormatArgs, PsArgs, RemoveBuilderArgs, UseBuilderArgs};
+pub use engine::{BuilderArgs, BuilderListArgs, CreateBuilderArgs, FormatArgs, RemoveBuilderArgs, UseBuilderArgs};
 pub use global::GlobalArgs;
-pub use groups::{
-    BuilderCommand, BuildxCommand, ContainerCommand, ContextCommand, ContextListArgs, ImageCommand, PruneContainersArgs, StoreCommand,
-    SystemCommand,
-};
+pub use groups::{BuilderCommand, BuildxCommand, ContextCommand, ContextListArgs, ImageCommand, StoreCommand, SystemCommand};
 pub use image::{HistoryArgs, ImageInspectArgs, ImagesArgs, ImportArgs, InspectArgs, LoadArgs, RmiArgs, SaveArgs, TagArgs};
 pub use manifest::{
     AnnotateManifestArgs, CreateIndexArgs, CreateManifestArgs, ImagetoolsCommand, InspectIndexArgs, InspectManifestArgs, ManifestCommand,
@@ -118,6 +119,12 @@ pub enum Command {
     /// Docker's name for the commands about containers.
     #[command(subcommand, hide = true)]
     Container(ContainerCommand),
+    /// Docker's name for the commands about volumes.
+    #[command(subcommand, hide = true)]
+    Volume(VolumeCommand),
+    /// Docker's name for the commands about networks.
+    #[command(subcommand, hide = true)]
+    Network(NetworkCommand),
     /// Docker's name for the commands about daemons.
     #[command(subcommand, hide = true)]
     Context(ContextCommand),
@@ -247,7 +254,7 @@ mod tests {
     #[test]
     fn other_mistakes_have_their_own_words() {
         for (line, start) in [
-            ("build", "'shale build' requires 1 argument\n\nUsage:  shale build [OPTIONS] PATH | -\n"),
+            ("build", "'shale build' requires 1 argument\n\nUsage:  shale build [OPTIONS] PATH | "),
             ("build -t a . extra", "'shale build' does not take the argument \"extra\"\n"),
             ("build --squash-all .", "ERROR: --squash-all is not supported yet"),
             ("tag a", "'shale tag' requires 2 arguments\n"),
