@@ -206,6 +206,7 @@ fn dispatch(command: &Command, environment: &Environment) -> Result<(), Failure>
         Command::Buildx(BuildxCommand::Ls(args)) => builders::list(args),
         Command::Buildx(BuildxCommand::Inspect(args)) => print(builders::described(args)),
         Command::Buildx(BuildxCommand::Rm(args)) => builders::remove(args),
+        Command::Help(_) => unreachable!("what reads the command line answers it"),
         Command::Buildx(BuildxCommand::Stop(_) | BuildxCommand::Install | BuildxCommand::Uninstall) => Ok(()),
     }
 }
