@@ -35,7 +35,7 @@ fn results_go_to_stdout_and_talk_goes_to_stderr() {
 fn mistakes_exit_as_docker_s_do() {
     for (args, code, part) in [
         (&["build", "--bogus", "."][..], 125, "unknown flag: --bogus\n"),
-        (&["build", "-t"], 125, "flag needs an argument: --tag\n"),
+        (&["build", "-t"], 125, "flag needs an argument: 't' in -t\n"),
         (&["run", "--rm", "alpine"], 125, "ERROR: 'shale run' is not supported"),
         (&["build"], 1, "'shale build' requires 1 argument\n"),
         (&["build", ""], 1, "ERROR: unable to prepare context: path \"\" not found\n"),
@@ -55,6 +55,53 @@ fn mistakes_exit_as_docker_s_do() {
         let (exit, out, err) = run(args);
         assert_eq!((exit, out.as_str()), (code, ""), "{args:?}: {err}");
         assert!(err.contains(part), "{args:?}:\n{err}");
+    }
+}
+
+#[test]
+fn help_is_there_for_every_command_by_every_name() {
+    for (words, asked) in [
+        (&["help"][..], &["--help"][..]),
+        (&["help", "build"], &["build", "--help"]),
+        (&["-D", "help", "image", "ls"], &["image", "ls", "--help"]),
+        (&["help", "buildx", "imagetools"], &["buildx", "imagetools", "--help"]),
+        (&["help", "help"], &["help", "--help"]),
+    ] {
+        let said = run(words);
+        assert_eq!(said, run(asked), "{words:?}");
+        let path: Vec<&str> = words.iter().filter(|word| !word.starts_with('-')).skip(1).copied().collect();
+        assert!(said.0 == 0 && said.1.contains(&format!("Usage: shale {}", path.join(" "))), "{words:?}: {said:?}");
+    }
+    assert_eq!(run(&["help", "image", "nope"]), (1, String::new(), "unknown help topic: nope\n".into()));
+    assert_eq!(run(&["help", "run"]).0, 125);
+    let (_, out, _) = run(&["build", "--help"]);
+    assert!(out.contains("      --no-cache  ") && out.contains("  -q, --quiet  ") && out.contains("--tls-verify[=<BOOL>]"), "{out}");
+}
+
+#[test]
+fn usage_lines_name_the_command_that_was_called() {
+    for (args, usage) in [
+        (&["image", "rm"][..], "Usage:  shale image rm [OPTIONS] IMAGE [IMAGE...]"),
+        (&["rmi"], "Usage:  shale rmi [OPTIONS] IMAGE [IMAGE...]"),
+        (&["image", "ls", "a", "b"], "Usage:  shale image ls [OPTIONS] [REPOSITORY[:TAG]]"),
+        (&["builder", "build"], "Usage:  shale builder build [OPTIONS] PATH | URL | -"),
+        (&["--hepl"], "Usage:  shale [OPTIONS] COMMAND [ARG...]"),
+    ] {
+        let (_, _, err) = run(args);
+        assert_eq!(err.lines().find(|line| line.starts_with("Usage:")), Some(usage), "{args:?}: {err}");
+    }
+}
+
+#[test]
+fn what_docker_has_and_shale_has_not_is_refused_with_the_reason() {
+    for (args, code, why) in [
+        (&["events"][..], 1, "there is no daemon"),
+        (&["trust", "sign"], 1, "images are neither signed"),
+        (&["plugin", "ls"], 1, "there is no daemon"),
+        (&["export", "x"], 125, "shale builds images and runs no containers"),
+    ] {
+        let (exit, _, err) = run(args);
+        assert!(exit == code && err.contains(&format!("is not supported: {why}")), "{args:?}: {exit} {err}");
     }
 }
 

@@ -232,6 +232,31 @@ fn a_signal_ends_steps_at_once_and_nothing_stays() {
     });
 }
 
+/// `nohup shale build &` in a script, as Jenkins starts its steps.
+#[test]
+fn signals_that_were_ignored_stay_ignored_but_sigterm_does_not() {
+    as_everybody(|lab| {
+        lab.own_binary();
+        lab.load_busybox();
+        lab.context("ctx", &[("Dockerfile", "FROM busybox\nRUN echo now $((40+2)); sleep 1\n")]);
+        let start = || {
+            let binary = lab.path("shale");
+            let script = "trap '' HUP INT TERM; exec \"$@\"";
+            let args = ["-c", script, "sh", binary.to_str().expect("text"), "build", "--no-cache", "--progress", "plain", "ctx"];
+            let mut build = Running::start(lab.command_of("sh", &args));
+            build.wait_for("now 42");
+            build
+        };
+        let build = start();
+        send(&build.child, Signal::HUP);
+        send(&build.child, Signal::INT);
+        let (code, said) = build.end(Duration::from_secs(60), "ignored signals");
+        assert_eq!(code, 0, "{:?}: {said}", lab.who());
+        start().stop(Signal::TERM, "SIGTERM");
+        nothing_is_left(lab, "SIGTERM");
+    });
+}
+
 /// How many wishes a step must have got before it said anything, and how many are made for that.
 const EARLY: usize = 10;
 const WISHES: usize = 200;

@@ -190,6 +190,12 @@ fn a_read_only_store_builds_what_it_has_and_says_what_it_would_have_to_write() {
         return;
     }
     as_everybody(|lab| {
+        lab.context("plain", &[("Dockerfile", "FROM scratch\nCOPY f /\n"), ("f", "f\n")]);
+        lab.context("upon", &[("Dockerfile", "FROM plain\nCOPY g /\n"), ("g", "g\n")]);
+        for args in ["build -q -t plain plain", "save -o plain.tar plain", "rmi plain", "builder prune -af"] {
+            let said = lab.run(&args.split(' ').collect::<Vec<_>>());
+            assert!(said.ok(), "{:?}: {args}: {}", lab.who(), said.stderr);
+        }
         prepared(lab);
         lab.write("config.toml", "");
         // Who is not root cannot read all unpacked files, and has no place for what lies in tars.
@@ -198,6 +204,8 @@ fn a_read_only_store_builds_what_it_has_and_says_what_it_would_have_to_write() {
         let cases = [
             ("build -q -o type=oci,dest=again.tar ctx", None),
             ("build -q -t app ctx", None),
+            // A base that came packed, and was indexed by the build upon it.
+            ("build -q -t upon upon", None),
             ("build -q -o type=cacheonly ctx", None),
             ("build -q --label a=b -o type=docker,dest=labelled.tar ctx", None),
             ("save -o saved.tar app", None),
@@ -222,7 +230,8 @@ fn a_read_only_store_builds_what_it_has_and_says_what_it_would_have_to_write() {
         lab.context("other", &[("Dockerfile", "FROM busybox\nRUN echo other >/other\n")]);
         lab.context("hidden", &[("Dockerfile", "FROM busybox\nRUN echo hidden >/h && chown 5:6 /h && chmod 600 /h\n")]);
         let script = "shale build -q -o type=oci,dest=first.tar ctx >/dev/null && shale build -q -t app ctx >/dev/null || exit 70; \
-            shale build -q -o type=cacheonly hidden >/dev/null || exit 71; until mount -o remount,ro \"$store\" 2>/dev/null; do sleep 0.1; done; ";
+            shale build -q -o type=cacheonly hidden >/dev/null || exit 71; \
+            shale load -i plain.tar >/dev/null && shale build -q -t upon upon >/dev/null || exit 72; until mount -o remount,ro \"$store\" 2>/dev/null; do sleep 0.1; done; ";
         let each = |(args, _): &(&str, Option<&str>)| {
             format!(
                 "shale {args} >said 2>&1; echo \"$? $(grep -c '^ERROR:' said) $(grep '^ERROR:' said)|$(grep -c '^hint: a read-only' said)\"; "

@@ -53,6 +53,16 @@ pub struct ImageRecord {
     pub built: Built,
 }
 
+impl ImageRecord {
+    /// Whether nothing would change for whoever reads the record if the other one took its place. That a packed layer was indexed meanwhile,
+    /// as those of a base are that was loaded or pulled, changes nothing: it is found by its DiffID as well.
+    fn is_as_good_as(&self, other: &Self) -> bool {
+        let needed = |layer: &ImageLayer| ImageLayer { layer: layer.layer.filter(|_| layer.blob.is_none()), ..layer.clone() };
+        let compared = |record: &Self| Self { stored_at_secs: 0, layers: record.layers.iter().map(needed).collect(), ..record.clone() };
+        compared(self) == compared(other)
+    }
+}
+
 /// What a build decided about the manifest of an image, and about the index that it is part of, for whoever comes to make them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Built {
@@ -97,11 +107,8 @@ impl<'a> Images<'a> {
 
     /// Keeps an image, without a name. Replaces the record of the same id. A read-only store only takes what it has already.
     pub fn put(self, record: &ImageRecord) -> Result<(), StoreError> {
-        if self.store.is_read_only() {
-            let known = self.read(&record.id)?.map(|known| ImageRecord { stored_at_secs: record.stored_at_secs, ..known });
-            if known.as_ref() == Some(record) {
-                return Ok(());
-            }
+        if self.store.is_read_only() && self.read(&record.id)?.is_some_and(|known| known.is_as_good_as(record)) {
+            return Ok(());
         }
         self.store.require_writable(|| format!("keep the image {} in images/", record.id))?;
         self.store.write_entry(entry::IMAGE, &self.record_path(&record.id), record)

@@ -18,7 +18,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use time::OffsetDateTime;
 
@@ -28,6 +27,7 @@ use super::console::{print, say, warn};
 use super::diagnostic::Diagnostic;
 use super::environment::Environment;
 use super::human;
+use super::signals;
 use report::{Report, ToolReport};
 use scenario::Scenario;
 use subject::Subject;
@@ -43,7 +43,7 @@ pub fn run(args: &BenchArgs, environment: &Environment) -> Result<(), Failure> {
         check_place(&environment.resolve(path))?;
     }
     let signal = Arc::new(AtomicUsize::new(0));
-    for number in [SIGINT, SIGTERM, SIGHUP] {
+    for number in signals::heeded() {
         flag::register_usize(number, Arc::clone(&signal), number as usize).map_err(|error| Diagnostic::of(&error))?;
     }
     let place = Place::make(environment)?;

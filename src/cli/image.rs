@@ -23,7 +23,7 @@ use super::images::{self, Style};
 use super::inspect::{self, Form};
 use super::output::LayerOptions;
 use super::request::registry_config;
-use super::{Failure, history};
+use super::{Failure, absent, history};
 
 /// The store of this user.
 pub fn open_store(environment: &Environment) -> Result<Store, Failure> {
@@ -126,12 +126,11 @@ pub fn inspect(args: &InspectArgs, environment: &Environment) -> Result<(), Fail
     if let Some(kind) = args.kind.as_deref() {
         inspect::check_kind(kind).map_err(Diagnostic::new)?;
     }
-    let only = match args.kind.as_deref() {
-        None => Only::Nothing,
-        Some("image") => Only::Images,
-        Some(kind) => Only::Other(kind),
-    };
-    inspect_names(&args.names, &form, only, environment)?;
+    match args.kind.as_deref() {
+        None => inspect_names(&args.names, &form, Kinds::All, environment)?,
+        Some("image") => inspect_names(&args.names, &form, Kinds::Images, environment)?,
+        Some(kind) => return absent::inspect_all(kind, &args.names, &form, environment),
+    }
     if args.size {
         warn("--size ignored for image");
     }
@@ -141,28 +140,25 @@ pub fn inspect(args: &InspectArgs, environment: &Environment) -> Result<(), Fail
 /// `shale image inspect`
 pub fn inspect_images(args: &ImageInspectArgs, environment: &Environment) -> Result<(), Failure> {
     let form = Form::parse(args.format.as_deref()).map_err(|error| Failure::template(&error))?;
-    inspect_names(&args.names, &form, Only::Images, environment)
+    inspect_names(&args.names, &form, Kinds::Images, environment)
 }
 
 /// Among which kinds of objects names are looked for.
 #[derive(Clone, Copy, Debug)]
-enum Only<'a> {
+enum Kinds {
     /// All that Docker has.
-    Nothing,
+    All,
     Images,
-    /// A kind of which there is nothing here.
-    Other(&'a str),
 }
 
-fn inspect_names(names: &[String], form: &Form, only: Only<'_>, environment: &Environment) -> Result<(), Failure> {
+fn inspect_names(names: &[String], form: &Form, kinds: Kinds, environment: &Environment) -> Result<(), Failure> {
     let mut found = Vec::new();
     let mut wrong: Vec<Diagnostic> = Vec::new();
     let service = service(environment)?;
     for name in names {
-        match (only, service.inspect(name)) {
-            (Only::Other(kind), _) => wrong.push(Diagnostic::new(format!("No such {kind}: {name}")).of_engine()),
+        match (kinds, service.inspect(name)) {
             (_, Ok(image)) => found.push(image),
-            (Only::Nothing, Err(ImageError::NotFound { .. } | ImageError::Reference { .. })) => {
+            (Kinds::All, Err(ImageError::NotFound { .. } | ImageError::Reference { .. })) => {
                 wrong.push(Diagnostic::no_such_object(name));
             }
             (_, Err(error)) => wrong.push(told_by_engine(&error)),
@@ -175,7 +171,7 @@ fn inspect_names(names: &[String], form: &Form, only: Only<'_>, environment: &En
 }
 
 /// Shows errors that did not stop a command; it fails if there is one.
-fn told(wrong: Vec<Diagnostic>, environment: &Environment) -> Result<(), Failure> {
+pub(super) fn told(wrong: Vec<Diagnostic>, environment: &Environment) -> Result<(), Failure> {
     for diagnostic in &wrong {
         say(&diagnostic.render_as(environment.program));
     }

@@ -1,15 +1,14 @@
-//! `shale info` and `shale ps`, in the shape of Docker's: scripts ask them to see whether an engine answers.
+//! `shale info`, in the shape of Docker's: scripts ask it to see whether an engine answers.
 
 use std::fs;
 
 use serde_json::json;
 
-use super::args::{FormatArgs, PsArgs};
+use super::args::FormatArgs;
 use super::console::print;
 use super::diagnostic::Diagnostic;
 use super::environment::Environment;
-use super::listing::Listing;
-use super::template::{Struct, Template, TemplateError, Value};
+use super::template::{Struct, Template, Value};
 use super::{Failure, human, image, version};
 
 /// What `docker info` prints of the engine.
@@ -131,38 +130,6 @@ fn table(facts: &Facts, environment: &Environment) -> String {
     )
 }
 
-const CONTAINERS: Listing<'_> = Listing {
-    heads: &[
-        ("ID", "CONTAINER ID"),
-        ("Image", "IMAGE"),
-        ("Command", "COMMAND"),
-        ("CreatedAt", "CREATED AT"),
-        ("RunningFor", "CREATED"),
-        ("Status", "STATUS"),
-        ("State", "STATE"),
-        ("Ports", "PORTS"),
-        ("Names", "NAMES"),
-        ("Size", "SIZE"),
-        ("Labels", "LABELS"),
-        ("Mounts", "MOUNTS"),
-        ("Networks", "NETWORKS"),
-    ],
-    table: "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}",
-    quiet: "{{.ID}}",
-    raw: Some("container_id: {{.ID}}"),
-};
-
-/// `shale ps`: the list of no containers.
-pub fn containers(args: &PsArgs) -> Result<(), Failure> {
-    print(no_containers(args).map_err(|error| Diagnostic::of(&error))?)
-}
-
-fn no_containers(args: &PsArgs) -> Result<String, TemplateError> {
-    let with_size = format!("{}\t{{{{.Size}}}}", CONTAINERS.table);
-    let listing = Listing { table: if args.size { &with_size } else { CONTAINERS.table }, ..CONTAINERS };
-    listing.render(vec![], args.format.as_deref(), args.quiet)
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::environment::test_environment;
@@ -196,14 +163,5 @@ mod tests {
         assert!(fill("{{json .}}").is_ok_and(|json| json.starts_with("{\"ID\":\"ci\",\"Containers\":0,")));
         let text = table(&facts(), &environment);
         assert!(text.contains("\n Images: 2\n Server Version: 28.") && text.contains("\n Total Memory: 3.725GiB\n"), "{text}");
-    }
-
-    #[test]
-    fn there_are_no_containers() {
-        let args =
-            PsArgs { all: true, filters: vec![], format: None, last: None, latest: false, no_trunc: false, quiet: false, size: false };
-        assert_eq!(no_containers(&args).unwrap(), "CONTAINER ID   IMAGE     COMMAND   CREATED   STATUS    PORTS     NAMES\n");
-        assert_eq!(no_containers(&PsArgs { quiet: true, ..args.clone() }).unwrap(), "");
-        assert!(no_containers(&PsArgs { format: Some("{{.ID".into()), ..args }).is_err());
     }
 }

@@ -3,7 +3,6 @@
 use std::io::{BufRead as _, Read as _};
 
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::oci::reference::{credential_key, registry_of};
@@ -16,6 +15,7 @@ use super::diagnostic::Diagnostic;
 use super::environment::Environment;
 use super::registry::{RegistryNotes, registry_failure};
 use super::request::{docker_config_file, registry_config_with};
+use super::signals;
 
 /// `shale login`: the credentials are tried on the registry before they are kept.
 pub fn login(args: &LoginArgs, environment: &Environment) -> Result<(), Failure> {
@@ -162,7 +162,7 @@ impl Silence {
     fn start() -> Result<Self, Failure> {
         let failed = |error: std::io::Error| Diagnostic::new("cannot hide what is typed").because(error.to_string());
         let before = tcgetattr(std::io::stdin()).map_err(|error| failed(error.into()))?;
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
+        let mut signals = Signals::new(signals::heeded()).map_err(failed)?;
         let handle = signals.handle();
         let shown = before.clone();
         std::thread::spawn(move || {

@@ -16,6 +16,7 @@ pub mod values;
 
 pub mod program;
 
+pub mod absent;
 pub mod bench;
 pub mod build;
 pub mod builders;
@@ -53,7 +54,7 @@ mod transfer;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use args::{BuilderCommand, BuildxCommand, Command, ContainerCommand, ImageCommand, Refusal, StoreCommand, SystemCommand};
+use args::{BuilderCommand, BuildxCommand, Command, ImageCommand, Refusal, StoreCommand, SystemCommand};
 use console::{print, say, warn};
 use diagnostic::Diagnostic;
 use environment::Environment;
@@ -194,8 +195,10 @@ fn dispatch(command: &Command, environment: &Environment) -> Result<(), Failure>
         }
         Command::Version(args) => version::run(args, environment),
         Command::Info(args) | Command::System(SystemCommand::Info(args)) => info::run(args, environment),
-        Command::Ps(args) | Command::Container(ContainerCommand::Ls(args)) => info::containers(args),
-        Command::Container(ContainerCommand::Prune(_)) => print("Total reclaimed space: 0B\n"),
+        Command::Ps(args) => absent::containers(args),
+        Command::Container(command) => absent::container(command, environment),
+        Command::Volume(command) => absent::volume(command, environment),
+        Command::Network(command) => absent::network(command, environment),
         Command::Context(command) => contexts::run(command),
         Command::Buildx(BuildxCommand::Version) => print(builders::VERSION_LINE),
         Command::Buildx(BuildxCommand::Create(args)) => builders::create(args),
@@ -203,6 +206,7 @@ fn dispatch(command: &Command, environment: &Environment) -> Result<(), Failure>
         Command::Buildx(BuildxCommand::Ls(args)) => builders::list(args),
         Command::Buildx(BuildxCommand::Inspect(args)) => print(builders::described(args)),
         Command::Buildx(BuildxCommand::Rm(args)) => builders::remove(args),
+        Command::Help(_) => unreachable!("what reads the command line answers it"),
         Command::Buildx(BuildxCommand::Stop(_) | BuildxCommand::Install | BuildxCommand::Uninstall) => Ok(()),
     }
 }

@@ -1,4 +1,4 @@
-//! SIGINT, SIGTERM and SIGHUP: the first asks the build to stop, the second insists, the third is final.
+//! SIGINT, SIGTERM and SIGHUP, unless they are ignored by inheritance: the first asks the build to stop, the second insists, the third is final.
 //!
 //! Commands get their grace. Everything else (hashing, packing, a registry that says nothing, a pipe that nobody reads) is not asked
 //! at a hundred places whether it is still wanted: if the build is not over soon, it is given up as a whole.
@@ -14,11 +14,18 @@ use signal_hook::iterator::{Handle, Signals};
 use signal_hook::low_level::emulate_default_handler;
 
 use crate::sandbox::Cancel;
+use crate::sandbox::sys::is_ignored;
 
 /// How long a build without a running command may take to end in good order.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How often that is looked at.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// The signals that are heeded. SIGHUP and SIGINT stay ignored if they were when the program was started: who started it so (`nohup`, a script
+/// with `&`) sends them to others. SIGTERM is sent to one process on purpose and is always heeded, as by Docker's client.
+pub(super) fn heeded() -> Vec<i32> {
+    [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| *signal == SIGTERM || !is_ignored(*signal)).collect()
+}
 
 /// Watches for signals as long as it lives. The handlers stay installed after that: a process that was asked to stop is on its way out.
 #[derive(Debug)]
@@ -45,7 +52,7 @@ impl std::fmt::Debug for State {
 impl Watch {
     /// Starts to watch. `give_up` ends the process if the build does not; it gets the first signal.
     pub fn start(cancel: Cancel, give_up: impl Fn(i32) + Send + 'static) -> io::Result<Self> {
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+        let mut signals = Signals::new(heeded())?;
         let handle = signals.handle();
         let state = Arc::new(State { caught: AtomicI32::new(0), give_up: Mutex::new(Some(Box::new(give_up))) });
         let shared = Arc::clone(&state);

@@ -307,6 +307,15 @@ pub(crate) fn heed_children() {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
+/// Whether this process ignores a signal.
+pub(crate) fn is_ignored(signal: libc::c_int) -> bool {
+    // SAFETY: sigaction is plain data, for which zeroes are valid.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: with a null action nothing is installed; the present one is written to a value that lives across the call.
+    let rc = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
+    rc == 0 && action.sa_sigaction == libc::SIG_IGN
+}
+
 /// Every signal has its default action again, and none is blocked: what was inherited must not be handed on to a step.
 pub(crate) fn reset_signals() {
     // Not through libc, which keeps two signals to itself that may be ignored by inheritance all the same.

@@ -11,7 +11,7 @@ use super::registry::RegistryArgs;
 
 /// `shale build`
 #[derive(Clone, Debug, Args)]
-#[command(override_usage = "shale build [OPTIONS] PATH | -")]
+#[command(override_usage = "shale build [OPTIONS] PATH | URL | -")]
 pub struct BuildArgs {
     /// Add a host to /etc/hosts of RUN steps (`host:ip`).
     #[arg(long = "add-host", value_name = "HOST:IP")]
@@ -109,8 +109,8 @@ pub struct BuildArgs {
     pub registry: RegistryArgs,
     #[command(flatten)]
     pub other: OtherFlags,
-    /// The build context: a directory, or `-` for a tar archive or Dockerfile on standard input.
+    /// The build context: a directory, a Git repository or an archive by its URL, or `-` for a tar archive or Dockerfile on standard input.
     // An empty one is no missing value, as clap would have it.
-    #[arg(value_name = "PATH | -", value_parser = OsStringValueParser::new().map(PathBuf::from))]
+    #[arg(value_name = "PATH | URL | -", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub context: PathBuf,
 }

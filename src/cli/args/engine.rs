@@ -1,4 +1,4 @@
-//! The flags of commands that ask about an engine: `info`, `ps`, builders. Most answers are fixed.
+//! The flags of commands that ask about an engine: `info`, builders. Most answers are fixed.
 
 use clap::{ArgAction, Args};
 
@@ -11,36 +11,6 @@ pub struct FormatArgs {
     /// `json` or a template such as `{{.ServerVersion}}`.
     #[arg(short, long, value_name = "FORMAT")]
     pub format: Option<String>,
-}
-
-/// `shale ps`
-#[derive(Clone, Debug, Args)]
-#[command(override_usage = "shale ps [OPTIONS]")]
-pub struct PsArgs {
-    /// Stopped ones too.
-    #[arg(short, long, value_parser = parse_bool, action = ArgAction::Set)]
-    pub all: bool,
-    /// Only some.
-    #[arg(short, long = "filter", value_name = "KEY=VALUE")]
-    pub filters: Vec<String>,
-    /// `json`, `table` or a template.
-    #[arg(long, value_name = "FORMAT")]
-    pub format: Option<String>,
-    /// Only the last ones.
-    #[arg(short = 'n', long, value_name = "N")]
-    pub last: Option<String>,
-    /// Only the last one.
-    #[arg(short, long, value_parser = parse_bool, action = ArgAction::Set)]
-    pub latest: bool,
-    /// Whole ids.
-    #[arg(long, value_parser = parse_bool, action = ArgAction::Set)]
-    pub no_trunc: bool,
-    /// Ids only.
-    #[arg(short, long, value_parser = parse_bool, action = ArgAction::Set)]
-    pub quiet: bool,
-    /// Sizes too.
-    #[arg(short, long, value_parser = parse_bool, action = ArgAction::Set)]
-    pub size: bool,
 }
 
 /// `shale buildx create`

@@ -6,7 +6,7 @@ use super::super::flags::parse_bool;
 
 use super::build::BuildArgs;
 use super::builds::BuildsCommand;
-use super::engine::{BuilderArgs, BuilderListArgs, CreateBuilderArgs, FormatArgs, PsArgs, RemoveBuilderArgs, UseBuilderArgs};
+use super::engine::{BuilderArgs, BuilderListArgs, CreateBuilderArgs, FormatArgs, RemoveBuilderArgs, UseBuilderArgs};
 use super::image::{HistoryArgs, ImageInspectArgs, ImagesArgs, ImportArgs, LoadArgs, RmiArgs, SaveArgs, TagArgs};
 use super::manifest::ImagetoolsCommand;
 use super::registry::{PullArgs, PushArgs};
@@ -106,28 +106,6 @@ pub enum SystemCommand {
     Df(DfArgs),
     /// Remove unused data.
     Prune(SystemPruneArgs),
-}
-
-/// `shale container …`: there are none, which is what the list says.
-#[derive(Debug, Subcommand)]
-pub enum ContainerCommand {
-    /// List containers: there are none.
-    #[command(visible_aliases = ["ps", "list"])]
-    Ls(PsArgs),
-    /// Remove stopped containers: there are none.
-    Prune(PruneContainersArgs),
-}
-
-/// `shale container prune`
-#[derive(Clone, Debug, Args)]
-#[command(override_usage = "shale container prune [OPTIONS]")]
-pub struct PruneContainersArgs {
-    /// Do not ask.
-    #[arg(short, long, value_parser = parse_bool, action = ArgAction::Set)]
-    pub force: bool,
-    /// Only some.
-    #[arg(long = "filter", value_name = "KEY=VALUE")]
-    pub filters: Vec<String>,
 }
 
 /// `shale context …`: there is one, the machine itself.

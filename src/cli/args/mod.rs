@@ -3,6 +3,7 @@
 //! The spelling is Docker's (pflag): boolean flags take `=true|false|1|0`, a value may start with a dash, a repeated
 //! single-valued flag takes its last value, short flags cluster (`-qt name`).
 
+mod absent;
 mod bench;
 mod build;
 mod builds;
@@ -17,19 +18,19 @@ mod store;
 
 use std::ffi::OsString;
 
-use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use super::program::Program;
 
+pub use absent::{
+    AbsentInspectArgs, AbsentPruneArgs, ContainerCommand, NetworkCommand, NetworksArgs, PsArgs, VolumeCommand, VolumePruneArgs, VolumesArgs,
+};
 pub use bench::BenchArgs;
 pub use build::BuildArgs;
 pub use builds::{BuildInspectArgs, BuildLogsArgs, BuildsArgs, BuildsCommand, BuildsListArgs, BuildsRemoveArgs, ExplainArgs};
-pub use engine::{BuilderArgs, BuilderListArgs, CreateBuilderArgs, FormatArgs, PsArgs, RemoveBuilderArgs, UseBuilderArgs};
+pub use engine::{BuilderArgs, BuilderListArgs, CreateBuilderArgs, FormatArgs, RemoveBuilderArgs, UseBuilderArgs};
 pub use global::GlobalArgs;
-pub use groups::{
-    BuilderCommand, BuildxCommand, ContainerCommand, ContextCommand, ContextListArgs, ImageCommand, PruneContainersArgs, StoreCommand,
-    SystemCommand,
-};
+pub use groups::{BuilderCommand, BuildxCommand, ContextCommand, ContextListArgs, ImageCommand, StoreCommand, SystemCommand};
 pub use image::{HistoryArgs, ImageInspectArgs, ImagesArgs, ImportArgs, InspectArgs, LoadArgs, RmiArgs, SaveArgs, TagArgs};
 pub use manifest::{
     AnnotateManifestArgs, CreateIndexArgs, CreateManifestArgs, ImagetoolsCommand, InspectIndexArgs, InspectManifestArgs, ManifestCommand,
@@ -41,7 +42,12 @@ pub use store::{DfArgs, DuArgs, ImagePruneArgs, PruneArgs, SystemPruneArgs, Veri
 /// Builds OCI images from Dockerfiles, without a daemon and without root.
 #[derive(Debug, Parser)]
 #[command(name = "shale", bin_name = "shale", version = "as the program's name asks")]
-#[command(disable_version_flag = true, disable_help_subcommand = true, args_override_self = true)]
+#[command(
+    override_usage = "shale [OPTIONS] COMMAND [ARG...]",
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    args_override_self = true
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -118,11 +124,28 @@ pub enum Command {
     /// Docker's name for the commands about containers.
     #[command(subcommand, hide = true)]
     Container(ContainerCommand),
+    /// Docker's name for the commands about volumes.
+    #[command(subcommand, hide = true)]
+    Volume(VolumeCommand),
+    /// Docker's name for the commands about networks.
+    #[command(subcommand, hide = true)]
+    Network(NetworkCommand),
     /// Docker's name for the commands about daemons.
     #[command(subcommand, hide = true)]
     Context(ContextCommand),
     /// Print the version.
     Version(VersionArgs),
+    /// Print the help of a command, as its `--help` does.
+    Help(HelpArgs),
+}
+
+/// `shale help`
+#[derive(Clone, Debug, Args)]
+#[command(override_usage = "shale help [COMMAND]")]
+pub struct HelpArgs {
+    /// The words of the command.
+    #[arg(value_name = "COMMAND")]
+    pub words: Vec<OsString>,
 }
 
 /// Why a command line was not taken, or what it asked to print instead.
@@ -141,7 +164,10 @@ pub enum Refusal {
 /// Reads a command line. `argv[0]` is not looked at: `program` is the name to answer with.
 pub fn parse(argv: &[OsString], program: Program) -> Result<Cli, Refusal> {
     let parsed = as_pflag(Cli::command()).try_get_matches_from(argv).and_then(|matches| Cli::from_arg_matches(&matches));
-    parsed.map_err(|error| refusal::refusal(&error, argv, program))
+    match parsed {
+        Ok(Cli { command: Command::Help(args), .. }) => Err(refusal::topic(&args.words, program)),
+        parsed => parsed.map_err(|error| refusal::refusal(&error, argv, program)),
+    }
 }
 
 /// Gives every flag the manners of Docker's flag library: switches take `=value`, and what follows another flag is its value.
@@ -149,7 +175,7 @@ fn as_pflag(command: clap::Command) -> clap::Command {
     let command = command.mut_args(|arg| {
         if arg.is_positional() || matches!(arg.get_action(), ArgAction::Version | ArgAction::Help) {
             arg
-        } else if arg.get_value_parser().type_id() == std::any::TypeId::of::<bool>() {
+        } else if is_switch(&arg) {
             // `required` was set by the derive, which saw no default.
             arg.required(false)
                 .num_args(0..=1)
@@ -162,6 +188,11 @@ fn as_pflag(command: clap::Command) -> clap::Command {
         }
     });
     command.mut_subcommands(as_pflag)
+}
+
+/// Whether a flag takes nothing but `=true` and `=false`.
+fn is_switch(arg: &clap::Arg) -> bool {
+    arg.get_value_parser().type_id() == std::any::TypeId::of::<bool>()
 }
 
 #[cfg(test)]
@@ -224,7 +255,7 @@ mod tests {
         for (line, start) in [
             (
                 "build --ttag x .",
-                "unknown flag: --ttag\nDid you mean --tag?\n\nUsage:  shale build [OPTIONS] PATH | -\n\nRun 'shale build --help' for more information",
+                "unknown flag: --ttag\nDid you mean --tag?\n\nUsage:  shale build [OPTIONS] PATH | URL | -\n\nRun 'shale build --help' for more information",
             ),
             ("build -z .", "unknown shorthand flag: 'z' in -z\n\nUsage:"),
             ("build --tag", "flag needs an argument: --tag\n"),
@@ -247,7 +278,7 @@ mod tests {
     #[test]
     fn other_mistakes_have_their_own_words() {
         for (line, start) in [
-            ("build", "'shale build' requires 1 argument\n\nUsage:  shale build [OPTIONS] PATH | -\n"),
+            ("build", "'shale build' requires 1 argument\n\nUsage:  shale build [OPTIONS] PATH | URL | -\n"),
             ("build -t a . extra", "'shale build' does not take the argument \"extra\"\n"),
             ("build --squash-all .", "ERROR: --squash-all is not supported yet"),
             ("tag a", "'shale tag' requires 2 arguments\n"),
@@ -284,7 +315,7 @@ mod tests {
             ("rmi", "docker: 'docker rmi' requires at least 1 argument\n\nUsage:  docker rmi [OPTIONS] IMAGE [IMAGE...]\n"),
             ("images a b", "docker: 'docker images' requires at most 1 argument\n\nUsage:  docker images [OPTIONS] [REPOSITORY[:TAG]]\n"),
             ("ps x", "docker: 'docker ps' accepts no arguments\n\nUsage:  docker ps [OPTIONS]\n"),
-            ("build", "ERROR: docker: 'docker build' requires 1 argument\n\nUsage:  docker build [OPTIONS] PATH | "),
+            ("build", "ERROR: docker: 'docker build' requires 1 argument\n\nUsage:  docker build [OPTIONS] PATH | URL | -\n"),
         ] {
             match cli_as(line, Program::Docker) {
                 Err(Refusal::Usage(text)) => assert!(text.starts_with(start), "{line}:\n{text}"),

@@ -2,40 +2,62 @@
 
 use std::ffi::OsString;
 
-use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{ArgAction, CommandFactory};
 
 use super::super::flags;
 use super::super::program::Program;
 use super::{Cli, Refusal, global};
 
+/// `docker run` and its like answer with 125 for errors of their own.
+const NO_CONTAINERS: &str = "shale builds images and runs no containers";
+
 /// Commands of `docker` that shale does not have, with what to say.
 const OTHER_COMMANDS: &[(&[&str], &str)] = &[
     (
         &[
-            "run", "exec", "create", "start", "stop", "top", "port", "logs", "cp", "rm", "kill", "wait", "attach", "commit", "restart",
-            "pause", "unpause", "rename", "stats", "diff", "update",
+            "run",
+            "exec",
+            "create",
+            "start",
+            "stop",
+            "top",
+            "port",
+            "logs",
+            "cp",
+            "rm",
+            "kill",
+            "wait",
+            "attach",
+            "commit",
+            "restart",
+            "pause",
+            "unpause",
+            "rename",
+            "stats",
+            "diff",
+            "update",
+            "export",
+            "connect",
+            "disconnect",
         ],
-        "shale builds images and runs no containers",
+        NO_CONTAINERS,
     ),
     (&["search"], "registries are not searched"),
     (&["compose", "stack"], "shale builds single images; build those of a compose file one by one"),
     (&["bake"], "targets of a bake file are built one by one with `build`"),
-    (&["export", "debug", "dial-stdio", "events"], "it is not supported yet"),
-    (
-        &["service", "swarm", "node", "secret", "config", "plugin", "trust", "network", "volume"],
-        "shale builds images and runs no containers",
-    ),
+    (&["debug"], "builds are not stepped through; `build --explain` tells why steps run"),
+    (&["dial-stdio", "events"], "there is no daemon to listen to; `builds` lists past builds"),
+    (&["plugin"], "there is no daemon that has plugins"),
+    (&["trust"], "images are neither signed nor is a signature checked"),
+    (&["service", "swarm", "node", "secret", "config"], NO_CONTAINERS),
 ];
 
 /// Words a clap error as Docker would.
 pub(super) fn refusal(error: &clap::Error, argv: &[OsString], program: Program) -> Refusal {
-    let Named { path, command } = named(argv);
+    let Named { path, command, .. } = named(argv.iter().skip(1));
+    let usage = as_called(&usage_of(&path, command.clone()), program);
     let path = &as_called(&path, program);
-    let mut usage = as_called(&usage_of(command.clone()), program);
-    if path == program.name() && program == Program::Docker {
-        usage = "docker [OPTIONS] COMMAND [ARG...]".into();
-    }
     let tail = format!("\n\nUsage:  {usage}\n\nRun '{path} --help' for more information");
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
@@ -52,8 +74,8 @@ pub(super) fn refusal(error: &clap::Error, argv: &[OsString], program: Program) 
     };
     match error.kind() {
         ErrorKind::DisplayVersion => Refusal::Print(program.version_line()),
-        ErrorKind::DisplayHelp => Refusal::Print(help(error, program)),
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => Refusal::Help(help(error, program)),
+        ErrorKind::DisplayHelp => Refusal::Print(help(command, &usage)),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => Refusal::Help(help(command, &usage)),
         ErrorKind::UnknownArgument if arg.starts_with('-') && arg != "-" => {
             let name = arg.trim_start_matches('-');
             if path.ends_with("build") && arg.starts_with("--") && flags::is_of_another_tool(name) {
@@ -73,7 +95,10 @@ pub(super) fn refusal(error: &clap::Error, argv: &[OsString], program: Program) 
         ErrorKind::MissingRequiredArgument | ErrorKind::TooManyValues => {
             Refusal::Usage(format!("{prefix}'{path}' requires {}{tail}", wanted(&command)))
         }
-        ErrorKind::InvalidValue if value.is_empty() => Refusal::Flag(format!("flag needs an argument: {}{tail}", flag_name(&arg))),
+        ErrorKind::InvalidValue if value.is_empty() => {
+            let flag = argv.last().and_then(|word| in_cluster(word.to_str()?)).unwrap_or_else(|| flag_name(&arg).into());
+            Refusal::Flag(format!("flag needs an argument: {flag}{tail}"))
+        }
         ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
             let reason = std::error::Error::source(error).map(|e| format!(": {e}")).unwrap_or_default();
             Refusal::Flag(format!("invalid argument {value:?} for {:?} flag{reason}{tail}", flag_name(&arg)))
@@ -83,8 +108,7 @@ pub(super) fn refusal(error: &clap::Error, argv: &[OsString], program: Program) 
             if let Some((_, why)) = OTHER_COMMANDS.iter().find(|(names, _)| names.contains(&name.as_str())) {
                 let prefix = if program == Program::Docker { "docker" } else { "ERROR" };
                 let text = format!("{prefix}: '{path} {name}' is not supported: {why}");
-                // `docker run` and its like answer with 125 for errors of their own.
-                return if why.contains("containers") { Refusal::Flag(text) } else { Refusal::Usage(text) };
+                return if *why == NO_CONTAINERS { Refusal::Flag(text) } else { Refusal::Usage(text) };
             }
             let guess = guess(context(ContextKind::SuggestedSubcommand));
             let usage = if path.contains(' ') { format!("\n\nUsage:  {path}") } else { String::new() };
@@ -111,13 +135,33 @@ fn as_called(text: &str, program: Program) -> String {
     }
 }
 
-fn help(error: &clap::Error, program: Program) -> String {
-    error.render().to_string().replace("Usage: shale", &format!("Usage: {}", program.name()))
+/// What `help TOPIC...` answers: what the command says to `--help`.
+pub(super) fn topic(words: &[OsString], program: Program) -> Refusal {
+    let Named { path, command, rest } = named(words.iter());
+    match rest.split_first() {
+        None => Refusal::Print(help(command.clone(), &as_called(&usage_of(&path, command), program))),
+        // What Docker has and shale has not is told as the command itself would.
+        Some((word, [])) if OTHER_COMMANDS.iter().any(|(names, _)| names.contains(&word.as_str())) => {
+            let argv = [&["shale".into()], words].concat();
+            super::parse(&argv, program).err().unwrap_or_else(|| Refusal::Usage(format!("unknown help topic: {word}")))
+        }
+        Some(_) => Refusal::Usage(format!("unknown help topic: {}", rest.join(" "))),
+    }
+}
+
+fn help(command: clap::Command, usage: &str) -> String {
+    command.override_usage(usage.to_owned()).render_help().to_string()
 }
 
 /// `--tag <NAME>` → `--tag`.
 fn flag_name(arg: &str) -> &str {
     arg.split([' ', '[', '=']).next().unwrap_or(arg)
+}
+
+/// `-qo` → `'o' in -o`, as Docker's flag library calls the flag that stands there without its value.
+fn in_cluster(word: &str) -> Option<String> {
+    let letters = word.strip_prefix('-').filter(|letters| !letters.starts_with('-'))?;
+    letters.chars().next_back().map(|letter| format!("'{letter}' in -{letter}"))
 }
 
 /// What a command line without its arguments lacks.
@@ -155,10 +199,13 @@ fn has_many(command: &clap::Command) -> bool {
     command.get_positionals().any(|arg| matches!(arg.get_action(), clap::ArgAction::Append))
 }
 
-/// A usage line.
-fn usage_of(mut command: clap::Command) -> String {
+/// A usage line. Commands have several names (`rmi`, `image rm`): it has the one that was called.
+fn usage_of(path: &str, mut command: clap::Command) -> String {
     let usage = command.render_usage().to_string();
-    usage.strip_prefix("Usage: ").unwrap_or(&usage).trim().to_owned()
+    let usage = usage.strip_prefix("Usage: ").unwrap_or(&usage).trim();
+    let is_name = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase());
+    let rest = usage.split(' ').skip_while(is_name);
+    std::iter::once(path).chain(rest).collect::<Vec<_>>().join(" ")
 }
 
 /// The command that a command line names.
@@ -166,23 +213,36 @@ struct Named {
     /// `shale image ls`
     path: String,
     command: clap::Command,
+    /// The words behind the name, as far as they are text.
+    rest: Vec<String>,
 }
 
-fn named(argv: &[OsString]) -> Named {
-    let mut command = Cli::command();
+/// Finds the command in a command line without its program.
+fn named<'a>(words: impl Iterator<Item = &'a OsString>) -> Named {
+    let mut command = as_shown(Cli::command());
+    // What holds for all commands is handed down.
+    command.build();
     let mut path = String::from("shale");
-    let mut words = argv.iter().skip(1).filter_map(|word| word.to_str());
-    while let Some(word) = words.next() {
+    let mut words = words.filter_map(|word| word.to_str()).peekable();
+    while let Some(word) = words.peek() {
         // Global flags stand before the first command only.
         if word.starts_with('-') && path == "shale" {
-            if global::WITH_VALUE.contains(&word) {
+            if global::WITH_VALUE.contains(word) {
                 words.next();
             }
+            words.next();
             continue;
         }
         let Some(found) = command.find_subcommand(word).cloned() else { break };
+        words.next();
         path = format!("{path} {}", found.get_name());
         command = found.bin_name(path.clone());
     }
-    Named { path, command }
+    Named { path, command, rest: words.map(str::to_owned).collect() }
+}
+
+/// The commands as help shows them: that a switch takes `=true` or `=false` is left out, as Docker leaves it out.
+fn as_shown(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| if super::is_switch(&arg) { arg.required(false).action(ArgAction::SetTrue) } else { arg });
+    command.mut_subcommands(as_shown)
 }
