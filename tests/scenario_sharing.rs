@@ -186,7 +186,9 @@ fn a_cached_build_enters_no_namespace_mounts_nothing_and_connects_nowhere() {
         lab.context("cached", &[("Dockerfile", dockerfile), ("f", "f\n")]);
         lab.context("copied", &[("Dockerfile", "FROM busybox\nCOPY f /\nADD f /g\nWORKDIR /w\n"), ("f", "f\n")]);
         lab.build("cached", &["-t", "cached"]);
-        for (name, output) in [("cached", "type=oci,dest=o.tar"), ("cached", "type=image"), ("copied", "type=docker,dest=o.tar")] {
+        let again = ("cached", "type=image");
+        let builds = [("copied", "type=docker,dest=o.tar"), ("cached", "type=oci,dest=o.tar"), again, again];
+        for (turn, (name, output)) in builds.into_iter().enumerate() {
             let trace = lab.work("trace");
             let calls = "trace=unshare,clone,clone3,fork,vfork,setns,mount,fsopen,move_mount,connect";
             let binary = lab.path("shale");
@@ -197,8 +199,10 @@ fn a_cached_build_enters_no_namespace_mounts_nothing_and_connects_nowhere() {
             assert_eq!(said.executed().is_empty(), name == "cached", "{}", said.stderr);
             let trace = fs::read_to_string(trace).expect("a trace");
             let mut found = forbidden(&trace);
-            // The process that writes the disk back: nothing of a worker.
-            if let Some(at) = found.iter().position(|line| line.contains("CLONE_VFORK") || line.contains("vfork(")) {
+            // The process that writes the disk back: nothing of a worker. None where image and name are there already.
+            if turn < 3
+                && let Some(at) = found.iter().position(|line| line.contains("CLONE_VFORK") || line.contains("vfork("))
+            {
                 found.remove(at);
             }
             assert_eq!(found, Vec::<&str>::new(), "{:?}: {name} to {output}", lab.who());

@@ -10,6 +10,7 @@ use crate::digest::{DiffId, LayerId, OciDigest};
 use crate::entry::{self, is_absent};
 use crate::error::StoreError;
 use crate::inventory::blob_name;
+use crate::last_use;
 use crate::store::Inner;
 use crate::tmp::names_in;
 
@@ -105,9 +106,11 @@ impl<'a> Images<'a> {
         Self { store }
     }
 
-    /// Keeps an image, without a name. Replaces the record of the same id. A read-only store only takes what it has already.
+    /// Keeps an image, without a name. Replaces the record of the same id. What the store has already is written again once an hour, for its
+    /// time, and not to a read-only one: a build that finds everything leaves the disk alone.
     pub fn put(self, record: &ImageRecord) -> Result<(), StoreError> {
-        if self.store.is_read_only() && self.read(&record.id)?.is_some_and(|known| known.is_as_good_as(record)) {
+        let is_recent = |known: &ImageRecord| self.store.is_read_only() || !last_use::is_due(known.stored_at_secs, record.stored_at_secs);
+        if self.read(&record.id)?.is_some_and(|known| known.is_as_good_as(record) && is_recent(&known)) {
             return Ok(());
         }
         self.store.require_writable(|| format!("keep the image {} in images/", record.id))?;
@@ -136,7 +139,8 @@ impl<'a> Images<'a> {
         if self.get(id)?.is_none() {
             return Err(StoreError::NoImage { id: id.clone() });
         }
-        if self.store.is_read_only() && self.resolve(name)?.as_ref() == Some(id) {
+        let known = self.store.read_entry::<Named>(entry::NAME, &self.name_path(name))?.whole();
+        if known.is_some_and(|known| known.name == name && known.id == *id) {
             return Ok(());
         }
         self.store.require_writable(|| format!("write the name {name} into images/"))?;

@@ -26,7 +26,7 @@ pub(crate) fn note(path: &Path) {
     }
 }
 
-fn is_due(noted: i64, now: i64) -> bool {
+pub(crate) fn is_due(noted: i64, now: i64) -> bool {
     noted.saturating_add(GRAIN_SECS) <= now || noted > now.saturating_add(TOLERANCE_SECS)
 }
 

@@ -71,11 +71,12 @@ pub fn examine(environment: &Environment) -> Vec<Check> {
     let (root, note) = environment.store_root();
     let opened = Store::open(&root);
     let caps = opened.as_ref().ok().map(|_| caps(&root, environment));
+    let can_write = opened.as_ref().is_ok_and(|store| !store.is_read_only());
+    let sandbox = sandbox(try_sandbox(&WorkerConfig { store_root: root.clone(), privileged: false }, can_write));
     let store = match opened {
         Ok(_) => Check { advice: note, ..Check::new("store", Verdict::Good, root.display().to_string()) },
         Err(error) => Check::new("store", Verdict::Bad, error.to_string()).advice("set SHALE_ROOT to a directory of yours on a local disk"),
     };
-    let sandbox = sandbox(try_sandbox(&WorkerConfig { store_root: root, privileged: false }));
     let mut checks = vec![store];
     checks.extend(caps);
     checks.extend([sandbox, overlay(&read("/proc/filesystems")), seccomp(&read("/proc/self/status"))]);
@@ -122,9 +123,12 @@ fn caps(root: &Path, environment: &Environment) -> Check {
     Check::new(NAME, Verdict::Limited, found).advice("free some space: builds evict from the cache as they write")
 }
 
-/// Starts a worker, and mounts an overlay in the store: the worker itself looks at no store.
-fn try_sandbox(config: &WorkerConfig) -> Result<(), SandboxError> {
+/// Starts a worker, and mounts an overlay in the store, if anything can be made there: the worker itself looks at no store.
+fn try_sandbox(config: &WorkerConfig, can_write: bool) -> Result<(), SandboxError> {
     Worker::start(config)?;
+    if !can_write {
+        return Ok(());
+    }
     probe(config)?.refusal.map_or(Ok(()), |refusal| Err(SandboxError::Refused(Box::new(refusal))))
 }
 
