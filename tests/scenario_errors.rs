@@ -61,7 +61,7 @@ const TABLE: &[Row] = &[
     ("misspelt source", "FROM scratch\nCOPY secrt /\n", &["-f", "ctx/Dockerfile"], 1, &["\"/secrt\": not found"]),
     ("ignored source", "FROM scratch\nCOPY secret /\n", &[], 1, &["\"/secret\": not found", "\"secret\" in line 2 of .dockerignore"]),
     ("not UTF-8", "FROM scratch\nCOPY f\u{1} /\n", &[], 1, &["line 2 of ", "is not UTF-8", "iconv"]),
-    ("bad build argument", OK, &["--build-arg", "=x"], 1, &["\"=x\"", "--build-arg", "key=value"]),
+    ("bad build argument", OK, &["--build-arg", "=x"], 1, &["\"=x\"", "--build-arg", "KEY=VALUE"]),
     ("bad label", OK, &["--label", "=x"], 1, &["\"=x\"", "--label"]),
     ("bad platform", OK, &["--platform", "a/b/c/d"], 1, &["a/b/c/d"]),
     ("bad output", OK, &["-o", "type=bogus"], 1, &["\"bogus\"", "known are oci"]),

@@ -70,7 +70,7 @@ impl Behind {
 
 fn build(args: &BuildArgs, environment: &Environment, behind: &mut Behind) -> Result<(), Failure> {
     check_buildkit(environment)?;
-    let (mut request, notes) = request::resolve(args, environment).map_err(|error| Diagnostic::of(&error))?;
+    let (mut request, notes) = request::resolve(args, environment).map_err(|error| with_hint(Diagnostic::of(&error), error.hint()))?;
     request.command = called(std::env::args_os());
     for note in &notes {
         warn(note);
@@ -154,7 +154,9 @@ fn check_buildkit(environment: &Environment) -> Result<(), Failure> {
         Ok(false) => warn("DOCKER_BUILDKIT=0 has no effect: there is one builder"),
         Err(_) => {
             let why = format!("strconv.ParseBool: parsing {text:?}: invalid syntax");
-            return Err(Diagnostic::new(format!("DOCKER_BUILDKIT environment variable expects boolean value: {why}")).into());
+            let error = Diagnostic::new(format!("DOCKER_BUILDKIT environment variable expects boolean value: {why}"));
+            // Docker's client says that, before it calls the builder.
+            return Err(Failure::Coded(super::FAILED, Box::new(error)));
         }
     }
     Ok(())
