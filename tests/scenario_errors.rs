@@ -316,6 +316,18 @@ fn a_full_disk_is_said_and_survived() {
         let output = format!("type=oci,dest={}", disk.path.join("o.tar").display());
         let mut fill = fs::File::create(disk.path.join("fill")).expect("create");
         while fill.write_all(&[1; 4 << 10]).is_ok() {}
+        // What is named is the file that was asked for, or the store, and nothing empty is left for whoever looks for it.
+        lab.context("plain", &[("Dockerfile", "FROM scratch\nCOPY big /dir/big\n"), ("big", &"big\n".repeat(100_000))]);
+        let place = |name: &str| disk.path.join(name).display().to_string();
+        for (flag, value, name) in [
+            ("-o", format!("type=tar,dest={}", place("x.tar")), "x.tar"),
+            ("--iidfile", place("iid"), "iid"),
+            ("--metadata-file", place("m"), "m"),
+        ] {
+            fails(&lab.run(&["build", flag, &value, "plain"]), 1, &[&format!("cannot write {}: No space left", place(name))], flag);
+            assert!(!disk.path.join(name).exists(), "{:?}: {flag}", lab.who());
+        }
+        fails(&run(&["save", "-o", "saved.tar", "busybox"]), 1, &["o space left to ", "/store/", "hint: free some space"], "save");
         fails(&run(&["build", "--progress", "plain", "-o", &output, "ctx"]), 1, &["o space left"], "export");
         assert!(!disk.path.join("o.tar").exists());
         lab.context("ctx", &[("Dockerfile", "FROM busybox\nRUN echo more >/f\n")]);

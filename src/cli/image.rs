@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use shale_cache::{ImageLayer, Store, StoreError};
+use shale_cache::{ImageLayer, Packed, Store, StoreError};
 use time::OffsetDateTime;
 
 use crate::execute::StepError;
@@ -253,20 +253,23 @@ pub fn save(args: &SaveArgs, environment: &Environment) -> Result<(), Failure> {
     }
 }
 
+/// Packs a layer that was built and never exported.
+pub(super) fn pack(forms: &Forms<'_>, image: &str, layer: &ImageLayer) -> Result<Packed, ImageError> {
+    let invalid = |detail: String| ImageError::Invalid { image: image.to_owned(), detail };
+    let id = layer.layer.ok_or_else(|| invalid(format!("the layer {} is gone from the store", layer.diff_id.0)))?;
+    forms.own_packed(&id, LayerOptions::default().packing(None)).map_err(|error| match error {
+        StepError::Store(error) => ImageError::Store(error),
+        error => invalid(error.to_string()),
+    })
+}
+
 /// Writes images as one archive that is OCI layout and docker-archive.
 pub fn write_archive(service: &ImageService, names: &[&str], destination: Destination<'_>) -> Result<(), Failure> {
     // A layer that was built and never exported has no packed form yet.
     let nothing = ();
     let forms = Forms::new(service.store(), service, &[], &nothing);
-    let packing = LayerOptions::default().packing(None);
-    let mut pack = |layer: &ImageLayer| {
-        let invalid = |detail: String| ImageError::Invalid { image: names.join(" "), detail };
-        let id = layer.layer.ok_or_else(|| invalid(format!("the layer {} is gone from the store", layer.diff_id.0)))?;
-        forms.own_packed(&id, packing).map_err(|error| match error {
-            StepError::Store(error) => ImageError::Store(error),
-            error => invalid(error.to_string()),
-        })
-    };
+    let image = names.join(" ");
+    let mut pack = |layer: &ImageLayer| pack(&forms, &image, layer);
     match service.save(names, Format::Docker, destination, &mut pack) {
         Ok(_) => Ok(()),
         Err(ImageError::Export(crate::export::ExportError::Stream { source })) => Err(write_failure(&source)),
