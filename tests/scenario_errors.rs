@@ -239,6 +239,32 @@ fn standard_output_that_is_full_or_closed() {
     });
 }
 
+/// `>&-`: what is written there would be lost, and whoever asks for the exit code would not know.
+#[test]
+fn a_closed_standard_output_is_an_error_for_whoever_has_something_to_write() {
+    as_everybody(|lab| {
+        lab.context("ctx", &[("Dockerfile", OK), ("f", "f\n")]);
+        assert!(lab.run(&["build", "-q", "-t", "app", "ctx"]).ok());
+        let closed = |args: &[&str]| {
+            let binary = lab.path("shale");
+            let all = [&["-c", "exec \"$@\" >&-", "sh", binary.to_str().expect("text")], args].concat();
+            Said::of(lab.command_of("sh", &all).output().expect("sh starts"))
+        };
+        for args in
+            [&["images"][..], &["inspect", "app"], &["save", "app"], &["--version"], &["build", "-q", "ctx"], &["build", "-o", "-", "ctx"]]
+        {
+            fails(&closed(args), 1, &["cannot write to standard output", "Bad file descriptor"], &format!("{args:?}"));
+        }
+        for args in [&["tag", "app", "app:2"][..], &["build", "ctx"], &["save", "-o", "app.tar", "app"]] {
+            let said = closed(args);
+            assert!(said.ok(), "{:?}: {args:?}: {}", lab.who(), said.stderr);
+        }
+        // Not one that somebody opened, for reading as well.
+        let null = fs::File::options().read(true).write(true).open("/dev/null").expect("a device");
+        assert!(lab.shale(&["images"]).stdout(null).status().expect("shale starts").success());
+    });
+}
+
 #[test]
 fn what_is_no_date_and_no_archive_is_said_in_a_line() {
     as_everybody(|lab| {

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use shale_cache::{Disk, Reason, Store};
 
 use super::args::BuildArgs;
-use super::console::{print, say, warn};
+use super::console::{open_stdout, print, say, warn};
 use super::diagnostic::{self, Diagnostic};
 use super::environment::Environment;
 use super::flags::parse_bool;
@@ -76,6 +76,9 @@ fn build(args: &BuildArgs, environment: &Environment, behind: &mut Behind) -> Re
         warn(note);
     }
     check_places(&request)?;
+    if request.quiet || request.outputs.iter().any(|output| output.destination == Destination::Stdout) {
+        drop(open_stdout()?);
+    }
     let engine = if args.load { engine::wanted(environment)? } else { None };
     // A device is nobody's old result.
     if let Some(path) = request.iidfile.as_ref().filter(|path| path.is_file())

@@ -14,7 +14,7 @@ use crate::source::archive::{ArchiveError, Input};
 use crate::source::registry::Client;
 
 use super::args::{HistoryArgs, ImageInspectArgs, ImagesArgs, InspectArgs, LoadArgs, RmiArgs, SaveArgs, TagArgs};
-use super::console::{print, say, warn, write_failure};
+use super::console::{open_stdout, print, say, warn, write_failure};
 use super::diagnostic::Diagnostic;
 use super::environment::Environment;
 use super::filter::{FilterError, Filters};
@@ -249,7 +249,7 @@ pub fn save(args: &SaveArgs, environment: &Environment) -> Result<(), Failure> {
     let names: Vec<&str> = args.images.iter().map(String::as_str).collect();
     match &args.output {
         Some(path) => write_archive(&service, &names, Destination::File(&environment.resolve(path))),
-        None => write_archive(&service, &names, Destination::Stream(&mut std::io::stdout().lock())),
+        None => write_archive(&service, &names, Destination::Stream(&mut open_stdout()?)),
     }
 }
 
