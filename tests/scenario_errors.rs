@@ -109,7 +109,7 @@ fn bad_command_lines_and_contexts() {
             (&["build", "-f", "-", "-"], 1, &["can't use stdin for both"]),
             (&["load", "-i", "garbage.tar"], 1, &["garbage.tar", "hint: the store is as it was"]),
             (&["load", "-i", "zeros.tar"], 1, &["zeros.tar is no image archive"]),
-            (&["load", "-i", "no.tar"], 1, &["cannot open ", "no.tar", "No such file"]),
+            (&["load", "-i", "no.tar"], 1, &["open no.tar: no such file or directory"]),
             (&["inspect", "none"], 1, &["No such object: none"]),
             (&["rmi", "none"], 1, &["No such image: none:latest"]),
             (&["save", "-o", "s.tar", "none"], 1, &["No such image: none:latest"]),

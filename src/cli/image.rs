@@ -11,6 +11,7 @@ use crate::export::{Destination, ExportError, Format};
 use crate::image::{ImageError, ImageService, Removal};
 use crate::oci::platform::Platform;
 use crate::source::archive::{ArchiveError, Input};
+use crate::source::context::go_words;
 use crate::source::registry::Client;
 
 use super::args::{HistoryArgs, ImageInspectArgs, ImagesArgs, InspectArgs, LoadArgs, RmiArgs, SaveArgs, TagArgs};
@@ -226,7 +227,11 @@ pub fn load(args: &LoadArgs, environment: &Environment) -> Result<(), Failure> {
     let service = service(environment)?;
     let platform = Platform::native();
     let loaded = match args.input.as_deref().filter(|path| *path != Path::new("-")) {
-        Some(path) => service.load(Input::Path(&environment.resolve(path)), &platform),
+        Some(path) => {
+            let file = environment.resolve(path);
+            file.metadata().map_err(|error| Diagnostic::new(format!("open {}: {}", path.display(), go_words(&error))))?;
+            service.load(Input::Path(&file), &platform)
+        }
         None => service.load(Input::Stream(&mut std::io::stdin().lock()), &platform),
     };
     for image in loaded.map_err(|error| failure(&error))? {
@@ -244,6 +249,12 @@ pub fn load(args: &LoadArgs, environment: &Environment) -> Result<(), Failure> {
 pub fn save(args: &SaveArgs, environment: &Environment) -> Result<(), Failure> {
     if args.output.is_none() && environment.stdout_is_terminal {
         return Err(Diagnostic::new("cowardly refusing to save to a terminal. Use the -o flag or redirect").into());
+    }
+    if let Some(dir) = args.output.as_deref().and_then(Path::parent).filter(|dir| !dir.as_os_str().is_empty())
+        && let Err(error) = environment.resolve(dir).metadata()
+    {
+        let why = format!("stat {}: {}", dir.display(), go_words(&error));
+        return Err(Diagnostic::new(format!("failed to save image: invalid output path: {why}")).into());
     }
     let service = service(environment)?;
     let names: Vec<&str> = args.images.iter().map(String::as_str).collect();
@@ -279,5 +290,13 @@ pub fn write_archive(service: &ImageService, names: &[&str], destination: Destin
 
 /// `shale tag`
 pub fn tag(args: &TagArgs, environment: &Environment) -> Result<(), Failure> {
-    service(environment)?.tag(&args.source, &args.target).map(drop).map_err(|error| failure(&error))
+    let tagged = service(environment)?.tag(&args.source, &args.target);
+    tagged.map(drop).map_err(|error| match error {
+        // What is a name, Docker's client knows itself.
+        ImageError::Reference { text, source } => {
+            Diagnostic::new(format!("Error parsing reference: {text:?} is not a valid repository/tag: {source}")).into()
+        }
+        ImageError::DigestTag { .. } => Diagnostic::of(&error).into(),
+        error => failure(&error),
+    })
 }
