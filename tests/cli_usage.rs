@@ -1,6 +1,7 @@
 //! The binary's manners: exit codes, streams, closed pipes. Nothing here needs a store with images.
 
 use std::io::Read as _;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Output, Stdio};
 
 fn shale(home: &tempfile::TempDir, args: &[&str]) -> Command {
@@ -41,7 +42,7 @@ fn mistakes_exit_as_docker_s_do() {
         (&["build", ""], 1, "ERROR: unable to prepare context: path \"\" not found\n"),
         (&["build", "--allow", "x", "."], 1, "ERROR: unknown entitlement x\n"),
         (&["build", "-o", "type=floppy", "."], 1, "ERROR: unknown output type \"floppy\""),
-        (&["build", "-t", "Bad", "."], 1, "ERROR: invalid tag \"Bad\": invalid reference format"),
+        (&["build", "-t", "Bad", "."], 1, "ERROR: failed to build: invalid tag \"Bad\": invalid reference format"),
         (&["frobnicate"], 1, "unknown command: shale frobnicate\n"),
         (
             &["system", "prune", "-f", "--volumes", "--filter", "until=1h"],
@@ -103,6 +104,64 @@ fn what_docker_has_and_shale_has_not_is_refused_with_the_reason() {
         let (exit, _, err) = run(args);
         assert!(exit == code && err.contains(&format!("is not supported: {why}")), "{args:?}: {exit} {err}");
     }
+}
+
+/// buildx' sentence, which scripts know, and below it the flag.
+#[test]
+fn a_value_that_cannot_be_read_is_told_with_its_flag() {
+    for (args, sentence, hint) in [
+        (&["--secret", "src=/etc/passwd"][..], "secret missing ID", "the flag is --secret src=/etc/passwd; it takes id=NAME,src=FILE or"),
+        (&["--secret", "foo=bar"], "unexpected key 'foo' in 'foo=bar'", "the flag is --secret foo=bar; "),
+        (&["--secret", "id"], "invalid field 'id' must be a key=value pair", "the flag is --secret id; "),
+        (
+            &["--secret", "id=foo,src=/nonexist"],
+            "failed to stat /nonexist: no such file or directory",
+            "the flag is --secret id=foo,src=/nonexist; ",
+        ),
+        (
+            &["--ssh", "x"],
+            "invalid empty ssh agent socket for x: make sure SSH_AUTH_SOCK is set",
+            "the flag is --ssh x; it takes default, ",
+        ),
+        (&["--allow", "foo"], "unknown entitlement foo", "--allow takes network.host, security.insecure, device[=NAME] and buildx.local"),
+        (&["--build-arg", "=x"], "invalid key-value pair \"=x\": empty key", "--build-arg takes KEY=VALUE"),
+        (&["--attest", "type=sbom"], "--attest is not supported yet", "no attestations are made: build without them, and attach them"),
+        (&["--sbom=true"], "--sbom is not supported yet", "no attestations are made: build without them, and attach them"),
+        (&["--squash"], "--squash is not supported yet", "each step is a layer of its own: "),
+        (
+            &["--push"],
+            "failed to build: tag is needed when pushing to registry",
+            "--push and --output type=registry take the name from --tag",
+        ),
+    ] {
+        let (code, out, err) = run(&[&["build"], args, &["."]].concat());
+        let start = format!("ERROR: {sentence}\nhint: {hint}");
+        assert!((code, out.as_str(), err.starts_with(&start)) == (1, "", true), "{args:?}: {code} {out} {err}");
+    }
+}
+
+/// docker buildx is a program of its own, and says so before its errors; Docker's client does not.
+#[test]
+fn errors_of_builds_begin_with_error_under_docker_s_name() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    for (line, start) in [
+        ("build -t FOO .", "ERROR: failed to build: invalid tag \"FOO\": "),
+        ("build --progress foo .", "ERROR: invalid progress mode "),
+        ("buildx build -o type=foo .", "ERROR: unknown output type \"foo\""),
+        ("image build --build-arg =x .", "ERROR: invalid key-value pair \"=x\": empty key\n"),
+        ("build --push .", "ERROR: failed to build: tag is needed when pushing to registry\n"),
+        ("build --iidfile /no/where .", "ERROR: cannot write where into /no\n"),
+        ("buildx imagetools inspect FOO", "ERROR: invalid reference format"),
+        ("builder prune --filter x=y -f", "ERROR: "),
+        ("image inspect FOO", "Error response from daemon: invalid reference format"),
+        ("images --format {{.x", "template parsing error: "),
+    ] {
+        let said = shale(&home, &line.split(' ').collect::<Vec<_>>()).arg0("docker").output().expect("the binary starts");
+        let err = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert!(err.starts_with(start), "{line}: {err}");
+    }
+    let said = shale(&home, &["build", "."]).arg0("docker").env("DOCKER_BUILDKIT", "x").output().expect("the binary starts");
+    assert!(said.stderr.starts_with(b"DOCKER_BUILDKIT environment variable expects boolean value: "), "{said:?}");
 }
 
 #[test]

@@ -61,7 +61,7 @@ const TABLE: &[Row] = &[
     ("misspelt source", "FROM scratch\nCOPY secrt /\n", &["-f", "ctx/Dockerfile"], 1, &["\"/secrt\": not found"]),
     ("ignored source", "FROM scratch\nCOPY secret /\n", &[], 1, &["\"/secret\": not found", "\"secret\" in line 2 of .dockerignore"]),
     ("not UTF-8", "FROM scratch\nCOPY f\u{1} /\n", &[], 1, &["line 2 of ", "is not UTF-8", "iconv"]),
-    ("bad build argument", OK, &["--build-arg", "=x"], 1, &["\"=x\"", "--build-arg", "key=value"]),
+    ("bad build argument", OK, &["--build-arg", "=x"], 1, &["\"=x\"", "--build-arg", "KEY=VALUE"]),
     ("bad label", OK, &["--label", "=x"], 1, &["\"=x\"", "--label"]),
     ("bad platform", OK, &["--platform", "a/b/c/d"], 1, &["a/b/c/d"]),
     ("bad output", OK, &["-o", "type=bogus"], 1, &["\"bogus\"", "known are oci"]),
@@ -109,7 +109,7 @@ fn bad_command_lines_and_contexts() {
             (&["build", "-f", "-", "-"], 1, &["can't use stdin for both"]),
             (&["load", "-i", "garbage.tar"], 1, &["garbage.tar", "hint: the store is as it was"]),
             (&["load", "-i", "zeros.tar"], 1, &["zeros.tar is no image archive"]),
-            (&["load", "-i", "no.tar"], 1, &["cannot open ", "no.tar", "No such file"]),
+            (&["load", "-i", "no.tar"], 1, &["open no.tar: no such file or directory"]),
             (&["inspect", "none"], 1, &["No such object: none"]),
             (&["rmi", "none"], 1, &["No such image: none:latest"]),
             (&["save", "-o", "s.tar", "none"], 1, &["No such image: none:latest"]),
@@ -236,6 +236,32 @@ fn standard_output_that_is_full_or_closed() {
         let said = Said::of(child.wait_with_output().expect("it ends"));
         assert_eq!((said.code, said.stderr.as_str()), (141, ""), "a closed pipe");
         lab.assert_tidy("output");
+    });
+}
+
+/// `>&-`: what is written there would be lost, and whoever asks for the exit code would not know.
+#[test]
+fn a_closed_standard_output_is_an_error_for_whoever_has_something_to_write() {
+    as_everybody(|lab| {
+        lab.context("ctx", &[("Dockerfile", OK), ("f", "f\n")]);
+        assert!(lab.run(&["build", "-q", "-t", "app", "ctx"]).ok());
+        let closed = |args: &[&str]| {
+            let binary = lab.path("shale");
+            let all = [&["-c", "exec \"$@\" >&-", "sh", binary.to_str().expect("text")], args].concat();
+            Said::of(lab.command_of("sh", &all).output().expect("sh starts"))
+        };
+        for args in
+            [&["images"][..], &["inspect", "app"], &["save", "app"], &["--version"], &["build", "-q", "ctx"], &["build", "-o", "-", "ctx"]]
+        {
+            fails(&closed(args), 1, &["cannot write to standard output", "Bad file descriptor"], &format!("{args:?}"));
+        }
+        for args in [&["tag", "app", "app:2"][..], &["build", "ctx"], &["save", "-o", "app.tar", "app"]] {
+            let said = closed(args);
+            assert!(said.ok(), "{:?}: {args:?}: {}", lab.who(), said.stderr);
+        }
+        // Not one that somebody opened, for reading as well.
+        let null = fs::File::options().read(true).write(true).open("/dev/null").expect("a device");
+        assert!(lab.shale(&["images"]).stdout(null).status().expect("shale starts").success());
     });
 }
 
@@ -378,6 +404,18 @@ fn a_full_disk_is_said_and_survived() {
         let output = format!("type=oci,dest={}", disk.path.join("o.tar").display());
         let mut fill = fs::File::create(disk.path.join("fill")).expect("create");
         while fill.write_all(&[1; 4 << 10]).is_ok() {}
+        // What is named is the file that was asked for, or the store, and nothing empty is left for whoever looks for it.
+        lab.context("plain", &[("Dockerfile", "FROM scratch\nCOPY big /dir/big\n"), ("big", &"big\n".repeat(100_000))]);
+        let place = |name: &str| disk.path.join(name).display().to_string();
+        for (flag, value, name) in [
+            ("-o", format!("type=tar,dest={}", place("x.tar")), "x.tar"),
+            ("--iidfile", place("iid"), "iid"),
+            ("--metadata-file", place("m"), "m"),
+        ] {
+            fails(&lab.run(&["build", flag, &value, "plain"]), 1, &[&format!("cannot write {}: No space left", place(name))], flag);
+            assert!(!disk.path.join(name).exists(), "{:?}: {flag}", lab.who());
+        }
+        fails(&run(&["save", "-o", "saved.tar", "busybox"]), 1, &["o space left to ", "/store/", "hint: free some space"], "save");
         fails(&run(&["build", "--progress", "plain", "-o", &output, "ctx"]), 1, &["o space left"], "export");
         assert!(!disk.path.join("o.tar").exists());
         lab.context("ctx", &[("Dockerfile", "FROM busybox\nRUN echo more >/f\n")]);

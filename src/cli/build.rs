@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use shale_cache::{Disk, Reason, Store};
 
 use super::args::BuildArgs;
-use super::console::{print, say, warn};
+use super::console::{open_stdout, print, say, warn};
 use super::diagnostic::{self, Diagnostic};
 use super::environment::Environment;
 use super::flags::parse_bool;
@@ -70,12 +70,15 @@ impl Behind {
 
 fn build(args: &BuildArgs, environment: &Environment, behind: &mut Behind) -> Result<(), Failure> {
     check_buildkit(environment)?;
-    let (mut request, notes) = request::resolve(args, environment).map_err(|error| Diagnostic::of(&error))?;
+    let (mut request, notes) = request::resolve(args, environment).map_err(|error| with_hint(Diagnostic::of(&error), error.hint()))?;
     request.command = called(std::env::args_os());
     for note in &notes {
         warn(note);
     }
     check_places(&request)?;
+    if request.quiet || request.outputs.iter().any(|output| output.destination == Destination::Stdout) {
+        drop(open_stdout()?);
+    }
     let engine = if args.load { engine::wanted(environment)? } else { None };
     // A device is nobody's old result.
     if let Some(path) = request.iidfile.as_ref().filter(|path| path.is_file())
@@ -154,7 +157,9 @@ fn check_buildkit(environment: &Environment) -> Result<(), Failure> {
         Ok(false) => warn("DOCKER_BUILDKIT=0 has no effect: there is one builder"),
         Err(_) => {
             let why = format!("strconv.ParseBool: parsing {text:?}: invalid syntax");
-            return Err(Diagnostic::new(format!("DOCKER_BUILDKIT environment variable expects boolean value: {why}")).into());
+            let error = Diagnostic::new(format!("DOCKER_BUILDKIT environment variable expects boolean value: {why}"));
+            // Docker's client says that, before it calls the builder.
+            return Err(Failure::Coded(super::FAILED, Box::new(error)));
         }
     }
     Ok(())

@@ -1,13 +1,22 @@
 //! The two streams: results on standard output, talk on standard error.
 
-use std::io::{self, Write as _};
+use std::io::{self, StdoutLock, Write as _};
 
 use super::{Failure, diagnostic::Diagnostic};
+use crate::sandbox::sys::stdout_was_closed;
 
 /// Writes a result to standard output.
 pub fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
+    let mut out = open_stdout()?;
     out.write_all(text.as_ref()).and_then(|()| out.flush()).map_err(|error| write_failure(&error))
+}
+
+/// Standard output, if there is one: what is written to one that was closed (`>&-`) would be lost without a word.
+pub fn open_stdout() -> Result<StdoutLock<'static>, Failure> {
+    if stdout_was_closed() {
+        return Err(write_failure(&rustix::io::Errno::BADF.into()));
+    }
+    Ok(io::stdout().lock())
 }
 
 /// What a failed write to standard output means: a reader that has seen enough (`shale images | head -1`) is no error to talk about.

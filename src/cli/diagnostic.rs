@@ -29,6 +29,8 @@ pub struct Diagnostic {
     pub is_build: bool,
     /// Whether Docker's client would have heard it from the daemon.
     pub is_engine: bool,
+    /// Whether docker buildx would say it, which is a program of its own.
+    pub is_builder: bool,
     /// Whether it is about the name of an object of any kind.
     pub is_object: bool,
     /// What in the Dockerfile it is about.
@@ -118,6 +120,7 @@ impl Diagnostic {
         let prefix = match (self.is_build, program) {
             (true, _) => BUILD_FAILED,
             (false, Program::Shale) => "ERROR: ",
+            (false, Program::Docker) if self.is_builder => "ERROR: ",
             (false, Program::Docker) if self.is_engine => "Error response from daemon: ",
             (false, Program::Docker) if self.is_object => "Error: ",
             (false, Program::Docker) => "",
@@ -285,6 +288,7 @@ mod tests {
         assert_eq!(error.render_as(Program::Docker), "No such image: x:latest\n");
         assert_eq!(error.of_engine().render_as(Program::Docker), "Error response from daemon: No such image: x:latest\n");
         assert_eq!(Diagnostic::build("x").render_as(Program::Docker), Diagnostic::build("x").render());
+        assert_eq!(Diagnostic { is_builder: true, ..Diagnostic::new("x") }.render_as(Program::Docker), "ERROR: x\n");
     }
 
     #[test]

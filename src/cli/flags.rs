@@ -19,10 +19,19 @@ enum Takes {
 enum Verdict {
     /// Accepted with a warning that ends in this reason.
     Ignored(&'static str),
-    /// An error. A switch that is given as `=false` asks for nothing and passes.
-    Refused,
-    /// `=false` is accepted with a warning that ends in this reason, any other value is an error.
-    RefusedUnlessFalse(&'static str),
+    /// An error, with what to do instead. A switch that is given as `=false` asks for nothing and passes.
+    Refused(&'static str),
+    /// `=false` is accepted with a warning that ends in this reason, any other value is an error with what to do instead.
+    RefusedUnlessFalse(&'static str, &'static str),
+}
+
+/// A flag that is not carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedFlag {
+    /// Its name with dashes.
+    pub flag: String,
+    /// What to do instead.
+    pub reason: &'static str,
 }
 
 /// One row of the table.
@@ -38,6 +47,7 @@ const NO_CONTAINERS: &str = "no intermediate containers are made";
 const NO_CGROUPS: &str = "a RUN step has the limits of the calling process";
 const NO_REMOTE_CACHE: &str = "steps are cached in the local store; remote caches are not supported yet";
 const NO_ATTESTATIONS: &str = "no attestations are made";
+const ATTEST_LATER: &str = "no attestations are made: build without them, and attach them to the pushed image (cosign attest, oras attach)";
 
 /// Every flag of `docker build` and `docker buildx build` that `args::BuildArgs` does not hold.
 #[rustfmt::skip]
@@ -59,16 +69,16 @@ static TABLE: &[OtherFlag] = &[
     row("disable-content-trust", None, Takes::Switch, Verdict::Ignored("content trust is not checked")),
     row("cache-from", None, Takes::Value, Verdict::Ignored(NO_REMOTE_CACHE)),
     row("cache-to", None, Takes::Value, Verdict::Ignored(NO_REMOTE_CACHE)),
-    row("provenance", None, Takes::Value, Verdict::RefusedUnlessFalse(NO_ATTESTATIONS)),
-    row("sbom", None, Takes::Value, Verdict::RefusedUnlessFalse(NO_ATTESTATIONS)),
-    row("attest", None, Takes::Value, Verdict::Refused),
-    row("detach", None, Takes::Switch, Verdict::Refused),
-    row("policy", None, Takes::Value, Verdict::Refused),
-    row("root", None, Takes::Value, Verdict::Refused),
-    row("security-opt", None, Takes::Value, Verdict::Refused),
-    row("server-config", None, Takes::Value, Verdict::Refused),
-    row("squash", None, Takes::Switch, Verdict::Refused),
-    row("stream", None, Takes::Switch, Verdict::Refused),
+    row("provenance", None, Takes::Value, Verdict::RefusedUnlessFalse(NO_ATTESTATIONS, ATTEST_LATER)),
+    row("sbom", None, Takes::Value, Verdict::RefusedUnlessFalse(NO_ATTESTATIONS, ATTEST_LATER)),
+    row("attest", None, Takes::Value, Verdict::Refused(ATTEST_LATER)),
+    row("detach", None, Takes::Switch, Verdict::Refused("a build is waited for: start it in the background of the shell (`&`)")),
+    row("policy", None, Takes::Value, Verdict::Refused("policies are not evaluated: pin images and sources by their digests")),
+    row("root", None, Takes::Value, Verdict::Refused("this process is the builder: SHALE_ROOT says where its store is")),
+    row("security-opt", None, Takes::Value, Verdict::Refused("RUN steps have no options of their own: RUN --security=insecure, with --allow security.insecure, lifts the sandbox's limits")),
+    row("server-config", None, Takes::Value, Verdict::Refused("there is no server: what can be set stands in config.toml (SHALE_CONFIG)")),
+    row("squash", None, Takes::Switch, Verdict::Refused("each step is a layer of its own: `--output type=tar,dest=FILE` and `import` make an image of a single layer")),
+    row("stream", None, Takes::Switch, Verdict::Refused("the context is read where it is, nothing is sent")),
 ];
 
 /// Long flags of `buildah build` and kaniko's executor: refused by name instead of being called unknown.
@@ -174,16 +184,20 @@ pub struct OtherFlags {
 }
 
 impl OtherFlags {
-    /// The warning lines for what is accepted, or the name of the first flag that is not.
-    pub fn judge(&self) -> Result<Vec<String>, String> {
+    /// The warning lines for what is accepted, or the first flag that is not.
+    pub fn judge(&self) -> Result<Vec<String>, RefusedFlag> {
         let mut warnings = Vec::new();
         for (flag, values) in &self.given {
             let all_false = values.iter().all(|v| parse_bool(v) == Ok(false));
             match flag.verdict {
                 Verdict::Ignored(reason) => warnings.push(format!("--{} has no effect: {reason}", flag.name)),
-                Verdict::RefusedUnlessFalse(reason) if all_false => warnings.push(format!("--{}=false has no effect: {reason}", flag.name)),
-                Verdict::Refused if flag.takes == Takes::Switch && all_false => {}
-                Verdict::Refused | Verdict::RefusedUnlessFalse(_) => return Err(format!("--{}", flag.name)),
+                Verdict::RefusedUnlessFalse(reason, _) if all_false => {
+                    warnings.push(format!("--{}=false has no effect: {reason}", flag.name));
+                }
+                Verdict::Refused(_) if flag.takes == Takes::Switch && all_false => {}
+                Verdict::Refused(reason) | Verdict::RefusedUnlessFalse(_, reason) => {
+                    return Err(RefusedFlag { flag: format!("--{}", flag.name), reason });
+                }
             }
         }
         Ok(warnings)
@@ -235,7 +249,10 @@ mod tests {
 
     fn judge(args: &[&str]) -> Result<Vec<String>, String> {
         let command = <OtherFlags as clap::Args>::augment_args(Command::new("build").no_binary_name(true));
-        OtherFlags::from_arg_matches(&command.try_get_matches_from(args).expect("the table parses")).expect("never fails").judge()
+        OtherFlags::from_arg_matches(&command.try_get_matches_from(args).expect("the table parses"))
+            .expect("never fails")
+            .judge()
+            .map_err(|refused| refused.flag)
     }
 
     #[test]

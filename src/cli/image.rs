@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use shale_cache::{ImageLayer, Store, StoreError};
+use shale_cache::{ImageLayer, Packed, Store, StoreError};
 use time::OffsetDateTime;
 
 use crate::execute::StepError;
@@ -11,10 +11,11 @@ use crate::export::{Destination, ExportError, Format};
 use crate::image::{ImageError, ImageService, Removal};
 use crate::oci::platform::Platform;
 use crate::source::archive::{ArchiveError, Input};
+use crate::source::context::go_words;
 use crate::source::registry::Client;
 
 use super::args::{HistoryArgs, ImageInspectArgs, ImagesArgs, InspectArgs, LoadArgs, RmiArgs, SaveArgs, TagArgs};
-use super::console::{print, say, warn, write_failure};
+use super::console::{open_stdout, print, say, warn, write_failure};
 use super::diagnostic::Diagnostic;
 use super::environment::Environment;
 use super::filter::{FilterError, Filters};
@@ -226,7 +227,11 @@ pub fn load(args: &LoadArgs, environment: &Environment) -> Result<(), Failure> {
     let service = service(environment)?;
     let platform = Platform::native();
     let loaded = match args.input.as_deref().filter(|path| *path != Path::new("-")) {
-        Some(path) => service.load(Input::Path(&environment.resolve(path)), &platform),
+        Some(path) => {
+            let file = environment.resolve(path);
+            file.metadata().map_err(|error| Diagnostic::new(format!("open {}: {}", path.display(), go_words(&error))))?;
+            service.load(Input::Path(&file), &platform)
+        }
         None => service.load(Input::Stream(&mut std::io::stdin().lock()), &platform),
     };
     for image in loaded.map_err(|error| failure(&error))? {
@@ -245,12 +250,28 @@ pub fn save(args: &SaveArgs, environment: &Environment) -> Result<(), Failure> {
     if args.output.is_none() && environment.stdout_is_terminal {
         return Err(Diagnostic::new("cowardly refusing to save to a terminal. Use the -o flag or redirect").into());
     }
+    if let Some(dir) = args.output.as_deref().and_then(Path::parent).filter(|dir| !dir.as_os_str().is_empty())
+        && let Err(error) = environment.resolve(dir).metadata()
+    {
+        let why = format!("stat {}: {}", dir.display(), go_words(&error));
+        return Err(Diagnostic::new(format!("failed to save image: invalid output path: {why}")).into());
+    }
     let service = service(environment)?;
     let names: Vec<&str> = args.images.iter().map(String::as_str).collect();
     match &args.output {
         Some(path) => write_archive(&service, &names, Destination::File(&environment.resolve(path))),
-        None => write_archive(&service, &names, Destination::Stream(&mut std::io::stdout().lock())),
+        None => write_archive(&service, &names, Destination::Stream(&mut open_stdout()?)),
     }
+}
+
+/// Packs a layer that was built and never exported.
+pub(super) fn pack(forms: &Forms<'_>, image: &str, layer: &ImageLayer) -> Result<Packed, ImageError> {
+    let invalid = |detail: String| ImageError::Invalid { image: image.to_owned(), detail };
+    let id = layer.layer.ok_or_else(|| invalid(format!("the layer {} is gone from the store", layer.diff_id.0)))?;
+    forms.own_packed(&id, LayerOptions::default().packing(None)).map_err(|error| match error {
+        StepError::Store(error) => ImageError::Store(error),
+        error => invalid(error.to_string()),
+    })
 }
 
 /// Writes images as one archive that is OCI layout and docker-archive.
@@ -258,15 +279,8 @@ pub fn write_archive(service: &ImageService, names: &[&str], destination: Destin
     // A layer that was built and never exported has no packed form yet.
     let nothing = ();
     let forms = Forms::new(service.store(), service, &[], &nothing);
-    let packing = LayerOptions::default().packing(None);
-    let mut pack = |layer: &ImageLayer| {
-        let invalid = |detail: String| ImageError::Invalid { image: names.join(" "), detail };
-        let id = layer.layer.ok_or_else(|| invalid(format!("the layer {} is gone from the store", layer.diff_id.0)))?;
-        forms.own_packed(&id, packing).map_err(|error| match error {
-            StepError::Store(error) => ImageError::Store(error),
-            error => invalid(error.to_string()),
-        })
-    };
+    let image = names.join(" ");
+    let mut pack = |layer: &ImageLayer| pack(&forms, &image, layer);
     match service.save(names, Format::Docker, destination, &mut pack) {
         Ok(_) => Ok(()),
         Err(ImageError::Export(crate::export::ExportError::Stream { source })) => Err(write_failure(&source)),
@@ -276,5 +290,13 @@ pub fn write_archive(service: &ImageService, names: &[&str], destination: Destin
 
 /// `shale tag`
 pub fn tag(args: &TagArgs, environment: &Environment) -> Result<(), Failure> {
-    service(environment)?.tag(&args.source, &args.target).map(drop).map_err(|error| failure(&error))
+    let tagged = service(environment)?.tag(&args.source, &args.target);
+    tagged.map(drop).map_err(|error| match error {
+        // What is a name, Docker's client knows itself.
+        ImageError::Reference { text, source } => {
+            Diagnostic::new(format!("Error parsing reference: {text:?} is not a valid repository/tag: {source}")).into()
+        }
+        ImageError::DigestTag { .. } => Diagnostic::of(&error).into(),
+        error => failure(&error),
+    })
 }

@@ -21,7 +21,6 @@ use super::columns::{Widths, aligned};
 use super::console::print;
 use super::diagnostic::Diagnostic;
 use super::environment::Environment;
-use super::program::Program;
 use super::progress::{Display, Screen};
 use super::registry::{RegistryNotes, images, registry_failure};
 use super::request::{annotations, progress_mode};
@@ -32,18 +31,10 @@ const TABLE: Widths = Widths { least: 0, padding: 1 };
 
 /// Runs one of the commands.
 pub fn run(command: &ImagetoolsCommand, environment: &Environment) -> Result<(), Failure> {
-    let done = match command {
+    match command {
         ImagetoolsCommand::Create(args) => create(args, environment),
         ImagetoolsCommand::Inspect(args) => inspect(args, environment),
-    };
-    // The plugin of Docker's client says so before its errors, whatever the client's own commands do.
-    done.map_err(|failure| match failure {
-        Failure::Shown(mut diagnostic) if environment.program == Program::Docker => {
-            diagnostic.message = format!("ERROR: {}", diagnostic.message);
-            Failure::Shown(diagnostic)
-        }
-        other => other,
-    })
+    }
 }
 
 fn failed(text: impl Into<String>) -> Failure {

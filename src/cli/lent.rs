@@ -14,16 +14,20 @@ use crate::source::secret::{LIMIT_BYTES, Lent, SecretSource};
 pub(super) fn lent(secrets: &[String], agents: &[String], environment: &Environment) -> Result<Lent, RequestError> {
     let mut lent = Lent::default();
     for text in secrets {
-        let (id, source) = secret(text, environment).map_err(RequestError::Lent)?;
+        let (id, source) = secret(text, environment).map_err(wrong("--secret", text))?;
         lent.secrets.insert(id, source);
     }
     for text in agents {
-        let (id, socket) = agent(text, environment).map_err(RequestError::Lent)?;
+        let (id, socket) = agent(text, environment).map_err(wrong("--ssh", text))?;
         if lent.agents.insert(id.clone(), socket).is_some() {
-            return Err(RequestError::Lent(format!("invalid duplicate ID {id}")));
+            return Err(wrong("--ssh", text)(format!("invalid duplicate ID {id}")));
         }
     }
     Ok(lent)
+}
+
+fn wrong(flag: &'static str, text: &str) -> impl Fn(String) -> RequestError {
+    move |reason| RequestError::Lent { flag, text: text.to_owned(), reason }
 }
 
 fn secret(text: &str, environment: &Environment) -> Result<(String, SecretSource), String> {

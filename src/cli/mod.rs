@@ -97,6 +97,14 @@ impl Failure {
         Self::Coded(WRONG_TEMPLATE, Box::new(Diagnostic::of(error)))
     }
 
+    /// The same from a command that is docker buildx' own.
+    fn of_builder(self) -> Self {
+        match self {
+            Self::Shown(diagnostic) => Self::Shown(Box::new(Diagnostic { is_builder: true, ..*diagnostic })),
+            other => other,
+        }
+    }
+
     /// Says what is left to say and names the exit code.
     fn exit_code(&self, program: Program) -> u8 {
         match self {
@@ -145,7 +153,10 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
     if let Some(daemon) = environment.remote_daemon(&cli.global) {
         warn(&format!("{daemon} is not asked: this process is the engine, and images are in the local store"));
     }
-    exit(dispatch(&cli.command, &environment), program)
+    let done = dispatch(&cli.command, &environment);
+    let is_builder =
+        matches!(cli.command, Command::Build(_) | Command::Image(ImageCommand::Build(_)) | Command::Builder(_) | Command::Buildx(_));
+    exit(done.map_err(|failure| if is_builder { failure.of_builder() } else { failure }), program)
 }
 
 fn exit(result: Result<(), Failure>, program: Program) -> ExitCode {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use shale_cache::{ImageLayer, Lease, OciDigest, Packed};
+use shale_cache::{Lease, OciDigest};
 
 use crate::execute::forms::Forms;
 use crate::image::{ImageError, ImageService, Outgoing, PushAs, short_id};
@@ -17,8 +17,7 @@ use super::args::{PullArgs, PushArgs, RegistryArgs};
 use super::console::{print, say, warn};
 use super::diagnostic::Diagnostic;
 use super::environment::Environment;
-use super::image::{failure, open_store, store_failure};
-use super::output::LayerOptions;
+use super::image::{failure, open_store, pack, store_failure};
 use super::request::registry_config_with;
 use super::transfer::{Direction, Transfer};
 
@@ -111,13 +110,8 @@ pub fn push(args: &PushArgs, environment: &Environment) -> Result<(), Failure> {
 fn packed(service: &ImageService, name: &Reference) -> Result<Outgoing, Failure> {
     let nothing = ();
     let forms = Forms::new(service.store(), service, &[], &nothing);
-    let packing = LayerOptions::default().packing(None);
-    let mut pack = |layer: &ImageLayer| -> Result<Packed, ImageError> {
-        let invalid = |detail: String| ImageError::Invalid { image: name.familiar(), detail };
-        let id = layer.layer.ok_or_else(|| invalid(format!("the layer {} is gone from the store", layer.diff_id.0)))?;
-        forms.own_packed(&id, packing).map_err(|error| invalid(error.to_string()))
-    };
-    service.outgoing(name, &mut pack).map_err(|error| failure(&error))
+    let image = name.familiar();
+    service.outgoing(name, &mut |layer| pack(&forms, &image, layer)).map_err(|error| failure(&error))
 }
 
 fn check_platform(outgoing: &Outgoing, name: &Reference, wanted: Option<&Platform>) -> Result<(), Failure> {

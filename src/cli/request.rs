@@ -5,6 +5,7 @@ mod annotations;
 pub mod call;
 mod context;
 mod control;
+mod error;
 mod proxies;
 mod registry;
 
@@ -12,9 +13,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::export::annotation::Annotations;
-use crate::oci::platform::{Platform, PlatformError};
+use crate::oci::platform::Platform;
 use crate::oci::reference::{Reference, ReferenceError};
-use crate::plan::git::GitRefError;
 use crate::plan::graph::NetworkMode;
 use crate::plan::secret::without_user_info;
 use crate::plan::{Allowed, NoCache};
@@ -24,7 +24,7 @@ use crate::source::secret::Lent;
 
 use super::args::BuildArgs;
 use super::caps::GcSection;
-use super::config::{Config, ConfigError};
+use super::config::Config;
 use super::environment::Environment;
 use super::flags::parse_bool;
 use super::lent;
@@ -33,6 +33,7 @@ use super::values::{Ulimit, parse_add_host};
 pub(super) use annotations::annotations;
 pub use context::{ContextSource, DockerfileSource, NamedContext};
 use context::{context_source, dockerfile_source, named_context};
+pub use error::RequestError;
 use registry::git_config;
 pub use registry::{docker_config_file, registry_config, registry_config_with};
 
@@ -126,131 +127,9 @@ pub enum ProgressMode {
     Quiet,
 }
 
-/// A request that cannot be served.
-#[derive(Debug, thiserror::Error)]
-pub enum RequestError {
-    /// A flag of Docker's that shale does not carry out.
-    #[error("{flag} is not supported yet")]
-    Unsupported {
-        /// The flag with its dashes.
-        flag: String,
-    },
-    /// An empty context, which is not the working directory.
-    #[error("unable to prepare context: path \"\" not found")]
-    NoContext,
-    /// A context that is meant as a git repository.
-    #[error("invalid build context {text:?}: {cause}")]
-    Git {
-        /// The argument, without a password.
-        text: String,
-        /// What is wrong with it.
-        cause: GitRefError,
-    },
-    /// Standard input cannot be both.
-    #[error("invalid argument: can't use stdin for both build context and dockerfile")]
-    StdinTwice,
-    /// Two outputs cannot share standard output.
-    #[error("only one output can be written to stdout")]
-    StdoutTwice,
-    /// A name that no image can have.
-    #[error("invalid tag {text:?}: {source}")]
-    Tag {
-        /// The name.
-        text: String,
-        /// Why.
-        source: ReferenceError,
-    },
-    /// A `key=value` without a key.
-    #[error("invalid value {text:?} for {flag}: expected key=value")]
-    KeyValue {
-        /// The flag with its dashes.
-        flag: &'static str,
-        /// The value.
-        text: String,
-    },
-    /// A platform that cannot be read.
-    #[error("failed to parse platform {0}")]
-    Platform(#[from] PlatformError),
-    /// An output that cannot be served.
-    #[error(transparent)]
-    Output(#[from] OutputError),
-    /// A variable of docker buildx that is neither true nor false.
-    #[error("invalid {name}: {text:?} is neither true nor false")]
-    Variable {
-        /// Its name.
-        name: &'static str,
-        /// Its value.
-        text: String,
-    },
-    /// BUILDKIT_MULTI_PLATFORM is neither true nor false.
-    #[error("invalid boolean value for multi-platform: {text}")]
-    MultiPlatform {
-        /// Its value.
-        text: String,
-    },
-    /// `--annotation` that cannot be read.
-    #[error("{0}")]
-    Annotation(String),
-    /// `--allow` of something unknown.
-    #[error("{0}")]
-    Allow(String),
-    /// A progress mode nobody has.
-    #[error("invalid progress mode {text:?}: it is one of auto, tty, plain, quiet, rawjson")]
-    Progress {
-        /// The mode.
-        text: String,
-    },
-    /// `-q` and another display.
-    #[error("progress={text} and quiet cannot be used together")]
-    QuietProgress {
-        /// The mode.
-        text: String,
-    },
-    /// A `--call` that cannot be read.
-    #[error("invalid argument {text:?} for \"--call\" flag: {reason}")]
-    Call {
-        /// The flag's value.
-        text: String,
-        /// Why, in buildx' words.
-        reason: String,
-    },
-    /// A question that nobody answers.
-    #[error("unsupported request frontend.{name}: it is one of build, check, outline, targets, subrequests.describe")]
-    UnknownCall {
-        /// Its name.
-        name: String,
-    },
-    /// A network that a RUN cannot have.
-    #[error("network mode {text:?} not supported by shale: it is one of default, host, none")]
-    Network {
-        /// The mode.
-        text: String,
-    },
-    /// A host entry that cannot be read.
-    #[error("{0}")]
-    AddHost(String),
-    /// `--secret` or `--ssh` that cannot be read.
-    #[error("{0}")]
-    Lent(String),
-    /// Nowhere to push to.
-    #[error("tag is needed when pushing to registry")]
-    PushWithoutName,
-    /// A settings file that cannot be used.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// A named context that cannot be read.
-    #[error("invalid build context {text:?}: {reason}")]
-    NamedContext {
-        /// The flag's value.
-        text: String,
-        /// Why.
-        reason: String,
-    },
-}
-
 /// Resolves a command line. The second value holds notes for the user, each one line.
 pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<(BuildRequest, Vec<String>), RequestError> {
-    let mut notes = args.other.judge().map_err(|flag| RequestError::Unsupported { flag })?;
+    let mut notes = args.other.judge().map_err(RequestError::Refused)?;
     let context = context_source(&args.context, environment)?;
     let dockerfile = dockerfile_source(args.file.as_deref(), &context, environment)?;
     let mut build_args = build_args(&args.build_args, environment)?;

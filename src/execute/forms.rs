@@ -14,10 +14,11 @@ use std::io::{self, BufWriter, Read};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use shale_cache::{BlobRef, DiffId, ImageLayer, LayerId, MapId, PackKey, Packed, Store, TmpDir};
+use shale_cache::{BlobRef, DiffId, ImageLayer, LayerId, MapId, PackKey, Packed, Store, StoreError, TmpDir};
 
 use super::StepError;
 use super::place::Place;
+use super::room::{Fullness, fullness};
 use crate::image::{ImageService, ResolvedImage};
 use crate::layer::compress::{Decoder, Encoder, PackNumbers, PackWriter};
 use crate::layer::contents::{Contents, Directory, SameTar};
@@ -322,9 +323,19 @@ impl<'a> Forms<'a> {
         self.store.require_writable("pack a layer, which was never packed like this, into blobs/")?;
         let writer = self.store.blobs().writer()?;
         let out = writer.file().try_clone().map_err(StepError::io("write", "a blob of the store"))?;
-        let numbers = self.pack_into(id, packing, out)?;
+        let numbers = self.pack_into(id, packing, out).map_err(|error| self.where_full(error))?;
         writer.commit_as(&numbers.blob, numbers.size_bytes)?;
         self.note_packed(id, packing, &numbers)
+    }
+
+    /// A full disk told as the store's, where the blob lies: the packer knows the file of the layer at which it stopped.
+    fn where_full(&self, error: StepError) -> StepError {
+        let kind = match fullness(&error) {
+            None => return error,
+            Some(Fullness::Disk) => io::ErrorKind::StorageFull,
+            Some(Fullness::Quota) => io::ErrorKind::QuotaExceeded,
+        };
+        StoreError::Full { deed: "pack a layer into", path: self.store.root().join("blobs"), source: kind.into() }.into()
     }
 
     /// Remembers a packed form whose blob is in the store.

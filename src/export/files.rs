@@ -30,7 +30,13 @@ pub fn write_files(
     };
     match destination {
         Destination::File(path) => {
-            write_beside(path, &mut |file: &File| pack(&mut BufWriter::with_capacity(WRITE_BYTES, file)).map_err(ExportError::from))?;
+            write_beside(path, &mut |file: &File| {
+                pack(&mut BufWriter::with_capacity(WRITE_BYTES, file)).map_err(|error| match error {
+                    // The writer knows the file of the image; what could not be written is the archive.
+                    LayerError::Io { deed: "write", source, .. } => ExportError::io("write", path, source),
+                    error => error.into(),
+                })
+            })?;
         }
         Destination::Stream(stream) => pack(&mut BufWriter::with_capacity(WRITE_BYTES, stream)).map_err(|error| match error {
             LayerError::Io { deed: "write", source, .. } => ExportError::Stream { source },

@@ -337,5 +337,11 @@ impl Outputs<'_> {
 /// Writes a small file of the request at once: `--iidfile`, `--metadata-file`.
 pub fn write_file(path: &Path, content: &[u8]) -> Result<(), BuildError> {
     let written = std::fs::File::create(path).and_then(|mut file| file.write_all(content));
-    written.map_err(|source| BuildError::Io { deed: "write", path: path.to_owned(), source })
+    written.map_err(|source| {
+        // Whoever looks for the file must not find half of it. A device is left alone.
+        if path.is_file() {
+            drop(std::fs::remove_file(path));
+        }
+        BuildError::Io { deed: "write", path: path.to_owned(), source }
+    })
 }

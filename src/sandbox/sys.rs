@@ -295,6 +295,26 @@ pub(crate) fn leave_session_keyring() {
     let _ = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) };
 }
 
+static STDOUT_WAS_CLOSED: AtomicBool = AtomicBool::new(false);
+
+/// Whether the process was started without a standard output.
+pub fn stdout_was_closed() -> bool {
+    STDOUT_WAS_CLOSED.load(Ordering::Relaxed)
+}
+
+extern "C" fn look_at_stdout() {
+    // SAFETY: no pointers.
+    let rc = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) };
+    STDOUT_WAS_CLOSED.store(rc < 0, Ordering::Relaxed);
+}
+
+/// Run by the loader: before `main`, the standard library opens `/dev/null` where one of the three streams is closed, and nobody can tell
+/// afterwards.
+// SAFETY: the section holds pointers to functions of this type, and the function needs nothing that is not there before `main`.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static LOOK_AT_STDOUT: extern "C" fn() = look_at_stdout;
+
 /// Children are reaped by the kernel from now on.
 pub(crate) fn ignore_children() {
     // SAFETY: SIG_IGN installs no handler.

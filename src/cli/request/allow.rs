@@ -10,6 +10,9 @@ use crate::plan::{Allowed, AllowedDevices};
 /// The grant that outputs with `mode=delete` need outside of the working directory.
 const LOCAL_DELETE: &str = "buildx.local.delete";
 
+/// What is known, for a message.
+pub(super) const KNOWN: &str = "network.host, security.insecure, device[=NAME] and buildx.local.delete";
+
 pub(super) fn allowed(given: &[String]) -> Result<Allowed, RequestError> {
     let mut allowed = Allowed::default();
     for text in given.iter().filter(|text| !text.is_empty()) {

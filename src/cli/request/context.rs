@@ -119,7 +119,7 @@ pub(super) fn named_context(text: &str, environment: &Environment) -> Result<(St
         return Ok((name, NamedContext::Image(NamedImage::Layout(LayoutName { path, tag, digest }))));
     }
     if value.starts_with("target:") {
-        return Err(RequestError::Lent(format!("unsupported context source target for {name}: only a bake file has targets to name")));
+        return Err(RequestError::Target(name));
     }
     let dir = environment.resolve(Path::new(value));
     match remote(value) {

@@ -164,9 +164,9 @@ fn what_cannot_be_served_is_refused_by_name() {
         ("-f - -", "invalid argument: can't use stdin for both build context and dockerfile"),
         ("-o - -o type=oci .", "only one output can be written to stdout"),
         ("https://u:pw@h/x.git?a=b", "invalid build context \"https://u:xxxxx@h/x.git?a=b\": unexpected query \"a\""),
-        ("-t Bad:1 .", "invalid tag \"Bad:1\": invalid reference format: repository name (library/Bad) must be lowercase"),
-        ("-t a: .", "invalid tag \"a:\": invalid reference format"),
-        ("--label =x .", "invalid value \"=x\" for --label: expected key=value"),
+        ("-t Bad:1 .", "failed to build: invalid tag \"Bad:1\": invalid reference format: repository name (library/Bad) must be lowercase"),
+        ("-t a: .", "failed to build: invalid tag \"a:\": invalid reference format"),
+        ("--label =x .", "invalid key-value pair \"=x\": empty key"),
         (
             "--build-context x=ftp://a/b .",
             "invalid build context \"x=ftp://a/b\": only directories, docker-image://, oci-layout://, git and http(s) URLs are contexts",
