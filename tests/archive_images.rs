@@ -161,7 +161,7 @@ fn archives_are_read_back_in_every_wrapping() {
         let mut saved = Vec::new();
         let mut pack = |_: &_| panic!("every layer is packed");
         let destination = Destination::Stream(&mut saved);
-        home.service().save(&["app:1", "localhost/b:2"], Format::Docker, destination, &mut pack).expect("an archive");
+        home.service().save(&["app:1", "localhost/b:2"], None, Format::Docker, destination, &mut pack).expect("an archive");
         assert_eq!(saved, plain, "{kind}");
     }
 }

@@ -58,7 +58,7 @@ fn images_of_both_kinds_are_pulled() {
         // What was pulled can be saved, with the registry's manifest, and read by others.
         let saved = other.path().join("saved.tar");
         let mut pack = |_: &_| panic!("every layer is packed");
-        let exported = service.save(&[&name], Format::Oci, Destination::File(&saved), &mut pack).expect("an archive");
+        let exported = service.save(&[&name], None, Format::Oci, Destination::File(&saved), &mut pack).expect("an archive");
         assert_eq!(exported[0].descriptor.digest, image.record.manifest.expect("a manifest").digest);
         tool("skopeo", &["inspect", &format!("oci-archive:{}", saved.display())]).expect("skopeo").expect("it reads it");
     }

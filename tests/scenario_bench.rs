@@ -251,18 +251,27 @@ fn what_cannot_be_measured_is_said_before_and_what_fails_is_shown() {
     lab.load_busybox();
     lab.context("bad", &[("Dockerfile", "FROM busybox\nCOPY f /\nRUN echo said; exit 3\n"), ("f", "1\n")]);
     lab.context("scratch", &[("Dockerfile", "FROM scratch\nCOPY f /\n"), ("f", "1\n")]);
+    lab.context("far", &[("Dockerfile", "FROM 127.0.0.1:1/x\nCOPY f /\n"), ("f", "1\n")]);
     for (args, part) in [
         (&["--against=kaniko"][..], "--against knows docker, buildah and podman, not \"kaniko\""),
         (&["--base=alpine", "scratch"], "--base is the base of the built-in sample"),
         (&["--touch=none", "scratch"], "the context has no file none"),
         (&["--svg=/nowhere/x.svg", "scratch"], "cannot write /nowhere/x.svg"),
+        (&["--svg=-", "scratch"], "--svg writes a file: standard output has the figures"),
+        (&["-f", "nofile", "scratch"], "open nofile: no such file or directory\nhint: the path after -f begins at the working directory"),
+        (&["far"], "ERROR: shale pull failed\n  because: cannot reach 127.0.0.1:1"),
         (&["bad"], "exit code: 3"),
         (&["nowhere"], "nowhere"),
     ] {
         let said = run(&lab, args);
         assert!(said.code == 1 && said.stderr.contains(part), "{args:?}: {}", said.stderr);
         assert_eq!(left_over(&lab), [""; 0], "{args:?}");
+        // Nothing is pointed to that is gone.
+        assert!(!said.stderr.contains("shale-bench-"), "{args:?}: {}", said.stderr);
+        assert!(said.stderr.lines().filter(|line| line.contains("cannot reach")).count() <= 1, "{args:?}: {}", said.stderr);
     }
+    let said = run(&lab, &["--against=docker,docker", "--rounds=1", "scratch"]);
+    assert!(said.stderr.matches("docker is not compared").count() <= 1, "{}", said.stderr);
     let said = run(&lab, &["--rounds=1", "scratch"]);
     assert!(said.ok(), "{}", said.stderr);
     for part in ["the base image changed is left out: there is no base image", "an early step changed is left out: the first RUN"] {

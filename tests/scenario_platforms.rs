@@ -87,12 +87,50 @@ fn the_store_keeps_all_platforms_under_one_name() {
         let saved = Archive::read(&lab.work("saved.tar"));
         assert_eq!(saved.images().len(), 2);
         assert_eq!(serde_json::from_slice::<Value>(&saved.files["manifest.json"]).unwrap()[0]["RepoTags"][0], "multi:latest");
+        for platform in ["amd64", "arm64"] {
+            let wanted = format!("linux/{platform}");
+            let inspect = ["image", "inspect", "--platform", &wanted, "-f", "{{.Architecture}} {{.Id}}", "multi"];
+            let said = lab.run(&inspect);
+            assert!(said.stdout.starts_with(platform), "{wanted}: {}{}", said.stdout, said.stderr);
+            assert!(lab.run(&["history", "--platform", &wanted, "multi"]).ok());
+            let said = lab.run(&["save", "--platform", &wanted, "-o", "one.tar", "multi"]);
+            assert!(said.ok(), "{wanted}: {}", said.stderr);
+            assert_eq!(Image::read(&lab.work("one.tar")).config["architecture"], platform);
+            let one = Archive::read(&lab.work("one.tar"));
+            assert_eq!(serde_json::from_slice::<Value>(&one.files["manifest.json"]).unwrap()[0]["RepoTags"][0], "multi:latest");
+        }
         // As a base it is the image of the platform that is asked for.
         lab.context("next", &[("Dockerfile", "FROM --platform=linux/arm64 multi\nCOPY x /\n"), ("x", "")]);
         let next = lab.build("next", &["--platform", "linux/arm64"]);
         assert_eq!(next.image.text("arch"), "linux/arm64\n", "{:?}", lab.who());
         assert!(lab.run(&["rmi", "multi"]).ok());
         assert_eq!(lab.run(&["images", "-q"]).stdout.lines().count(), 2, "busybox and the last one");
+    });
+}
+
+/// An image of one platform is what it is, and what it is not is told in Docker's words.
+#[test]
+fn the_platform_of_an_image_may_be_named_where_images_are_looked_at() {
+    as_everybody(|lab| {
+        lab.context("one", &[("Dockerfile", "FROM scratch\nCOPY f /\n"), ("f", "f\n")]);
+        let said = lab.run(&["build", "-q", "-t", "one", "--platform", "linux/s390x", "one"]);
+        assert!(said.ok(), "{}", said.stderr);
+        for args in [
+            &["save", "-o", "one.tar", "one"][..],
+            &["load", "-i", "one.tar"],
+            &["history", "-q", "one"],
+            &["image", "inspect", "-f", "{{.Id}}", "one"],
+        ] {
+            let with = |platform: &str| {
+                let at = if args[0] == "image" { 2 } else { 1 };
+                lab.run(&[&args[..at], &["--platform", platform], &args[at..]].concat())
+            };
+            let (plain, right, wrong, broken) = (lab.run(args), with("linux/s390x"), with("linux/arm64"), with("a b"));
+            assert!(right.ok() && right.stdout == plain.stdout, "{args:?}: {}", right.stderr);
+            let sentence = "was found but does not provide the specified platform (linux/arm64)\nhint: it is for linux/s390x\n";
+            assert!(wrong.code == 1 && wrong.stderr.contains(sentence), "{args:?}: {}", wrong.stderr);
+            assert!(broken.code == 1 && broken.stderr.starts_with("ERROR: invalid platform: \"a b\""), "{args:?}: {}", broken.stderr);
+        }
     });
 }
 

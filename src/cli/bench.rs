@@ -27,6 +27,7 @@ use super::console::{print, say, warn};
 use super::diagnostic::Diagnostic;
 use super::environment::Environment;
 use super::human;
+use super::output::unique;
 use super::signals;
 use report::{Report, ToolReport};
 use scenario::Scenario;
@@ -38,7 +39,11 @@ pub fn run(args: &BenchArgs, environment: &Environment) -> Result<(), Failure> {
     if args.base.is_some() && args.context.is_some() {
         return Err(Diagnostic::new("--base is the base of the built-in sample, which is built without a context").into());
     }
-    let kinds = args.against.iter().map(|name| Kind::parse(name)).collect::<Result<Vec<_>, _>>().map_err(Diagnostic::new)?;
+    let against = unique(args.against.clone());
+    let kinds = against.iter().map(|name| Kind::parse(name)).collect::<Result<Vec<_>, _>>().map_err(Diagnostic::new)?;
+    if args.svg.as_deref() == Some(Path::new("-")) {
+        return Err(Diagnostic::new("--svg writes a file: standard output has the figures").hint("a file of that name is ./-").into());
+    }
     if let Some(path) = &args.svg {
         check_place(&environment.resolve(path))?;
     }

@@ -413,7 +413,7 @@ fn at(diagnostic: Diagnostic, place: Option<(crate::span::SourceFile, Span)>) ->
     }
 }
 
-fn with_hint(diagnostic: Diagnostic, hint: Option<String>) -> Diagnostic {
+pub(super) fn with_hint(diagnostic: Diagnostic, hint: Option<String>) -> Diagnostic {
     match hint {
         Some(hint) => diagnostic.hint(hint),
         None => diagnostic,

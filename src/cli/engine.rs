@@ -102,7 +102,7 @@ impl Engine {
         let mut stdin = child.stdin.take().expect("a pipe was asked for");
         // It is listened to while it reads: its own pipes are short.
         let heard = thread::spawn(move || child.wait_with_output());
-        let written = write_archive(service, names, Destination::Stream(&mut stdin));
+        let written = write_archive(service, names, None, Destination::Stream(&mut stdin));
         drop(stdin);
         let said = heard.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map_err(failed)?;
         if !said.status.success() {

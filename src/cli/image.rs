@@ -24,7 +24,7 @@ use super::images::{self, Style};
 use super::inspect::{self, Form};
 use super::output::LayerOptions;
 use super::request::registry_config;
-use super::{Failure, absent, history};
+use super::{Failure, absent, history, platform};
 
 /// The store of this user.
 pub fn open_store(environment: &Environment) -> Result<Store, Failure> {
@@ -128,8 +128,8 @@ pub fn inspect(args: &InspectArgs, environment: &Environment) -> Result<(), Fail
         inspect::check_kind(kind).map_err(Diagnostic::new)?;
     }
     match args.kind.as_deref() {
-        None => inspect_names(&args.names, &form, Kinds::All, environment)?,
-        Some("image") => inspect_names(&args.names, &form, Kinds::Images, environment)?,
+        None => inspect_names(&args.names, &form, Kinds::All, None, environment)?,
+        Some("image") => inspect_names(&args.names, &form, Kinds::Images, None, environment)?,
         Some(kind) => return absent::inspect_all(kind, &args.names, &form, environment),
     }
     if args.size {
@@ -141,7 +141,8 @@ pub fn inspect(args: &InspectArgs, environment: &Environment) -> Result<(), Fail
 /// `shale image inspect`
 pub fn inspect_images(args: &ImageInspectArgs, environment: &Environment) -> Result<(), Failure> {
     let form = Form::parse(args.format.as_deref()).map_err(|error| Failure::template(&error))?;
-    inspect_names(&args.names, &form, Kinds::Images, environment)
+    let wanted = platform::wanted(args.platform.as_deref())?;
+    inspect_names(&args.names, &form, Kinds::Images, wanted.as_ref(), environment)
 }
 
 /// Among which kinds of objects names are looked for.
@@ -152,12 +153,19 @@ enum Kinds {
     Images,
 }
 
-fn inspect_names(names: &[String], form: &Form, kinds: Kinds, environment: &Environment) -> Result<(), Failure> {
+fn inspect_names(names: &[String], form: &Form, kinds: Kinds, wanted: Option<&Platform>, environment: &Environment) -> Result<(), Failure> {
     let mut found = Vec::new();
     let mut wrong: Vec<Diagnostic> = Vec::new();
     let service = service(environment)?;
     for name in names {
-        match (kinds, service.inspect(name)) {
+        let found_as = match platform::variant(&service, name, wanted) {
+            Ok(found_as) => found_as,
+            Err(other) => {
+                wrong.push(other);
+                continue;
+            }
+        };
+        match (kinds, service.inspect(&found_as)) {
             (_, Ok(image)) => found.push(image),
             (Kinds::All, Err(ImageError::NotFound { .. } | ImageError::Reference { .. })) => {
                 wrong.push(Diagnostic::no_such_object(name));
@@ -189,7 +197,9 @@ pub fn history(args: &HistoryArgs, environment: &Environment) -> Result<(), Fail
             return Err(Failure::Coded(super::WRONG_FLAG, Box::new(Diagnostic::new(text))));
         }
     };
-    let steps = service(environment)?.history(&args.image).map_err(|error| failure(&error))?;
+    let wanted = platform::wanted(args.platform.as_deref())?;
+    let service = service(environment)?;
+    let steps = service.history(&platform::variant(&service, &args.image, wanted.as_ref())?).map_err(|error| failure(&error))?;
     let style = history::Style { quiet: args.quiet, no_trunc: args.no_trunc, human, format: args.format.clone() };
     print(history::render(&steps, &style, now_secs()).map_err(|error| Diagnostic::of(&error))?)
 }
@@ -224,8 +234,9 @@ pub fn load(args: &LoadArgs, environment: &Environment) -> Result<(), Failure> {
     if args.input.is_none() && environment.stdin_is_terminal {
         return Err(Diagnostic::new("requested load from stdin, but stdin is empty").into());
     }
+    let wanted = platform::wanted(args.platform.as_deref())?;
     let service = service(environment)?;
-    let platform = Platform::native();
+    let platform = wanted.clone().unwrap_or_else(Platform::native);
     let loaded = match args.input.as_deref().filter(|path| *path != Path::new("-")) {
         Some(path) => {
             let file = environment.resolve(path);
@@ -235,6 +246,7 @@ pub fn load(args: &LoadArgs, environment: &Environment) -> Result<(), Failure> {
         None => service.load(Input::Stream(&mut std::io::stdin().lock()), &platform),
     };
     for image in loaded.map_err(|error| failure(&error))? {
+        platform::variant(&service, image.id.as_str(), wanted.as_ref())?;
         for name in &image.names {
             print(format!("Loaded image: {}\n", name.familiar()))?;
         }
@@ -256,11 +268,15 @@ pub fn save(args: &SaveArgs, environment: &Environment) -> Result<(), Failure> {
         let why = format!("stat {}: {}", dir.display(), go_words(&error));
         return Err(Diagnostic::new(format!("failed to save image: invalid output path: {why}")).into());
     }
+    let wanted = platform::wanted(args.platform.as_deref())?;
     let service = service(environment)?;
     let names: Vec<&str> = args.images.iter().map(String::as_str).collect();
+    for name in &names {
+        platform::variant(&service, name, wanted.as_ref())?;
+    }
     match &args.output {
-        Some(path) => write_archive(&service, &names, Destination::File(&environment.resolve(path))),
-        None => write_archive(&service, &names, Destination::Stream(&mut open_stdout()?)),
+        Some(path) => write_archive(&service, &names, wanted.as_ref(), Destination::File(&environment.resolve(path))),
+        None => write_archive(&service, &names, wanted.as_ref(), Destination::Stream(&mut open_stdout()?)),
     }
 }
 
@@ -275,13 +291,18 @@ pub(super) fn pack(forms: &Forms<'_>, image: &str, layer: &ImageLayer) -> Result
 }
 
 /// Writes images as one archive that is OCI layout and docker-archive.
-pub fn write_archive(service: &ImageService, names: &[&str], destination: Destination<'_>) -> Result<(), Failure> {
+pub fn write_archive(
+    service: &ImageService,
+    names: &[&str],
+    platform: Option<&Platform>,
+    destination: Destination<'_>,
+) -> Result<(), Failure> {
     // A layer that was built and never exported has no packed form yet.
     let nothing = ();
     let forms = Forms::new(service.store(), service, &[], &nothing);
     let image = names.join(" ");
     let mut pack = |layer: &ImageLayer| pack(&forms, &image, layer);
-    match service.save(names, Format::Docker, destination, &mut pack) {
+    match service.save(names, platform, Format::Docker, destination, &mut pack) {
         Ok(_) => Ok(()),
         Err(ImageError::Export(crate::export::ExportError::Stream { source })) => Err(write_failure(&source)),
         Err(error) => Err(failure(&error)),

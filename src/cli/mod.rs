@@ -11,6 +11,7 @@ pub mod filter;
 pub mod flags;
 mod lent;
 pub mod output;
+mod platform;
 pub mod request;
 pub mod values;
 

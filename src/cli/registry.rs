@@ -18,6 +18,7 @@ use super::console::{print, say, warn};
 use super::diagnostic::Diagnostic;
 use super::environment::Environment;
 use super::image::{failure, open_store, pack, store_failure};
+use super::platform::not_provided;
 use super::request::registry_config_with;
 use super::transfer::{Direction, Transfer};
 
@@ -123,8 +124,7 @@ fn check_platform(outgoing: &Outgoing, name: &Reference, wanted: Option<&Platfor
     {
         return Ok(());
     }
-    let text = format!("image with reference {} was found but does not provide the specified platform ({wanted})", name.familiar());
-    Err(Diagnostic::new(text).hint(format!("it is for {}", offered.iter().map(Platform::to_string).collect::<Vec<_>>().join(", "))).into())
+    Err(not_provided(&name.familiar(), wanted, &offered).into())
 }
 
 /// `shale pull`

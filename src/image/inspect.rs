@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::Value;
+use shale_cache::{ImageRecord, OciDigest};
 
 use super::{ImageError, ImageService};
 use crate::oci::config::{HealthConfig, RunConfig};
+use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 
 /// What `docker inspect` prints of an image, in its order.
@@ -121,6 +123,25 @@ pub struct InspectMetadata {
 }
 
 impl ImageService {
+    /// The images of all platforms that were built under a name, with their ids; the one that the name stands for is the first.
+    pub fn variants(&self, name: &str) -> Result<Vec<(OciDigest, Platform)>, ImageError> {
+        let (record, _) = self.find(name)?;
+        Ok(self.variants_of(record)?.into_iter().map(|(record, platform)| (record.id, platform)).collect())
+    }
+
+    /// The same by the record.
+    pub(super) fn variants_of(&self, record: ImageRecord) -> Result<Vec<(ImageRecord, Platform)>, ImageError> {
+        let mut records = vec![record.clone()];
+        for id in record.built.platforms.iter().filter(|id| **id != record.id) {
+            records.extend(self.store.images().get(id)?);
+        }
+        let with_platform = |record: ImageRecord| {
+            let platform = self.config_of(&record)?.0.platform();
+            Ok((record, platform))
+        };
+        records.into_iter().map(with_platform).collect()
+    }
+
     /// Everything about an image, by name, digest, id or id prefix.
     pub fn inspect(&self, name: &str) -> Result<Inspect, ImageError> {
         let (record, _) = self.find(name)?;

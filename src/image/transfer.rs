@@ -6,6 +6,7 @@ use super::lookup::Named;
 use super::resolve::now_secs;
 use super::{ImageError, ImageService, ResolvedImage};
 use crate::export::{self, Destination, ExportImage, ExportIndex, Exportable, Exported, Format, MediaTypes};
+use crate::oci::manifest::runs_on;
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::source::archive::{self, Input};
@@ -78,10 +79,19 @@ impl ImageService {
         Ok(true)
     }
 
-    /// Writes images by their names. `pack` packs a layer that has no blob; absent blobs are fetched.
+    /// The image of a platform without those that it was built with, if there is one.
+    fn alone(&self, record: ImageRecord, platform: Option<&Platform>) -> Result<ImageRecord, ImageError> {
+        let Some(wanted) = platform else { return Ok(record) };
+        let found = self.variants_of(record.clone())?.into_iter().find(|(_, offered)| runs_on(offered, wanted));
+        let one = found.map_or(record, |(one, _)| one);
+        Ok(ImageRecord { built: Built { platforms: Vec::new(), ..one.built }, ..one })
+    }
+
+    /// Writes images by their names, of several platforms those of one if that is wanted. `pack` packs a layer that has no blob; absent blobs are fetched.
     pub fn save(
         &self,
         names: &[&str],
+        platform: Option<&Platform>,
         format: Format,
         destination: Destination<'_>,
         pack: &mut dyn FnMut(&ImageLayer) -> Result<Packed, ImageError>,
@@ -90,6 +100,7 @@ impl ImageService {
         let mut images: Vec<(ImageRecord, Vec<Reference>)> = Vec::new();
         for name in names {
             for (record, named) in self.find_all(name)? {
+                let record = self.alone(record, platform)?;
                 let position = images.iter().position(|(other, _)| other.id == record.id);
                 let position = position.unwrap_or_else(|| {
                     images.push((record, Vec::new()));

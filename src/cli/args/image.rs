@@ -59,6 +59,9 @@ pub struct ImageInspectArgs {
     /// `json` or a template such as `{{.Id}}` or `{{json .Config}}`.
     #[arg(short, long, value_name = "FORMAT")]
     pub format: Option<String>,
+    /// Only for an image of this platform; it must be one of those that the image is for.
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Option<String>,
     /// Names or ids.
     #[arg(required = true, value_name = "IMAGE")]
     pub names: Vec<String>,
@@ -80,6 +83,9 @@ pub struct HistoryArgs {
     /// `json`, `table`, `table TEMPLATE` or a template such as `{{.CreatedBy}}`.
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,
+    /// Only for an image of this platform; it must be one of those that the image is for.
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Option<String>,
     /// A name or id.
     #[arg(value_name = "IMAGE")]
     pub image: String,
@@ -107,6 +113,9 @@ pub struct LoadArgs {
     /// The archive (default: standard input).
     #[arg(short, long, value_name = "FILE")]
     pub input: Option<PathBuf>,
+    /// Of an archive for several platforms the image of this one.
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Option<String>,
     /// Print only what was loaded.
     #[arg(short, long, value_parser = parse_bool, action = ArgAction::Set)]
     pub quiet: bool,
@@ -144,6 +153,9 @@ pub struct SaveArgs {
     /// The archive (default: standard output).
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Only for an image of this platform; it must be one of those that the image is for.
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Option<String>,
     /// Names or ids.
     #[arg(required = true, value_name = "IMAGE")]
     pub images: Vec<String>,

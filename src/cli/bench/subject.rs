@@ -14,7 +14,7 @@ use super::scenario::Scenario;
 use super::tool::{Command, Tool};
 use super::{Failure, io_failure, sample};
 use crate::cli::args::BenchArgs;
-use crate::cli::build;
+use crate::cli::build::{self, with_hint};
 use crate::cli::diagnostic::Diagnostic;
 use crate::cli::environment::Environment;
 use crate::dockerfile::ast::Dockerfile;
@@ -75,8 +75,8 @@ impl Subject {
         let source_dir =
             args.context.as_ref().map_or_else(|| write_sample(args, place, &user), |context| Ok(environment.resolve(context)))?;
         let from = args.file.as_ref().map_or(DockerfileFrom::Default, |file| DockerfileFrom::Path(environment.resolve(file)));
-        let opened = context::open(&source_dir, from, None).map_err(|error| Diagnostic::of(&error))?;
-        let loaded = opened.dockerfile.utf8().map_err(|error| Diagnostic::of(&error))?;
+        let opened = context::open(&source_dir, from, None).map_err(|error| with_hint(Diagnostic::of(&error), error.hint()))?;
+        let loaded = opened.dockerfile.utf8().map_err(|error| with_hint(Diagnostic::of(&error), error.hint()))?;
         let context = place.join("context");
         copy(&store, place, &source_dir, &context, loaded.ignore.as_ref())?;
         let parsed = parsed(&loaded.source)?;

@@ -120,7 +120,10 @@ impl Failed {
 
 impl From<Failed> for Failure {
     fn from(failed: Failed) -> Self {
-        Diagnostic::new(format!("{} failed", failed.what)).because(failed.tail()).into()
+        // The log lies in a store that is deleted, and what was said on the way to the error is no cause.
+        let is_told = |line: &&str| !line.starts_with("full output of the step: ") && !line.starts_with("WARNING: ");
+        let cause = failed.tail().lines().filter(is_told).collect::<Vec<_>>().join("\n");
+        Diagnostic::new(format!("{} failed", failed.what)).because(cause.strip_prefix("ERROR: ").unwrap_or(&cause)).into()
     }
 }
 
