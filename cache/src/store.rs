@@ -370,7 +370,7 @@ fn make_layout(root: &Path) -> Result<(), StoreError> {
     if !read_version(root)? {
         // A volume's own lost+found is no sign of somebody else's data, nor is what a process that was still collecting wrote while the store
         // was deleted; anything else is, and reap() would delete in its tmp/.
-        let is_foreign = |name: &String| !matches!(name.as_str(), "lost+found" | "version.new" | "gc");
+        let is_foreign = |name: &String| !matches!(name.as_str(), "lost+found" | "version.new" | "gc" | "lease");
         if let Some(found) = names_in(root)?.into_iter().filter(is_foreign).min() {
             return Err(StoreError::NotAStore { path: root.to_owned(), found });
         }

@@ -395,7 +395,7 @@ impl Scan<'_> {
         if self.keeps(name, value.as_ref()) {
             return Ok(format!("${{{name}/{pattern}/{replacement}}}"));
         }
-        Ok(Pattern::floating(&pattern)?.replace(&value.unwrap_or_default(), &replacement, all))
+        Pattern::floating(&pattern)?.replace(&value.unwrap_or_default(), &replacement, all)
     }
 
     /// An error that reached the end of the text is about the missing end, whatever it was inside.

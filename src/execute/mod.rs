@@ -136,7 +136,12 @@ impl Executor for BuildExecutor<'_> {
 
     fn complete(&self, step: &Step<'_>, selection: Self::Selection) -> Result<Self::Selection, StepError> {
         match (&step.vertex.op, selection) {
-            (Op::Copy(op), Selection::Known) => Ok(Selection::Copy(copy::select(self, step, op)?)),
+            (Op::Copy(op), Selection::Known) => {
+                let selection = copy::select(self, step, op)?;
+                // The key names it, and it may have been pruned since.
+                self.store.lists().put(&selection.canonical(op))?;
+                Ok(Selection::Copy(selection))
+            }
             (_, selection) => Ok(selection),
         }
     }

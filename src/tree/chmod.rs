@@ -73,7 +73,7 @@ fn class(who: char) -> u32 {
 /// * The sticky bit belongs to no class: `=` leaves it alone, and only a `t` in the same words changes it.
 /// * `s` and `t` say nothing of `o` alone.
 /// * `u`, `g` and `o` behind the operator copy permissions and nothing else.
-/// * `X` asks for the mode as it was `before` all clauses.
+/// * `X` asks for the mode as it was `before` all clauses; behind `-` it is `x`.
 fn apply_clause(clause: &str, mut mode: u32, before: (u32, bool)) -> u32 {
     let actions = clause.trim_start_matches(['u', 'g', 'o', 'a']);
     // Nobody named means everybody: there is no umask in a build.
@@ -95,6 +95,7 @@ fn apply_words(operator: char, words: &str, named: u32, mut mode: u32, before: (
             'r' => bits |= 0o444,
             'w' => bits |= 0o222,
             'x' => bits |= 0o111,
+            'X' if operator == '-' => bits |= 0o111,
             'X' => execute = 0o111,
             's' if !is_others_alone => bits |= 0o6000,
             't' if !is_others_alone => {
@@ -105,12 +106,8 @@ fn apply_words(operator: char, words: &str, named: u32, mut mode: u32, before: (
                 if bits != 0 {
                     mode = apply(operator, who, bits, mode);
                 }
-                if operator == '+' {
-                    mode = apply_execute(operator, who, execute, mode, before);
-                    execute = 0;
-                }
-                mode = copy(operator, who, word, mode);
-                (bits, has_set) = (0, true);
+                mode = copy(operator, who, word, apply_execute(who, execute, mode, before));
+                (bits, execute, has_set) = (0, 0, true);
             }
             _ => {}
         }
@@ -118,7 +115,7 @@ fn apply_words(operator: char, words: &str, named: u32, mut mode: u32, before: (
     if bits != 0 || operator == '=' && !has_set {
         mode = apply(operator, who, bits, mode);
     }
-    apply_execute(operator, who, execute, mode, before)
+    apply_execute(who, execute, mode, before)
 }
 
 fn or_all(who: u32) -> u32 {
@@ -133,12 +130,9 @@ fn apply(operator: char, who: u32, bits: u32, mode: u32) -> u32 {
     }
 }
 
-/// Adds or takes away what `X` stands for.
-fn apply_execute(operator: char, who: u32, execute: u32, mode: u32, (before, is_dir): (u32, bool)) -> u32 {
-    if !is_dir && before & 0o111 == 0 {
-        return mode;
-    }
-    apply(if operator == '-' { '-' } else { '+' }, who, execute, mode)
+/// Adds what `X` stands for.
+fn apply_execute(who: u32, execute: u32, mode: u32, (before, is_dir): (u32, bool)) -> u32 {
+    if is_dir || before & 0o111 != 0 { apply('+', who, execute, mode) } else { mode }
 }
 
 /// Gives the permissions of one class to others.
@@ -206,6 +200,8 @@ mod tests {
             ("u+x,g+X", 0o644, false, 0o744),
             ("a-X", 0o755, false, 0o644),
             ("a-X", 0o644, false, 0o644),
+            ("u+x,a-X", 0o644, false, 0o644),
+            ("g=Xu", 0o641, false, 0o661),
             ("4755", 0o600, false, 0o4755),
         ] {
             let chmod = Chmod::parse(text).expect("a mode");

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::WordFault;
+use super::{MAX_BYTES, WordFault};
 
 /// Letters of any script.
 pub(super) static LETTER: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"^\p{L}$").expect("the class is well-formed"));
@@ -32,12 +32,22 @@ impl Pattern {
 
     /// Replaces the first match with the text, or all of them with the text as a template: there `$1` and the like stand for groups,
     /// which a pattern does not have.
-    pub(super) fn replace(&self, value: &str, replacement: &str, all: bool) -> String {
-        if all {
-            self.0.replace_all(value, replacement).into_owned()
-        } else {
-            self.0.replacen(value, 1, regex::NoExpand(replacement)).into_owned()
+    pub(super) fn replace(&self, value: &str, replacement: &str, all: bool) -> Result<String, WordFault> {
+        if !all {
+            return Ok(self.0.replacen(value, 1, regex::NoExpand(replacement)).into_owned());
         }
+        let (mut out, mut end) = (String::new(), 0);
+        for found in self.0.captures_iter(value) {
+            let whole = found.get(0).expect("group 0 is the match");
+            out.push_str(&value[end..whole.start()]);
+            found.expand(replacement, &mut out);
+            end = whole.end();
+            if out.len() > MAX_BYTES {
+                return Err(WordFault::TooLong);
+            }
+        }
+        out.push_str(&value[end..]);
+        Ok(out)
     }
 }
 

@@ -157,6 +157,7 @@ fn no_text_grows_beyond_all_bounds() {
         let error = expand(&format!("{word}{word}"), '\\', &long).expect_err(word);
         assert_eq!(error.reason, WordFault::TooLong);
     }
+    assert_eq!(expand("${A//x/$A}", '\\', &long).expect_err("a square").reason, WordFault::TooLong);
 }
 
 #[test]
