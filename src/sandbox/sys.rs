@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal};
 use super::handover::{receive_with_fds, send_with_fds};
 
 /// A file mapped into memory for reading; empty for an empty file.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Mapping(Option<memmap2::Mmap>);
 
 impl Deref for Mapping {

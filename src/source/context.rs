@@ -21,6 +21,8 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
+
 use super::ignore::{Ignore, IgnoreError};
 use super::statcache::{LoadNote, Saved};
 use crate::layer::LayerError;
@@ -387,6 +389,13 @@ impl Tree for BuildContext {
             Place::Directory(directory) => directory.children(path)?,
             Place::Archive(archive) => archive.children(path)?,
         })
+    }
+
+    fn at_once(&self, count: usize, look: &(dyn Fn(usize) + Sync)) {
+        match &self.place {
+            Place::Directory(_) => (0..count).into_par_iter().for_each(look),
+            Place::Archive(_) => (0..count).for_each(look),
+        }
     }
 
     fn digests(&self, paths: &[&[u8]]) -> io::Result<Vec<ContentDigest>> {

@@ -10,4 +10,5 @@ pub mod http;
 pub mod ignore;
 pub mod registry;
 pub mod secret;
+mod seldom;
 pub mod statcache;

@@ -12,13 +12,15 @@ mod format;
 mod horizon;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::RwLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 pub use horizon::Horizon;
 
+use crate::sandbox::sys::map_file;
+use crate::source::seldom::Seldom;
 use crate::tree::entry::{ContentDigest, Mtime};
 use crate::tree::walk::Stat;
 use format::Table;
@@ -103,9 +105,9 @@ const STALE: u8 = 2;
 pub struct StatCache {
     old: Table,
     verdicts: Vec<AtomicU8>,
-    fresh: RwLock<HashMap<Vec<u8>, Fresh>>,
+    fresh: Seldom<HashMap<Vec<u8>, Fresh>>,
     /// What changed since this build looked at it, with the digest of then.
-    changed: RwLock<BTreeMap<Vec<u8>, Option<ContentDigest>>>,
+    changed: Seldom<BTreeMap<Vec<u8>, Option<ContentDigest>>>,
     note: Option<LoadNote>,
 }
 
@@ -117,7 +119,7 @@ impl StatCache {
 
     /// Loads a file that [`StatCache::save`] wrote. A missing file is an empty cache; an unusable one too, with a note.
     pub fn load(path: &Path) -> Self {
-        let (old, note) = match std::fs::read(path) {
+        let (old, note) = match File::open(path).and_then(|file| map_file(&file)) {
             Ok(bytes) => match Table::from_bytes(bytes) {
                 Ok(table) => (table, None),
                 Err(reason) => (Table::default(), Some(LoadNote::Unusable { path: path.to_owned(), reason })),
@@ -126,7 +128,7 @@ impl StatCache {
             Err(source) => (Table::default(), Some(LoadNote::Unreadable { path: path.to_owned(), source })),
         };
         let verdicts = std::iter::repeat_with(|| AtomicU8::new(UNSEEN)).take(old.len()).collect();
-        Self { old, verdicts, fresh: RwLock::default(), changed: RwLock::default(), note }
+        Self { old, verdicts, fresh: Seldom::default(), changed: Seldom::default(), note }
     }
 
     /// Why the file was not used, for the debug log.
@@ -141,12 +143,12 @@ impl StatCache {
 
     /// What is known of a file that looks like this now. The answer also settles what [`StatCache::digest`] says from here on.
     pub fn lookup(&self, path: &[u8], now: &Fingerprint) -> Option<Known> {
-        let fresh = self.fresh.read().expect("no thread panics while it holds the lock").get(path).cloned();
+        let fresh = self.fresh.read().and_then(|fresh| fresh.get(path).cloned());
         if let Some(fresh) = fresh {
             if fresh.seen == *now {
                 return Some(fresh.known);
             }
-            self.fresh.write().expect("no thread panics while it holds the lock").remove(path);
+            self.fresh.write().remove(path);
             self.note_changed(path, Some(fresh.known.digest));
             return None;
         }
@@ -164,8 +166,8 @@ impl StatCache {
 
     /// The digest of a file, as of the last [`StatCache::lookup`] or [`StatCache::insert`]; `None` if neither vouched for it.
     pub fn digest(&self, path: &[u8]) -> Option<ContentDigest> {
-        if let Some(fresh) = self.fresh.read().expect("no thread panics while it holds the lock").get(path) {
-            return Some(fresh.known.digest);
+        if let Some(digest) = self.fresh.read().and_then(|fresh| fresh.get(path).map(|fresh| fresh.known.digest)) {
+            return Some(digest);
         }
         let i = self.old.find(path)?;
         (self.verdicts[i].load(Ordering::Relaxed) == VERIFIED).then(|| self.old.record(i).digest)
@@ -173,32 +175,32 @@ impl StatCache {
 
     /// Notes a file that changed since this build looked at it, with its digest of then. Hashed to the same once more, only its times did.
     pub fn note_changed(&self, path: &[u8], before: Option<ContentDigest>) {
-        self.changed.write().expect("no thread panics while it holds the lock").entry(path.to_vec()).or_insert(before);
+        self.changed.write().entry(path.to_vec()).or_insert(before);
     }
 
     /// Whether there are such files.
     pub fn has_changed(&self) -> bool {
-        !self.changed.read().expect("no thread panics while it holds the lock").is_empty()
+        self.changed.read().is_some_and(|changed| !changed.is_empty())
     }
 
     /// Takes the list of them, which is empty then.
     pub fn take_changed(&self) -> Vec<Vec<u8>> {
-        std::mem::take(&mut *self.changed.write().expect("no thread panics while it holds the lock")).into_keys().collect()
+        std::mem::take(&mut *self.changed.write()).into_keys().collect()
     }
 
     /// Remembers a file that was just hashed.
     pub fn insert(&self, path: &[u8], seen: Fingerprint, known: Known) {
-        let is_same = self.changed.read().expect("no thread panics while it holds the lock").get(path) == Some(&Some(known.digest));
+        let is_same = self.changed.read().is_some_and(|changed| changed.get(path) == Some(&Some(known.digest)));
         if is_same {
-            self.changed.write().expect("no thread panics while it holds the lock").remove(path);
+            self.changed.write().remove(path);
         }
-        self.fresh.write().expect("no thread panics while it holds the lock").insert(path.to_vec(), Fresh { seen, known });
+        self.fresh.write().insert(path.to_vec(), Fresh { seen, known });
     }
 
     /// Writes what is known to `path`, if this build learned anything that may be stored: to a temporary name in the same directory,
     /// then renamed. Of two builds that save at once the later wins; both files are valid, and what is lost is hashed again.
     pub fn save(&self, path: &Path, horizon: &Horizon) -> io::Result<Saved> {
-        let fresh = self.fresh.read().expect("no thread panics while it holds the lock");
+        let Some(fresh) = self.fresh.read() else { return Ok(Saved::default()) };
         let mut settled: Vec<_> = fresh.iter().filter(|(_, f)| horizon.is_settled(&f.seen)).collect();
         let racy = fresh.len() - settled.len();
         if settled.is_empty() {

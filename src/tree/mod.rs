@@ -84,4 +84,9 @@ pub trait Tree: Sync {
     fn children(&self, path: &[u8]) -> io::Result<Vec<Node>>;
     /// The blake3 content digests of regular files, in the order asked for. May hash in parallel.
     fn digests(&self, paths: &[&[u8]]) -> io::Result<Vec<entry::ContentDigest>>;
+    /// Calls `look`, which asks for other parts of the tree each time, with every number below `count`: on several cores, where the
+    /// answers take time.
+    fn at_once(&self, count: usize, look: &(dyn Fn(usize) + Sync)) {
+        (0..count).for_each(look);
+    }
 }

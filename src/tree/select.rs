@@ -7,7 +7,8 @@
 //! * `--parents` takes everything that matches the pattern after the `/./` pivot, with its directories.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Write as _};
+use std::sync::OnceLock;
 
 use super::entry::{ContentDigest, Mtime, cmp_paths, file_name, join};
 use super::glob;
@@ -48,9 +49,14 @@ pub enum SelectError {
 }
 
 /// Says whether a relative path matches a set of patterns, by itself or by one of its parents.
-pub type Matcher = Box<dyn Fn(&[u8]) -> bool>;
+pub type Matcher = Box<dyn Fn(&[u8]) -> bool + Send + Sync>;
 /// Compiles patterns with the semantics of `.dockerignore`.
 pub type Compile<'a> = &'a dyn Fn(&[&str]) -> Result<Matcher, String>;
+
+/// Fewer directories beside each other are walked one after the other: to wake another core takes as long.
+const MIN_DIRS_AT_ONCE: usize = 4;
+/// On how many levels, one below the other, a walk is divided: each costs a copy, and a thread that waits takes up other parts upon its stack.
+const MAX_SPLITS: usize = 3;
 
 /// What is asked for besides the sources.
 #[derive(Clone, Copy)]
@@ -233,38 +239,56 @@ impl Walk<'_> {
             items.push(Selected { source: source.clone(), target: Vec::new(), node, digest: None, implied: false, inline: None });
         }
         if is_dir {
-            self.below(&source, &[], &mut Vec::new(), &mut items)?;
+            self.below(&source, &[], MAX_SPLITS, &mut items)?;
         }
         Ok(Match { name, items, archive: false })
     }
 
-    /// Takes what lies below a directory. `waiting` are the directories on the way that did not match themselves.
-    fn below(&self, dir: &[u8], target: &[u8], waiting: &mut Vec<Selected>, items: &mut Vec<Selected>) -> Result<(), SelectError> {
+    /// Takes what lies below a directory, in walking order. A directory that was not asked for itself comes along with what was below it.
+    fn below(&self, dir: &[u8], target: &[u8], splits: usize, items: &mut Vec<Selected>) -> Result<(), SelectError> {
         let depth = target.split(|b| *b == b'/').filter(|c| !c.is_empty()).count();
-        for mut node in children(self.tree, dir)? {
+        let mut nodes = children(self.tree, dir)?;
+        nodes.retain(|node| {
+            let is_beside = || self.only.get(depth).is_some_and(|only| only != file_name(&node.path));
+            node.kind != NodeKind::Socket && !is_beside()
+        });
+        let mut walked = self.at_once(&nodes, target, splits)?.map(Vec::into_iter);
+        for mut node in nodes {
             let source = std::mem::take(&mut node.path);
-            let name = file_name(&source);
-            if node.kind == NodeKind::Socket || self.only.get(depth).is_some_and(|only| only != name) {
+            let target = join(target, file_name(&source));
+            let wanted = self.include.is_none_or(|f| f(&target)) && self.exclude.is_none_or(|f| !f(&target));
+            let below = (node.kind == NodeKind::Dir).then(|| (source.clone(), target.clone()));
+            if !wanted && below.is_none() {
                 continue;
             }
-            let target = join(target, name);
-            let wanted = self.include.is_none_or(|f| f(&target)) && self.exclude.is_none_or(|f| !f(&target));
-            let is_dir = node.kind == NodeKind::Dir;
-            let below = is_dir.then(|| (source.clone(), target.clone()));
-            let item = Selected { source, target, node, digest: None, implied: !wanted, inline: None };
-            if wanted {
-                items.append(waiting);
-                items.push(item);
-            } else if is_dir {
-                waiting.push(item);
-            }
+            items.push(Selected { source, target, node, digest: None, implied: !wanted, inline: None });
             let Some((source, target)) = below else { continue };
-            self.below(&source, &target, waiting, items)?;
-            if !wanted && waiting.last().is_some_and(|w| w.target == target) {
-                waiting.pop();
+            let before = items.len();
+            match walked.as_mut().and_then(Iterator::next) {
+                Some(walked) => items.extend(walked),
+                None => self.below(&source, &target, splits, items)?,
+            }
+            if !wanted && items.len() == before {
+                items.pop();
             }
         }
         Ok(())
+    }
+
+    /// What lies below each directory among `nodes`, if there are enough of them to be walked at once.
+    fn at_once(&self, nodes: &[Node], target: &[u8], splits: usize) -> Result<Option<Vec<Vec<Selected>>>, SelectError> {
+        let dirs: Vec<&Node> = nodes.iter().filter(|node| node.kind == NodeKind::Dir).collect();
+        if dirs.len() < MIN_DIRS_AT_ONCE || splits == 0 {
+            return Ok(None);
+        }
+        let walked: Vec<_> = dirs.iter().map(|_| OnceLock::new()).collect();
+        self.tree.at_once(dirs.len(), &|number| {
+            let (dir, mut items) = (&dirs[number].path, Vec::new());
+            let below = self.below(dir, &join(target, file_name(dir)), splits - 1, &mut items);
+            drop(walked[number].set(below.map(|()| items)));
+        });
+        // Of several errors the first in walking order is told, whoever met one first.
+        walked.into_iter().map(|walked| walked.into_inner().expect("each number was looked at")).collect::<Result<_, _>>().map(Some)
     }
 }
 
@@ -302,22 +326,24 @@ impl Selection {
         let mut out = Vec::new();
         for (number, matched) in self.matches.iter().enumerate() {
             let what = if matched.archive { "archive" } else { "match" };
-            out.extend(format!("{what} {number} ").into_bytes());
+            put(&mut out, format_args!("{what} {number} "));
             escape(&mut out, &matched.name);
             out.push(b'\n');
             let mut inodes: HashMap<(u64, u64), usize> = HashMap::new();
             for (i, item) in matched.items.iter().enumerate() {
                 escape(&mut out, &item.target);
                 let node = &item.node;
-                out.extend(format!(" {:o}", node.mode).into_bytes());
+                put(&mut out, format_args!(" {:o}", node.mode));
                 if with_owners {
-                    out.extend(format!(" {}:{}", node.uid, node.gid).into_bytes());
+                    put(&mut out, format_args!(" {}:{}", node.uid, node.gid));
                 }
                 match &node.kind {
                     NodeKind::Dir => out.extend(if item.implied { &b" implied-dir"[..] } else { b" dir" }),
                     NodeKind::File { size, inode } => {
-                        let digest = item.digest.map_or_else(String::new, |d| blake3::Hash::from(d).to_hex().to_string());
-                        out.extend(format!(" file {size} {digest}").into_bytes());
+                        put(&mut out, format_args!(" file {size} "));
+                        if let Some(digest) = item.digest {
+                            out.extend_from_slice(blake3::Hash::from(digest).to_hex().as_bytes());
+                        }
                         let first = inode.map_or(i, |inode| *inodes.entry(inode).or_insert(i));
                         if first != i {
                             out.extend(b" link ");
@@ -330,8 +356,8 @@ impl Selection {
                     }
                     NodeKind::Fifo => out.extend(b" fifo"),
                     NodeKind::Socket => out.extend(b" socket"),
-                    NodeKind::CharDevice { major, minor } => out.extend(format!(" char {major}:{minor}").into_bytes()),
-                    NodeKind::BlockDevice { major, minor } => out.extend(format!(" block {major}:{minor}").into_bytes()),
+                    NodeKind::CharDevice { major, minor } => put(&mut out, format_args!(" char {major}:{minor}")),
+                    NodeKind::BlockDevice { major, minor } => put(&mut out, format_args!(" block {major}:{minor}")),
                 }
                 for (name, value) in &node.xattrs {
                     out.push(b' ');
@@ -344,6 +370,10 @@ impl Selection {
         }
         out
     }
+}
+
+fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+    out.write_fmt(text).expect("a vector takes everything");
 }
 
 /// Writes bytes so that neither blanks nor line ends are left, and nothing is ambiguous.

@@ -48,10 +48,10 @@ pub use store::{DfArgs, DuArgs, ImagePruneArgs, PruneArgs, SystemPruneArgs, Veri
     disable_help_subcommand = true,
     args_override_self = true
 )]
-pub struct Cli {
+pub struct Cli<C: Subcommand = Command> {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: C,
     /// What stands before the command.
     #[command(flatten)]
     pub global: GlobalArgs,
@@ -139,6 +139,12 @@ pub enum Command {
     Help(HelpArgs),
 }
 
+/// The command that is called most, by itself: to make the flags of all the others takes a millisecond.
+#[derive(Debug, Subcommand)]
+enum Foremost {
+    Build(Box<BuildArgs>),
+}
+
 /// `shale help`
 #[derive(Clone, Debug, Args)]
 #[command(override_usage = "shale help [COMMAND]")]
@@ -163,11 +169,19 @@ pub enum Refusal {
 
 /// Reads a command line. `argv[0]` is not looked at: `program` is the name to answer with.
 pub fn parse(argv: &[OsString], program: Program) -> Result<Cli, Refusal> {
-    let parsed = as_pflag(Cli::command()).try_get_matches_from(argv).and_then(|matches| Cli::from_arg_matches(&matches));
-    match parsed {
+    if argv.get(1).is_some_and(|word| word == "build")
+        && let Ok(Cli { command: Foremost::Build(args), global, version }) = read(argv)
+    {
+        return Ok(Cli { command: Command::Build(args), global, version });
+    }
+    match read(argv) {
         Ok(Cli { command: Command::Help(args), .. }) => Err(refusal::topic(&args.words, program)),
         parsed => parsed.map_err(|error| refusal::refusal(&error, argv, program)),
     }
+}
+
+fn read<C: Subcommand>(argv: &[OsString]) -> Result<Cli<C>, clap::Error> {
+    as_pflag(Cli::<C>::command()).try_get_matches_from(argv).and_then(|matches| Cli::from_arg_matches(&matches))
 }
 
 /// Gives every flag the manners of Docker's flag library: switches take `=value`, and what follows another flag is its value.
@@ -219,7 +233,8 @@ mod tests {
 
     #[test]
     fn the_definition_holds_together() {
-        Cli::command().debug_assert();
+        Cli::<Command>::command().debug_assert();
+        Cli::<Foremost>::command().debug_assert();
     }
 
     #[test]

@@ -7,7 +7,7 @@ use clap::{ArgAction, CommandFactory};
 
 use super::super::flags;
 use super::super::program::Program;
-use super::{Cli, Refusal, global};
+use super::{Cli, Command, Refusal, global};
 
 /// `docker run` and its like answer with 125 for errors of their own.
 const NO_CONTAINERS: &str = "shale builds images and runs no containers";
@@ -219,7 +219,7 @@ struct Named {
 
 /// Finds the command in a command line without its program.
 fn named<'a>(words: impl Iterator<Item = &'a OsString>) -> Named {
-    let mut command = as_shown(Cli::command());
+    let mut command = as_shown(Cli::<Command>::command());
     // What holds for all commands is handed down.
     command.build();
     let mut path = String::from("shale");

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rayon::prelude::*;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
@@ -30,6 +31,8 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// Hashing waits for the disk at least as often as for the processor.
 const THREADS_PER_CORE: usize = 2;
 const MAX_THREADS: usize = 16;
+/// Fewer paths are looked up by one thread: to wake another takes as long.
+const MIN_KNOWN_AT_ONCE: usize = 1000;
 
 #[derive(Debug)]
 pub(super) struct Directory {
@@ -180,7 +183,11 @@ impl Directory {
     }
 
     pub(super) fn digests(&self, paths: &[&[u8]]) -> Result<Vec<ContentDigest>, ContextError> {
-        let mut digests: Vec<_> = paths.iter().map(|path| self.known(path)).collect();
+        let mut digests: Vec<_> = if paths.len() < MIN_KNOWN_AT_ONCE {
+            paths.iter().map(|path| self.known(path)).collect()
+        } else {
+            paths.par_iter().map(|path| self.known(path)).collect()
+        };
         if digests.iter().any(Option::is_none) {
             let _one_batch = lock(&self.hashing);
             let missing: Vec<_> = (0..paths.len()).filter(|i| digests[*i].is_none()).collect();

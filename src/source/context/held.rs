@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
 
 use crate::layer::hashing::Hashing;
+use crate::source::seldom::Seldom;
 use crate::tree::entry::{ContentDigest, Mtime};
 
-/// The copies of one context. The map is valid after every statement.
+/// The copies of one context.
 #[derive(Debug, Default)]
-pub(super) struct Held(RwLock<BTreeMap<Vec<u8>, HeldFile>>);
+pub(super) struct Held(Seldom<BTreeMap<Vec<u8>, HeldFile>>);
 
 /// A copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,11 +29,11 @@ pub struct HeldFile {
 
 impl Held {
     pub(super) fn get(&self, path: &[u8]) -> Option<HeldFile> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(path).cloned()
+        self.0.read()?.get(path).cloned()
     }
 
     pub(super) fn put(&self, path: Vec<u8>, file: HeldFile) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(path, file);
+        self.0.write().insert(path, file);
     }
 }
 

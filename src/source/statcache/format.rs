@@ -11,12 +11,13 @@
 //!             inode u64 · dev u64 · digest 32
 //! heap          per record: its path, then its capability
 //! ```
-//! Read with one `read` and searched in place.
+//! Mapped, and searched in place.
 
-use std::cmp::Ordering as CmpOrdering;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::cell::Cell;
+use std::cmp::Ordering;
 
 use super::{Fingerprint, Mtime};
+use crate::sandbox::sys::Mapping;
 use crate::tree::entry::ContentDigest;
 
 const MAGIC: &[u8; 8] = b"shalstat";
@@ -37,15 +38,18 @@ pub(super) struct Record<'a> {
 /// A loaded file.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    bytes: Vec<u8>,
+    bytes: Mapping,
     count: usize,
-    /// The record found last. Files are asked for in order, so that the next one is mostly the next record; threads may disagree.
-    last: AtomicUsize,
+}
+
+thread_local! {
+    /// The record that this thread found last. Files are asked for in order, so that the next one is mostly the next record.
+    static LAST: Cell<usize> = const { Cell::new(0) };
 }
 
 impl Table {
     /// Checks everything that later reads rely on.
-    pub(super) fn from_bytes(bytes: Vec<u8>) -> Result<Self, &'static str> {
+    pub(super) fn from_bytes(bytes: Mapping) -> Result<Self, &'static str> {
         if bytes.len() < HEADER || !bytes.starts_with(MAGIC) {
             return Err("it is no stat cache");
         }
@@ -56,7 +60,7 @@ impl Table {
             return Err("its checksum does not hold");
         }
         let count = u32_at(&bytes, 12) as usize;
-        let table = Self { bytes, count, last: AtomicUsize::new(0) };
+        let table = Self { bytes, count };
         let heap = count.checked_mul(RECORD).and_then(|size| table.bytes.len().checked_sub(HEADER + size)).ok_or("it is cut short")?;
         let inside = |i: usize| {
             let (start, path, capability) = table.place(i);
@@ -83,10 +87,10 @@ impl Table {
 
     /// The number of the record of `path`.
     pub(super) fn find(&self, path: &[u8]) -> Option<usize> {
-        let last = self.last.load(Ordering::Relaxed);
+        let last = LAST.get();
         let near = [last + 1, last].into_iter().find(|i| *i < self.count && self.path(*i) == path);
         let found = near.or_else(|| self.search(path))?;
-        self.last.store(found, Ordering::Relaxed);
+        LAST.set(found);
         Some(found)
     }
 
@@ -95,9 +99,9 @@ impl Table {
         while low < high {
             let middle = low.midpoint(high);
             match self.path(middle).cmp(path) {
-                CmpOrdering::Equal => return Some(middle),
-                CmpOrdering::Less => low = middle + 1,
-                CmpOrdering::Greater => high = middle,
+                Ordering::Equal => return Some(middle),
+                Ordering::Less => low = middle + 1,
+                Ordering::Greater => high = middle,
             }
         }
         None
