@@ -304,6 +304,26 @@ fn an_archive_is_a_context() {
 }
 
 #[test]
+fn a_deep_archive_takes_no_stack_and_a_deeper_one_is_refused() {
+    let long = |depth: usize| {
+        let mut builder = tar::Builder::new(Vec::new());
+        let path = format!("{}f", "d/".repeat(depth));
+        builder.append_pax_extensions([("path", path.as_bytes())]).unwrap();
+        let mut header = header(tar::EntryType::Regular, "f", 0);
+        header.set_cksum();
+        builder.append(&header, &[][..]).unwrap();
+        builder.into_inner().unwrap()
+    };
+    let tmp = tempfile::tempdir().unwrap();
+    // The kernel's longest path, as it would be below a directory.
+    let context = BuildContext::from_tar(long(2000).as_slice(), tmp.path()).unwrap();
+    assert!(context.node(format!("{}f", "d/".repeat(2000)).as_bytes()).unwrap().is_some());
+    let tmp = tempfile::tempdir().unwrap();
+    let error = BuildContext::from_tar(long(20_000).as_slice(), tmp.path()).unwrap_err();
+    assert!(format!("{error:?}").contains("a path that is too long"), "{error:?}");
+}
+
+#[test]
 fn a_hostile_archive_stays_inside() {
     use tar::EntryType::{Directory, Link, Regular, Symlink};
     let outside = tempfile::tempdir().unwrap();

@@ -299,6 +299,11 @@ fn patience_ends() {
     let server_a = server(Repository::new(&[("amd64", &[&one_layer()])]), |_, _| Some(Reply::new(429).with("retry-after", "3600")));
     let error = pull(&Home::new(), &server_a, RegistryConfig::default()).expect_err("an hour is too long");
     assert!(matches!(error, RegistryError::RateLimited { status: 429, wait, .. } if wait.as_secs() == 3600), "{error}");
+    let server_c = server(Repository::new(&[("amd64", &[&one_layer()])]), |_, repeats| {
+        Some(Reply::new(429).with("retry-after", if repeats == 0 { "1" } else { "18446744073709551615" }))
+    });
+    let error = pull(&Home::new(), &server_c, RegistryConfig::default()).expect_err("until the end of time");
+    assert!(matches!(error, RegistryError::RateLimited { wait, .. } if wait.as_secs() == u64::MAX), "{error}");
     let server_b =
         server(Repository::new(&[("amd64", &[&one_layer()])]), |_, _| Some(Reply { body: b"overload".into(), ..Reply::new(503) }));
     let error = pull(&Home::new(), &server_b, RegistryConfig::default()).expect_err("never well");

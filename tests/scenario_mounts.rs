@@ -3,6 +3,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::symlink;
 
 use support::{Lab, as_everybody};
@@ -36,6 +37,24 @@ fn a_bound_context_is_a_selection_and_not_the_live_directory() {
         lab.context("ctx", &[("Dockerfile", "FROM busybox\nRUN --mount=source=hidden,target=/x cat /x\n")]);
         let said = lab.run(&["build", "--progress", "plain", "ctx"]);
         assert!(said.stderr.contains("\"/hidden\": not found"), "{}", said.stderr);
+    });
+}
+
+#[test]
+fn a_context_whose_path_is_no_text_is_copied_and_bound() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        let odd = std::ffi::OsStr::from_bytes(b"odd\xe9");
+        ctx(lab, "FROM busybox\nRUN echo 1 >/one\nCOPY f /f\nRUN --mount=target=/src cat /src/f /f >/seen\n");
+        lab.write("ctx/f", "f\n");
+        fs::rename(lab.work("ctx"), lab.work("").join(odd)).expect("renamed");
+        let output = lab.shale(&["build", "--progress", "plain", "-o", "type=local,dest=out"]).arg(odd).output().expect("shale starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(fs::read_to_string(lab.work("out/seen")).expect("read"), "f\nf\n");
+        // A store must be text: it is refused, not another one written.
+        let output = lab.shale(&["images"]).env("SHALE_ROOT", odd).output().expect("shale starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("the path is not valid UTF-8"), "{said}");
     });
 }
 

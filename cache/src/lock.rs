@@ -6,7 +6,7 @@
 //! close-on-exec, so a child process keeps no lock.
 
 use std::fs::File;
-use std::io::{Read as _, Seek as _, Write as _};
+use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -133,8 +133,13 @@ impl FileLock {
     /// Takes the lock of a file left behind, without making one.
     pub(crate) fn try_take_existing(path: &Path) -> Result<Option<Self>, StoreError> {
         let file = match File::options().read(true).write(true).open(path) {
+            // A lease that covers everything may not be written, even by its owner; to lock it on a local disk that need not be.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => File::open(path),
+            opened => opened,
+        };
+        let file = match file {
             Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StoreError::io("open", path, error)),
         };
         let taken = try_flock(&file, FlockOperation::NonBlockingLockExclusive, path)? && is_still_at(&file, path)?;
@@ -207,7 +212,7 @@ impl Wait {
 pub(crate) fn open_lock_file(path: &Path) -> Result<File, StoreError> {
     let open = || File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
     match open() {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
             if let Some(parent) = path.parent() {
                 std::fs::create_dir_all(parent).map_err(|error| StoreError::io("create", parent, error))?;
             }
@@ -233,7 +238,7 @@ fn is_still_at(file: &File, path: &Path) -> Result<bool, StoreError> {
     let own = file.metadata().map_err(|error| StoreError::io("stat", path, error))?;
     match std::fs::symlink_metadata(path) {
         Ok(there) => Ok(there.ino() == own.ino() && there.dev() == own.dev()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         Err(error) => Err(StoreError::io("stat", path, error)),
     }
 }

@@ -75,8 +75,10 @@ impl Store {
 
     /// Opens a store as if in a given boot.
     pub(crate) fn open_in_epoch(root: &Path, epoch: String) -> Result<Self, StoreError> {
+        must_be_text(root)?;
         make_dirs(root).map_err(|error| StoreError::io("create the store", root, error))?;
         let root = root.canonicalize().map_err(|error| StoreError::io("open the store", root, error))?;
+        must_be_text(&root)?;
         let is_read_only = !check_access(&root)?;
         if !is_read_only {
             prepare(&root)?;
@@ -359,6 +361,13 @@ fn prepare(root: &Path) -> Result<(), StoreError> {
     let made = make_layout(root);
     let _ = rustix::fs::flock(&dir, FlockOperation::Unlock);
     made
+}
+
+/// Paths in the store are told to other processes, and to people, as text.
+fn must_be_text(root: &Path) -> Result<(), StoreError> {
+    let refused =
+        || StoreError::io("use as the store", root, std::io::Error::new(std::io::ErrorKind::InvalidInput, "the path is not valid UTF-8"));
+    if root.to_str().is_some() { Ok(()) } else { Err(refused()) }
 }
 
 /// CACHEDIR.TAG is written last, so a store that has it has everything.

@@ -34,13 +34,14 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// The allocated bytes of a file or tree; `None` if a directory in it may not be read. What is not there takes nothing.
+    /// The allocated bytes of a file or tree; `None` if a directory in it may not be read, or it takes more descriptors than there are: a
+    /// tree of many long paths. What is not there takes nothing.
     pub(crate) fn tree(&mut self, top: &Path) -> Result<Option<u64>, StoreError> {
         let (mut counted, mut todo) = (HashSet::new(), Vec::new());
         let done = self.below(top, &mut counted, &mut todo);
         match done {
             Ok(bytes) => Ok(Some(bytes)),
-            Err((_, error)) if is_denied(&error) => {
+            Err((_, error)) if is_denied(&error) || error.raw_os_error() == Some(Errno::MFILE.raw_os_error()) => {
                 for inode in &counted {
                     self.seen.remove(inode);
                 }

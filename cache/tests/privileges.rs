@@ -85,6 +85,22 @@ fn child() {
         }
         "own trees" => own_trees_go(Store::open(&root).expect("a store")),
         "fill" => drop(Store::open(&root).expect("a store").blobs().put(b"a blob").expect("put")),
+        "cover" => {
+            let (store, other) = (Store::open(&root).expect("a store"), Store::open(&root).expect("the same store"));
+            let lease = store.lease().expect("a lease");
+            let file = fs::read_dir(root.join("leases")).expect("listed").next().expect("a lease").expect("an entry").path();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o400)).expect("changed");
+            other.blobs().put(b"a blob").expect("put");
+            assert_eq!(other.reap().expect("others build"), Vec::<PathBuf>::new());
+            other.gc().prune_all().expect("pruned");
+            assert!(other.blobs().size(&OciDigest::sha256_of(b"a blob")).expect("looked").is_some(), "everything is covered");
+            drop(lease);
+            // One that its process did not live to remove.
+            fs::write(&file, "1\n").expect("a lease");
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o400)).expect("changed");
+            assert_eq!(other.reap().expect("others build"), Vec::<PathBuf>::new());
+            assert!(!file.exists());
+        }
         "make" => {
             let store = Store::open(&root).expect("a store");
             let tmp = store.tmp().expect("a directory");
@@ -152,6 +168,14 @@ fn a_store_of_another_user_is_refused() {
     let error = Store::open(&root).expect_err("another's store");
     assert!(matches!(&error, StoreError::ForeignOwner { owner: PLAIN, uid: 0, .. }), "{error:?}");
     assert!(error.to_string().contains("61234") && error.to_string().contains("store"), "{error}");
+}
+
+#[test]
+fn a_lease_that_covers_everything_is_in_nobodys_way() {
+    if !is_root("a_lease_that_covers_everything_is_in_nobodys_way") {
+        return;
+    }
+    run_as_plain("cover", &plain_dir().1);
 }
 
 #[test]

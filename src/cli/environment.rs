@@ -12,6 +12,8 @@ use super::program::Program;
 pub struct Environment {
     /// Variables; those that are not UTF-8 are left out.
     pub variables: BTreeMap<String, String>,
+    /// `SHALE_ROOT`, if it is not UTF-8: to build into another store than was asked for is worse than to refuse it.
+    pub odd_root: Option<PathBuf>,
     /// The working directory.
     pub current_dir: PathBuf,
     /// Effective user id.
@@ -33,6 +35,7 @@ impl Environment {
     pub fn current() -> Self {
         Self {
             variables: std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect(),
+            odd_root: std::env::var_os("SHALE_ROOT").filter(|root| root.to_str().is_none()).map(PathBuf::from),
             // One that was deleted is missed only by whoever needs it.
             current_dir: std::env::current_dir().unwrap_or_default(),
             uid: rustix::process::geteuid().as_raw(),
@@ -92,6 +95,9 @@ impl Environment {
 
     /// Where the store is, and a note where the choice needs a word.
     pub fn store_root(&self) -> (PathBuf, Option<String>) {
+        if let Some(root) = &self.odd_root {
+            return (self.resolve(root), None);
+        }
         if let Some(root) = self.non_empty("SHALE_ROOT") {
             return (self.resolve(Path::new(root)), None);
         }

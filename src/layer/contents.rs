@@ -115,6 +115,34 @@ pub mod path_text {
     }
 }
 
+/// The same for paths of the machine's, as of contexts: they need not be text.
+pub mod paths_text {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+    use std::path::PathBuf;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::path_text;
+
+    #[derive(Serialize)]
+    struct Written<'a>(#[serde(with = "path_text")] &'a [u8]);
+
+    #[derive(Deserialize)]
+    struct Read(#[serde(with = "path_text")] Vec<u8>);
+
+    /// Writes them.
+    pub fn serialize<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(paths.iter().map(|path| Written(path.as_os_str().as_bytes())))
+    }
+
+    /// Reads them.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+        let read = Vec::<Read>::deserialize(deserializer)?;
+        Ok(read.into_iter().map(|Read(path)| OsString::from_vec(path).into()).collect())
+    }
+}
+
 /// Files of a layer, by their paths, and where their bytes lie.
 pub mod sources_text {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};

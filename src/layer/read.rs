@@ -20,6 +20,8 @@ use crate::tree::index::{INLINE_LIMIT_BYTES, INLINE_PATHS, Index, IndexBuilder};
 /// The fields of mode, owner, group, size and time. What is blank is 0, as in Go's reader.
 const NUMBERS: [std::ops::Range<usize>; 5] = [100..108, 108..116, 116..124, 124..136, 136..148];
 const BLOCK_BYTES: u64 = 512;
+/// The kernel takes no longer path (`PATH_MAX`, path_resolution(7)).
+const MAX_PATH_BYTES: usize = 4096;
 /// Extended headers larger than this are no honest layer's.
 const EXTENDED_LIMIT_BYTES: u64 = 16 << 20;
 
@@ -154,6 +156,9 @@ impl<R: Read> Members<R> {
             Some(text) => pax_time(text).ok_or_else(|| self.invalid("a time that is no number"))?,
             None => Mtime { secs: header.mtime().unwrap_or(0) as i64, nanos: 0 },
         };
+        if path.len() >= MAX_PATH_BYTES {
+            return Err(self.invalid("a path that is too long"));
+        }
         // Old tars mark a directory by the slash alone.
         let kind = if kind == EntryType::Regular && path.ends_with(b"/") { EntryType::Directory } else { kind };
         let is_file = matches!(kind, EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse);
@@ -435,17 +440,17 @@ impl Layer<'_> {
     }
 
     /// Directories that the tar leaves out are made as an extracting tar makes them.
-    fn parents(&mut self, dir: &[u8], invalid: &dyn Fn(&str) -> LayerError) -> Result<(), LayerError> {
-        match self.entries.get(dir) {
-            _ if dir.is_empty() => Ok(()),
-            Some(Entry { kind: Kind::Dir, .. }) => Ok(()),
-            Some(Entry { kind: Kind::Whiteout, .. }) => self.put(Entry::new(dir, Kind::Dir, 0o755, 0, 0, Mtime::default())),
-            Some(_) => Err(invalid("a path below something that is no directory")),
-            None => {
-                self.parents(parent(dir), invalid)?;
-                self.put(Entry::new(dir, Kind::Dir, 0o755, 0, 0, Mtime::default()))
+    fn parents(&mut self, mut dir: &[u8], invalid: &dyn Fn(&str) -> LayerError) -> Result<(), LayerError> {
+        let mut missing = Vec::new();
+        while !dir.is_empty() {
+            match self.entries.get(dir).map(|entry| &entry.kind) {
+                Some(Kind::Dir) => break,
+                None | Some(Kind::Whiteout) => missing.push(dir),
+                Some(_) => return Err(invalid("a path below something that is no directory")),
             }
+            dir = parent(dir);
         }
+        missing.into_iter().rev().try_for_each(|dir| self.put(Entry::new(dir, Kind::Dir, 0o755, 0, 0, Mtime::default())))
     }
 
     /// A whiteout is about the layers below: what this layer itself has at the path stays, and a directory hides theirs.

@@ -1,6 +1,8 @@
 //! The one place with threads for steps: every vertex whose inputs are solved runs at once, up to a limit.
 
+use std::any::Any;
 use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 
@@ -91,10 +93,10 @@ impl<E: Executor> Solver<'_, E> {
                         }
                         scope.spawn(move || {
                             let task = step.task;
-                            sender.send(Done::Step(id, task, self.one(step, early, filing, reporter))).ok();
+                            sender.send(caught(|| Done::Step(id, task, self.one(step, early, filing, reporter)))).ok();
                         });
                     } else if let Some(id) = state.next_early() {
-                        scope.spawn(move || sender.send(Done::Early(id, self.early(id))).ok());
+                        scope.spawn(move || sender.send(caught(|| Done::Early(id, self.early(id)))).ok());
                     } else {
                         break;
                     }
@@ -105,6 +107,11 @@ impl<E: Executor> Solver<'_, E> {
                 }
                 let first = alone.unwrap_or_else(|| results.recv().expect("a running step holds a sender"));
                 for done in std::iter::once(first).chain(results.try_iter()) {
+                    if let Done::Panicked(panic) = done {
+                        // The scope waits for the others.
+                        self.executor.cancel();
+                        resume_unwind(panic);
+                    }
                     running -= usize::from(!matches!(done, Done::Unfiled(..)));
                     if let Some(failed) = state.take(self.graph, done) {
                         self.executor.cancel();
@@ -177,6 +184,13 @@ pub(super) enum Done<E: Executor> {
     Unfiled(VertexId, TaskId, E::Error),
     /// What a step selects, before its turn.
     Early(VertexId, Selected<E>),
+    /// Neither: a defect of ours.
+    Panicked(Box<dyn Any + Send>),
+}
+
+/// A thread that panics without a word would be waited for for ever.
+fn caught<E: Executor>(work: impl FnOnce() -> Done<E>) -> Done<E> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(Done::Panicked)
 }
 
 /// How far the selection is of a step that may look at its files before its turn.
@@ -288,6 +302,7 @@ impl<E: Executor> State<E> {
     fn take(&mut self, graph: &Graph, done: Done<E>) -> Option<Failed<E>> {
         match done {
             Done::Early(id, selected) => self.selected(id, selected),
+            Done::Panicked(panic) => resume_unwind(panic),
             Done::Step(id, _, Ok(outcome)) => self.solved(graph, id, outcome),
             Done::Step(id, task, Err(error)) | Done::Unfiled(id, task, error) => return Some((id, task, error)),
         }
@@ -328,3 +343,6 @@ fn cores() -> usize {
     static CORES: OnceLock<usize> = OnceLock::new();
     *CORES.get_or_init(|| thread::available_parallelism().map_or(1, usize::from))
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use shale_cache::DiffId;
 
 use crate::layer::LayerError;
 use crate::layer::compress::{Decoder, Encoder, PackNumbers, PackWriter};
-use crate::layer::contents::{Contents, Directory, Gathered, SameTar, Shared, SourceRef, sources_text};
+use crate::layer::contents::{Contents, Directory, Gathered, SameTar, Shared, SourceRef, paths_text, sources_text};
 use crate::layer::read::read_digested;
 use crate::layer::unpack::{Unpacker, write_dir, write_gathered};
 use crate::layer::write::{Options, write_tar};
@@ -44,6 +44,7 @@ pub enum From {
     /// Many places.
     Gathered {
         /// Directories that sources name by number.
+        #[serde(with = "paths_text")]
         roots: Vec<PathBuf>,
         /// Files that sources name by number.
         spools: Vec<PathBuf>,

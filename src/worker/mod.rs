@@ -302,7 +302,11 @@ impl Worker {
         send_with_fds(self.control.as_fd(), b"r", &[theirs.as_fd()]).map_err(gone)?;
         drop(theirs);
         send_with_fds(ours.as_fd(), b"f", fds).map_err(gone)?;
-        protocol::write_frame(&ours, request, &[]).map_err(gone)?;
+        // What cannot be put into words is not the worker's fault.
+        protocol::write_frame(&ours, request, &[]).map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => gone(error),
+            _ => SandboxError::call("ask the worker", error),
+        })?;
         Ok(ours)
     }
 }

@@ -190,15 +190,17 @@ impl ArchiveTree {
     }
 
     /// Directories that the archive leaves out.
-    fn make_parents(&mut self, dir: &[u8]) -> Result<(), ContextError> {
-        match self.nodes.get(dir).map(|node| &node.kind) {
-            Some(NodeKind::Dir) => Ok(()),
-            Some(_) => Err(invalid(dir, "is no directory, but something lies below it")),
-            None => {
-                let node = directory_node(dir.to_vec());
-                self.put(node, &mut io::empty())
+    fn make_parents(&mut self, mut dir: &[u8]) -> Result<(), ContextError> {
+        let mut missing = Vec::new();
+        loop {
+            match self.nodes.get(dir).map(|node| &node.kind) {
+                Some(NodeKind::Dir) => break,
+                Some(_) => return Err(invalid(dir, "is no directory, but something lies below it")),
+                None => missing.push(dir),
             }
+            dir = parent(dir);
         }
+        missing.into_iter().rev().try_for_each(|dir| self.put(directory_node(dir.to_vec()), &mut io::empty()))
     }
 
     fn make_dir(&mut self, path: &[u8]) -> Result<(), ContextError> {

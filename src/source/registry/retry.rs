@@ -68,7 +68,7 @@ impl<'a> Attempts<'a> {
             // A server's own figure is taken as it is: coming back earlier only prolongs the ban.
             after.unwrap_or(LONGEST_DELAY),
         );
-        if self.waited + delay > self.policy.budget {
+        if self.waited.saturating_add(delay) > self.policy.budget {
             return Err(match (error, after) {
                 (RegistryError::Status { url, status, .. }, Some(wait)) => {
                     RegistryError::RateLimited { host: host_of(&url).into(), status, wait }
