@@ -47,6 +47,26 @@ fn a_check_finds_what_every_stage_does_and_runs_nothing() {
 }
 
 #[test]
+fn a_check_says_what_can_be_said_of_a_file_that_would_not_build() {
+    let lab = lab_with(Who::Caller, "ARG base\nFROM ${base}\nMAINTAINER x\n");
+    let rules = |lab: &Lab| {
+        let found = json(&lab.run(&["build", "--call=check,format=json", "ctx"]));
+        let warnings = found["warnings"].as_array().cloned().unwrap_or_default();
+        warnings.iter().map(|w| w["ruleName"].as_str().expect("a name").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(rules(&lab), ["InvalidDefaultArgInFrom", "MaintainerDeprecated"]);
+    // Words are expanded before an instruction is looked at.
+    fill(&lab, "FROM scratch\nWORKDIR $X\n");
+    assert_eq!(rules(&lab), ["UndefinedVar", "WorkdirRelativePath"]);
+    // Whoever only asks need not be granted anything.
+    fill(&lab, "FROM scratch\nRUN --network=host --security=insecure [\"x\"]\n");
+    let said = lab.run(&["build", "--check", "ctx"]);
+    assert_eq!((said.code, said.stdout.as_str()), (0, "Check complete, no warnings found.\n"), "{}", said.stderr);
+    assert!(lab.run(&["build", "--call=outline", "ctx"]).ok());
+    assert!(!lab.run(&["build", "ctx"]).ok());
+}
+
+#[test]
 fn answers_are_json_for_programs() {
     let lab = lab_with(Who::Caller, BAD);
     let said = lab.run(&["build", "--call=check,format=json", "ctx"]);

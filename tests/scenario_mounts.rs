@@ -136,7 +136,8 @@ fn a_secret_is_seen_by_its_step_alone() {
         let dockerfile = "FROM busybox\nRUN --mount=type=secret,id=t,uid=1000,mode=0440 --mount=type=secret,id=v,env=V \
             stat -c '%u:%g %a %s' /run/secrets/t >/seen && cat /run/secrets/t && echo \"a $V b\" && echo ${#V} >>/seen \
             && grep -c ' /run/secrets/t tmpfs' /proc/mounts /dev/null | head -1 >>/seen; test ! -e /run/secrets/v\n\
-            RUN test ! -e /run && test -z \"$V\"\nRUN --mount=type=secret,id=absent test ! -e /run/secrets/absent\n";
+            RUN test ! -e /run && test -z \"$V\"\nRUN --mount=type=secret,id=absent test ! -e /run/secrets/absent\n\
+            ENV OWN=own HOME=\nRUN --mount=type=secret,id=absent,env=OWN test -z \"${OWN-unset}\" && test \"$HOME\" = /root\n";
         ctx(lab, dockerfile);
         let archive = lab.work("o.tar");
         let output = format!("type=oci,dest={}", archive.display());
@@ -221,7 +222,9 @@ fn an_agent_is_seen_through_a_socket_of_the_step_s_own() {
         }
         lab.load_busybox();
         let dockerfile = "FROM busybox\nRUN --mount=type=ssh,uid=1000,mode=0660 stat -c '%F %u:%g %a' $SSH_AUTH_SOCK >/seen\n\
-            RUN --mount=type=ssh,id=none test -z \"$SSH_AUTH_SOCK\"\n";
+            RUN --mount=type=ssh,id=none test \"$SSH_AUTH_SOCK\" = /run/buildkit/ssh_agent.0 && test ! -e \"$SSH_AUTH_SOCK\"\n\
+            RUN --mount=type=ssh,id=none,target=/a --mount=type=ssh test \"$SSH_AUTH_SOCK\" = /a\n\
+            RUN test -z \"$SSH_AUTH_SOCK\"\n";
         ctx(lab, dockerfile);
         let archive = lab.work("o.tar");
         let binary = lab.path("shale");

@@ -24,6 +24,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Where files lie in a layer that is made to be mounted.
 const PLACE: &str = "mount";
+/// Where programs look for the agent's socket.
+const AGENT_SOCKET: &str = "SSH_AUTH_SOCK";
 
 /// What the mounts of a step read, one per mount.
 #[derive(Debug, Default)]
@@ -169,6 +171,8 @@ impl Ready {
             RunMount::Secret { id, target, env, required, owner } => {
                 let Some(value) = executor.lent.secret(id)? else {
                     self.absent.push(format!("--secret id={id},src=FILE"));
+                    // BuildKit sets the variable all the same.
+                    self.env.extend(env.iter().map(|name| (name.clone(), String::new())));
                     return if *required { Err(StepError::NoSecret { id: id.clone() }) } else { Ok(None) };
                 };
                 if let Some(name) = env {
@@ -182,6 +186,10 @@ impl Ready {
                 self.secrets.push(value);
             }
             RunMount::Ssh { id, target, required, owner } => {
+                // The first socket's, also where there is none.
+                if !self.env.iter().any(|(name, _)| name == AGENT_SOCKET) {
+                    self.env.push((AGENT_SOCKET.into(), target.clone()));
+                }
                 let Some(agent) = executor.lent.agents.get(id) else {
                     self.absent.push(format!("--ssh {id}"));
                     return if *required { Err(StepError::NoAgent { id: id.clone() }) } else { Ok(None) };
@@ -191,9 +199,6 @@ impl Ready {
                 let forwarded = forwarded.map_err(StepError::io("reach the agent", id.as_str()))?;
                 let source = MountSource::Socket { path: forwarded.path().to_owned(), owner: to_owner(*owner) };
                 self.mounts.push(StepMount { target: target.clone(), is_file: true, writable: false, source });
-                if self.agents.is_empty() {
-                    self.env.push(("SSH_AUTH_SOCK".into(), target.clone()));
-                }
                 self.agents.push(forwarded);
             }
         }

@@ -163,7 +163,8 @@ fn visible(mounts: Vec<StepMount>) -> Vec<StepMount> {
 /// The process's environment: ENV in order, then ARGs, then proxies, each only where it says something new; PATH and HOME where
 /// nobody set them.
 fn environment(op: &RunOp, home: &str) -> Vec<String> {
-    let mut env = op.env.clone();
+    // For BuildKit a home that is set to nothing is none.
+    let mut env: Vec<String> = op.env.iter().filter(|set| *set != "HOME=").cloned().collect();
     let more = op.args.iter().chain(&op.proxy_env).map(|(name, value)| (name.as_str(), value.as_str()));
     for (name, value) in more.chain([("PATH", DEFAULT_PATH), ("HOME", home)]) {
         let is_set = env.iter().any(|set| set.split_once('=').is_some_and(|(set, _)| set == name));

@@ -92,12 +92,13 @@ impl ImageService {
         Ok(references(&self.store.images().names_of(id)?))
     }
 
-    /// The layers with what the store knows about their DiffIDs.
+    /// The layers, with what the store knows about the DiffIDs of those that have no blob. Of the others nothing is asked that a build
+    /// may not need: a base can have hundreds.
     pub(super) fn with_known_layers(&self, layers: &[ImageLayer]) -> Result<Vec<BaseLayer>, ImageError> {
         let layers = layers.iter().map(|layer| {
-            let known = match &layer.layer {
-                Some(known) => Some(*known),
-                None => self.store.layers().by_diff(&layer.diff_id)?,
+            let known = match layer {
+                ImageLayer { layer: None, blob: None, diff_id } => self.store.layers().by_diff(diff_id)?,
+                layer => layer.layer,
             };
             Ok(BaseLayer { layer: known, ..layer.clone() })
         });

@@ -105,7 +105,7 @@ pub struct ResolvedImage {
     pub config: ImageConfig,
     /// The config as it is written and hashed.
     pub config_bytes: Vec<u8>,
-    /// The layers, bottom first. `layer` is filled where the store knows the DiffID.
+    /// The layers, bottom first. `layer` is filled where there is no blob and the store knows the DiffID.
     pub layers: Vec<BaseLayer>,
     /// Where absent blobs come from.
     pub origin: Origin,

@@ -7,6 +7,7 @@ use crate::cli::request::BuildRequest;
 use crate::cli::request::call::Method;
 use crate::dockerfile::Dockerfile;
 use crate::plan::graph::Warning;
+use crate::plan::options::{Allowed, AllowedDevices, PlanOptions};
 use crate::plan::outline::Outline;
 use crate::span::SourceFile;
 
@@ -51,7 +52,7 @@ pub fn call(request: &BuildRequest, method: Method, services: Services<'_>) -> R
         Method::Targets => Ok(Answer::Targets { dockerfile: Box::new(parsed(&inputs)?), source }),
         Method::Outline => {
             let dockerfile = parsed(&inputs)?;
-            let options = inputs.dated(plan_options(request, &inputs), &dockerfile, services)?;
+            let options = inputs.dated(asking_options(request, &inputs), &dockerfile, services)?;
             let plan = Bases::new(request, services).plan(&dockerfile, &inputs, &options)?;
             Ok(Answer::Outline { source, outline: Box::new(plan.outline) })
         }
@@ -61,7 +62,7 @@ pub fn call(request: &BuildRequest, method: Method, services: Services<'_>) -> R
 
 /// What is wrong with the file itself is part of the answer; what keeps it from being looked at is not.
 fn check(request: &BuildRequest, inputs: &Inputs, services: Services<'_>) -> Result<Answer, BuildError> {
-    let mut options = plan_options(request, inputs);
+    let mut options = asking_options(request, inputs);
     options.all_stages = options.target.is_none();
     let answer = |warnings: Vec<Warning>, error: Option<BuildError>| Answer::Check {
         source: inputs.source.clone(),
@@ -80,6 +81,12 @@ fn check(request: &BuildRequest, inputs: &Inputs, services: Services<'_>) -> Res
             Ok(answer(warnings, error))
         }
         Err(BuildError::Cancelled) => Err(BuildError::Cancelled),
-        Err(error) => Ok(answer(checks::warnings_of_text(&dockerfile, &wanted), Some(error))),
+        Err(error) => Ok(answer(checks::warnings_without_plan(&dockerfile, &options, &wanted), Some(error))),
     }
+}
+
+/// Whoever only asks need not be granted what a build would need.
+fn asking_options(request: &BuildRequest, inputs: &Inputs) -> PlanOptions {
+    let allowed = Allowed { network_host: true, insecure: true, devices: AllowedDevices::All };
+    PlanOptions { allowed, ..plan_options(request, inputs) }
 }

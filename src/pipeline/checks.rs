@@ -7,8 +7,8 @@ use super::inputs::Inputs;
 use crate::dockerfile::Dockerfile;
 use crate::dockerfile::lint::{self, CheckOptions, RULES, find_rule};
 use crate::dockerfile::suggest;
-use crate::plan::PlanOptions;
 use crate::plan::graph::{Plan, Warning};
+use crate::plan::{PlanOptions, warnings_of_bases};
 use crate::source::context::BuildContext;
 use crate::span::SourceFile;
 
@@ -44,13 +44,16 @@ pub(super) fn store_in_context(inputs: &Inputs) -> Vec<Warning> {
     inputs.contexts.iter().filter_map(|context| context.left_out().map(told)).collect()
 }
 
-/// Those that the text alone gives, for a file of which there is no plan.
-pub(super) fn warnings_of_text(dockerfile: &Dockerfile, check: &CheckOptions) -> Vec<Warning> {
-    sorted(lint::lint_stages(dockerfile, check, &lint::StageFacts::of_text(dockerfile)))
+/// Those that the text and the names in it give, for a file of which there is no plan.
+pub(super) fn warnings_without_plan(dockerfile: &Dockerfile, options: &PlanOptions, check: &CheckOptions) -> Vec<Warning> {
+    let mut warnings = lint::lint_stages(dockerfile, check, &lint::StageFacts::of_text(dockerfile));
+    warnings.extend(warnings_of_bases(dockerfile, options));
+    sorted(warnings)
 }
 
 fn sorted(mut warnings: Vec<Warning>) -> Vec<Warning> {
-    warnings.sort_by_key(|warning| warning.span.map(|span| span.start));
+    // Words are expanded before an instruction is looked at.
+    warnings.sort_by_key(|warning| (warning.span.map(|span| span.start), warning.rule != "UndefinedVar"));
     warnings
 }
 

@@ -34,7 +34,7 @@ use crate::span::{SourceFile, Span};
 
 pub use self::epoch::{DatedStage, dated_stage};
 pub use self::error::{LowerError, PlanError, PlanErrorKind};
-use self::graph::{BaseId, Plan};
+use self::graph::{BaseId, Plan, Warning};
 pub use self::options::{Allowed, AllowedDevices, NamedContext, NoCache, PlanOptions};
 use self::reach::Reach;
 use self::stage::Lowering;
@@ -127,6 +127,12 @@ pub fn image_refs(dockerfile: &Dockerfile, options: &PlanOptions) -> Result<Vec<
         push_new(&mut refs, reach.missing);
     }
     Ok(refs)
+}
+
+/// What is to be said about arguments in the FROMs of a file, whether or not a plan can be made of it.
+pub fn warnings_of_bases(dockerfile: &Dockerfile, options: &PlanOptions) -> Vec<Warning> {
+    let table = options.target_platforms().first().map(|platform| StageTable::with_errors(dockerfile, options, platform));
+    table.and_then(Result::ok).map(|(table, _)| table.warnings).unwrap_or_default()
 }
 
 /// Makes the plan: one graph for all platforms, with one image for each.

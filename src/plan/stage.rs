@@ -250,7 +250,9 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
                 if let Some(base) = self.plan.bases.get(key) {
                     self.state.config = base.config.clone();
                     let actual = base.config.platform();
-                    let warning = lint::base_platform(written, &platform, &actual, entry.stage.span);
+                    // Of what a named context puts in its place FROM says no platform.
+                    let is_named = table.base_text(entry.stage).is_some_and(|text| text != *written);
+                    let warning = lint::base_platform(written, &platform, &actual, entry.stage.span).filter(|_| !is_named);
                     lint::add_wanted(&mut self.plan.warnings, &table.checks, &entry.stage.comments, warning);
                 }
             }

@@ -76,6 +76,16 @@ pub(crate) struct StageTable<'a> {
 impl<'a> StageTable<'a> {
     /// Resolves every FROM and `--from` of the file, those of unused stages too: BuildKit refuses a bad name wherever it stands.
     pub(crate) fn build(dockerfile: &'a Dockerfile, options: &'a PlanOptions, platform: &Platform) -> Result<Self, Vec<PlanError>> {
+        let (table, errors) = Self::with_errors(dockerfile, options, platform)?;
+        if errors.is_empty() { Ok(table) } else { Err(errors) }
+    }
+
+    /// The same with what is wrong, for the warnings of a file that has errors too.
+    pub(super) fn with_errors(
+        dockerfile: &'a Dockerfile,
+        options: &'a PlanOptions,
+        platform: &Platform,
+    ) -> Result<(Self, Vec<PlanError>), Vec<PlanError>> {
         if dockerfile.stages.is_empty() {
             return Err(vec![PlanError::of_option(PlanErrorKind::NoStages)]);
         }
@@ -122,7 +132,7 @@ impl<'a> StageTable<'a> {
         table.resolve_needs(&mut errors);
         table.refuse_circles(&mut errors);
         errors.sort_by_key(|e| e.span);
-        if errors.is_empty() { Ok(table) } else { Err(errors) }
+        Ok((table, errors))
     }
 
     fn entry(&mut self, stage: &'a ast::Stage) -> Result<StageEntry<'a>, PlanError> {
@@ -149,6 +159,11 @@ impl<'a> StageTable<'a> {
             None => self.outside(&base.text, &wanted).map_err(|kind| PlanError::at(stage.base.span, kind))?,
         };
         Ok(StageEntry { stage, base, replaced: false, platform, needs: Vec::new(), looked_at })
+    }
+
+    /// What a FROM names, its arguments expanded.
+    pub(crate) fn base_text(&self, stage: &ast::Stage) -> Option<String> {
+        word::expand(&stage.base, self.dockerfile.directives.escape, &|n| self.global.get(n)).ok().map(|base| base.text)
     }
 
     fn stage_platform(

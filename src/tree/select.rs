@@ -2,7 +2,7 @@
 //!
 //! * A source is cleaned and cannot leave the root. Symlinks in it are followed inside the root, those that a wildcard found too.
 //! * A wildcard matches component by component ([`super::glob`]) and sees no path through a symlink; matching nothing is no error,
-//!   a literal source that is not there is one, and so is a directory before a wildcard, unless nothing but `*` and `**` follows.
+//!   a literal source that is not there is one, and so is a directory before a wildcard.
 //! * A directory stands for what it holds. Below it symlinks are copied as they are. Sockets are left out.
 //! * `--parents` takes everything that matches the pattern after the `/./` pivot, with its directories.
 
@@ -168,12 +168,7 @@ fn expand(tree: &dyn Tree, source: &[u8]) -> Result<Vec<Vec<u8>>, SelectError> {
         let pattern = String::from_utf8_lossy(malformed).into_owned();
         return Err(SelectError::Pattern { pattern, reason: "syntax error in pattern".to_owned() });
     }
-    let takes_all = names[literal..].iter().all(|name| matches!(*name, b"*" | b"**"));
-    let (start, node) = match must_exist(tree, &base) {
-        Err(SelectError::NotFound { .. }) if takes_all => return Ok(Vec::new()),
-        found => found?,
-    };
-    let mut found = vec![(start, node)];
+    let mut found = vec![must_exist(tree, &base)?];
     for (depth, pattern) in names[literal..].iter().enumerate() {
         let last = literal + depth + 1 == names.len();
         let mut next = Vec::new();

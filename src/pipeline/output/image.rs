@@ -81,7 +81,11 @@ impl Finish<'_> {
             let diff_id = self.forms.diff_id(layer, None).map_err(failed)?;
             layers.push(match layer {
                 LayerRef::Own { layer, .. } => ImageLayer { diff_id, layer: Some(*layer), blob: None },
-                LayerRef::Base { image, number, .. } => self.bases.images()[image.0].layers[*number].clone(),
+                LayerRef::Base { image, number, diff_id } => {
+                    let base = &self.bases.images()[image.0].layers[*number];
+                    let known = base.layer.map_or_else(|| self.forms.known_layer(diff_id), |known| Ok(Some(known))).map_err(failed)?;
+                    ImageLayer { layer: known, ..base.clone() }
+                }
             });
         }
         let diff_ids: Vec<DiffId> = layers.iter().map(|layer| layer.diff_id.clone()).collect();
