@@ -133,6 +133,14 @@ fn a_misspelt_exception_of_the_ignore_file_is_pointed_at() {
 }
 
 #[test]
+fn an_ignore_file_that_is_too_large_is_refused_and_not_cut() {
+    let lab = Lab::new(Who::Caller);
+    let rules = format!("{}secret\n", "x\n".repeat(9 << 20));
+    lab.context("ctx", &[("Dockerfile", "FROM scratch\nCOPY . /\n"), ("secret", "s\n"), (".dockerignore", &rules)]);
+    fails(&lab.run(&["build", "ctx"]), 1, &[".dockerignore", "larger than 16 MiB"], "ignore file");
+}
+
+#[test]
 fn a_comment_in_another_encoding_is_nobodys_error() {
     let lab = Lab::new(Who::Caller);
     lab.context("ctx", &[("f", "f\n")]);
@@ -416,6 +424,13 @@ fn a_full_disk_is_said_and_survived() {
             assert!(!disk.path.join(name).exists(), "{:?}: {flag}", lab.who());
         }
         fails(&run(&["save", "-o", "saved.tar", "busybox"]), 1, &["o space left to ", "/store/", "hint: free some space"], "save");
+        // Nothing is wrong with what is read.
+        assert!(lab.run(&["build", "-q", "-o", "type=docker,compression=gzip,name=plain,dest=plain.tar", "plain"]).ok());
+        for args in [&["import", "busybox/rootfs.tar"][..], &["load", "-i", "plain.tar"]] {
+            let said = run(args);
+            fails(&said, 1, &["o space left", "hint: free some space"], args[0]);
+            assert!(!said.stderr.contains("invalid"), "{}", said.stderr);
+        }
         fails(&run(&["build", "--progress", "plain", "-o", &output, "ctx"]), 1, &["o space left"], "export");
         assert!(!disk.path.join("o.tar").exists());
         lab.context("ctx", &[("Dockerfile", "FROM busybox\nRUN echo more >/f\n")]);

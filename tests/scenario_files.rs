@@ -4,7 +4,10 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::PathBuf;
+use std::process::Stdio;
 
 use support::image::{Image, Node, tar_entries};
 use support::{Lab, Said, Who, as_everybody, skip};
@@ -184,5 +187,39 @@ fn accounts_are_found_where_links_lead() {
             assert_eq!((files["words"].owner, files["made"].owner), ((1001, 1002), (1001, 1002)), "{:?} {context}", lab.who());
             assert_eq!(files.get("tmp/x").map(|node| node.owner), Some((1001, 1002)).filter(|_| !run.is_empty()), "{context}");
         }
+    });
+}
+
+#[test]
+fn builds_that_add_to_one_layout_at_once_lose_nothing_and_mend_what_is_damaged() {
+    as_everybody(|lab| {
+        lab.context("ctx", &[("Dockerfile", "FROM scratch\nARG N\nCOPY f /f\nLABEL n=$N\n"), ("f", "content\n")]);
+        let args = |n: usize| {
+            let output = format!("type=oci,tar=false,dest=layout,name=example.com/a:{n}");
+            ["build", "-q", "-o", &output, "--build-arg", &format!("N={n}"), "ctx"].map(str::to_owned)
+        };
+        let children: Vec<_> = (0..6)
+            .map(|n| lab.shale(&args(n).each_ref().map(String::as_str)).stdout(Stdio::null()).spawn().expect("shale starts"))
+            .collect();
+        assert!(children.into_iter().all(|mut child| child.wait().expect("it ends").success()));
+        let index: serde_json::Value = serde_json::from_slice(&fs::read(lab.work("layout/index.json")).expect("there")).expect("JSON");
+        assert_eq!(index["manifests"].as_array().map(Vec::len), Some(6), "{:?}: {index}", lab.who());
+        // A power loss can leave a blob of the right length.
+        let blobs = || fs::read_dir(lab.work("layout/blobs/sha256")).expect("there").map(|entry| entry.expect("there").path());
+        let is_whole = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str()).expect("text").to_owned();
+            shale_cache::OciDigest::sha256_of(&fs::read(path).expect("read")).hex() == name
+        };
+        for blob in blobs() {
+            let zeros = vec![0; fs::metadata(&blob).expect("there").len() as usize];
+            fs::write(&blob, zeros).expect("written");
+        }
+        for n in 0..6 {
+            assert!(lab.run(&args(n).each_ref().map(String::as_str)).ok());
+        }
+        assert!(blobs().all(|blob| is_whole(&blob)), "{:?}", lab.who());
+        let hidden =
+            fs::read_dir(lab.work("layout")).expect("there").filter(|e| e.as_ref().expect("there").file_name().as_bytes()[0] == b'.');
+        assert_eq!(hidden.count(), 0, "{:?}", lab.who());
     });
 }

@@ -200,9 +200,9 @@ fn what_a_killed_export_left_goes_with_the_next_one() {
     let lab = Lab::new(support::Who::Caller);
     lab.context("ctx", &[("Dockerfile", "FROM scratch\nCOPY f /\n"), ("f", "f\n")]);
     // No process has this id: it is beyond what the kernel gives.
-    let left = lab.write(".o.tar.shale-4194999", "half");
-    let other = lab.write(".p.tar.shale-4194999", "of another output");
-    let alive = lab.write(&format!(".o.tar.shale-{}", std::process::id()), "ours");
+    let left = lab.write(".o.tar.0123abcd.shale-4194999", "half");
+    let other = lab.write(".p.tar.0123abcd.shale-4194999", "of another output");
+    let alive = lab.write(&format!(".o.tar.0123abcd.shale-{}", std::process::id()), "ours");
     ok(&lab, &["build", "-q", "-o", "type=oci,dest=o.tar", "ctx"]);
     assert_eq!([left, other, alive].map(|path| path.exists()), [false, true, true]);
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256, Sha512};
+use sha2::{Digest as _, Sha256};
 
 use crate::digest::OciDigest;
 use crate::durable::Trust;
@@ -157,7 +157,7 @@ impl BlobWriter {
         let actual = match expected {
             // Written data is hashed by sha256, which is what images name. The few of sha512 are read once more.
             Some(expected) if expected.algorithm() == "sha512" => {
-                let again = (&self.file).rewind().and_then(|()| digest_of(&self.file, "sha512"));
+                let again = (&self.file).rewind().and_then(|()| OciDigest::of_reader(&self.file, "sha512"));
                 again.map_err(|error| StoreError::io("read", &self.path, error))?
             }
             _ => OciDigest::of_sha256(self.hasher.clone()),
@@ -209,21 +209,6 @@ pub(crate) fn file_len(path: &Path) -> Result<Option<u64>, StoreError> {
 }
 
 fn is_as_named(digest: &OciDigest, path: &Path) -> Result<bool, StoreError> {
-    let hashed = File::open(path).and_then(|file| digest_of(file, digest.algorithm()));
+    let hashed = File::open(path).and_then(|file| OciDigest::of_reader(file, digest.algorithm()));
     hashed.map(|actual| actual == *digest).map_err(|error| StoreError::io("read", path, error))
-}
-
-fn digest_of(mut file: impl io::Read, algorithm: &str) -> io::Result<OciDigest> {
-    let (mut sha256, mut sha512) = (Sha256::new(), Sha512::new());
-    let mut buffer = vec![0; 128 * 1024];
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) if algorithm == "sha512" => return Ok(OciDigest::of_sha512(sha512)),
-            Ok(0) => return Ok(OciDigest::of_sha256(sha256)),
-            Ok(len) if algorithm == "sha512" => sha512.update(&buffer[..len]),
-            Ok(len) => sha256.update(&buffer[..len]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
 }

@@ -11,6 +11,7 @@
 //! | [`ListId`] | a long part of a key | [`ListId::of`] |
 
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -79,6 +80,22 @@ impl OciDigest {
     /// The digest of what a sha512 hasher has seen.
     pub fn of_sha512(hasher: Sha512) -> Self {
         Self(format!("sha512:{}", to_hex(&hasher.finalize())))
+    }
+
+    /// The digest of all that can be read, by an algorithm as [`OciDigest::algorithm`] names it.
+    pub fn of_reader(mut from: impl io::Read, algorithm: &str) -> io::Result<Self> {
+        let (mut sha256, mut sha512) = (Sha256::new(), Sha512::new());
+        let mut buffer = vec![0; 128 * 1024];
+        loop {
+            match from.read(&mut buffer) {
+                Ok(0) if algorithm == "sha512" => return Ok(Self::of_sha512(sha512)),
+                Ok(0) => return Ok(Self::of_sha256(sha256)),
+                Ok(len) if algorithm == "sha512" => sha512.update(&buffer[..len]),
+                Ok(len) => sha256.update(&buffer[..len]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// The digits after the colon.

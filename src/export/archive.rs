@@ -7,12 +7,13 @@
 //! oci-layout
 //! ```
 
-use rustix::fs::FlockOperation;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FlockOperation;
 use serde::Serialize;
 use shale_cache::{OciDigest, Store};
 use time::OffsetDateTime;
@@ -27,6 +28,8 @@ use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::source::archive::{IMAGE_NAME, REF_NAME};
 
+/// Behind it stands the process id: whoever gives a build up deletes what ends so.
+const ENDING: &str = ".shale-";
 const CREATED: &str = "org.opencontainers.image.created";
 const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
@@ -282,11 +285,17 @@ struct Beside {
 
 impl Beside {
     fn new(target: &Path) -> Result<Self, ExportError> {
-        let name = target.file_name().unwrap_or_default().to_string_lossy();
-        let prefix = format!(".{name}.shale-");
+        let prefix = format!(".{}.", target.file_name().unwrap_or_default().to_string_lossy());
         remove_left_by_the_dead(target, &prefix);
-        let path = target.with_file_name(format!("{prefix}{}", std::process::id()));
-        let file = File::options().write(true).create(true).truncate(true).open(&path);
+        // No file that is there is taken, be it another's or a link to one: processes of two containers can have the same id.
+        let (path, file) = loop {
+            let random = RandomState::new().hash_one(&prefix) as u32;
+            let path = target.with_file_name(format!("{prefix}{random:08x}{ENDING}{}", std::process::id()));
+            match File::options().write(true).create_new(true).open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                opened => break (path, opened),
+            }
+        };
         // The user knows the target, not our temporary name.
         let file = file.map_err(|source| ExportError::Io { deed: "create", path: target.into(), source })?;
         // Says that we live, also to processes that cannot see ours. Some network file systems have no locks.
@@ -307,7 +316,7 @@ fn remove_left_by_the_dead(target: &Path, prefix: &str) {
     let dir = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     for entry in fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok) {
         let name = entry.file_name();
-        let id = name.to_str().and_then(|name| name.strip_prefix(prefix)?.parse::<u32>().ok());
+        let id = name.to_str().and_then(|name| name.strip_prefix(prefix)?.split_once(ENDING)?.1.parse::<u32>().ok());
         if id.is_none_or(|id| Path::new("/proc").join(id.to_string()).exists()) {
             continue;
         }
@@ -328,32 +337,41 @@ impl Drop for Beside {
 
 /// Adds images to a layout directory, which may hold others. The index goes last: until then nothing has changed for a reader.
 fn write_directory(store: &Store, dir: &Path, files: BTreeMap<String, Content>, entries: Vec<Descriptor>) -> Result<(), ExportError> {
-    let index = merged(dir, entries)?;
-    let index = (String::from("index.json"), Content::Bytes(to_json(&index)));
-    for (name, content) in files.into_iter().chain([index]) {
-        let path = dir.join(&name);
-        let failed = |deed| {
-            let path = path.clone();
-            move |source| ExportError::Io { deed, path, source }
-        };
-        if let Content::Stored(_, size_bytes) = &content
-            && fs::metadata(&path).is_ok_and(|meta| meta.is_file() && meta.len() == *size_bytes)
-        {
-            continue;
-        }
-        let parent = path.parent().unwrap_or(dir);
-        fs::create_dir_all(parent).map_err(failed("create"))?;
-        let mut beside = Beside::new(&path)?;
-        match &content {
-            Content::Bytes(bytes) => beside.file.write_all(bytes).map_err(failed("write"))?,
-            Content::Stored(digest, _) => {
-                let mut blob = open_blob(store, digest).map_err(|e| e.at(Some(&path)))?;
-                io::copy(&mut blob, &mut beside.file).map_err(failed("write")).map(drop)?;
-            }
-        }
-        beside.rename(&path)?;
+    // What is no layout is left as it is.
+    merged(dir, entries.clone())?;
+    for (name, content) in files {
+        write_into(store, dir, &name, &content)?;
     }
-    Ok(())
+    // Another build may add its images at the same time. Some network file systems have no locks.
+    let own = File::open(dir).map_err(|source| ExportError::io("open", dir, source))?;
+    let _ = rustix::fs::flock(&own, FlockOperation::LockExclusive);
+    write_into(store, dir, "index.json", &Content::Bytes(to_json(&merged(dir, entries)?)))
+}
+
+/// Writes one file of a layout directory. A blob that is there is kept if it is whole: nothing here is synced.
+fn write_into(store: &Store, dir: &Path, name: &str, content: &Content) -> Result<(), ExportError> {
+    let path = dir.join(name);
+    let failed = |deed| {
+        let path = path.clone();
+        move |source| ExportError::Io { deed, path, source }
+    };
+    if let Content::Stored(digest, size_bytes) = content
+        && fs::metadata(&path).is_ok_and(|meta| meta.is_file() && meta.len() == *size_bytes)
+        && File::open(&path).and_then(|file| OciDigest::of_reader(file, digest.algorithm())).is_ok_and(|found| found == *digest)
+    {
+        return Ok(());
+    }
+    let parent = path.parent().unwrap_or(dir);
+    fs::create_dir_all(parent).map_err(failed("create"))?;
+    let mut beside = Beside::new(&path)?;
+    match content {
+        Content::Bytes(bytes) => beside.file.write_all(bytes).map_err(failed("write"))?,
+        Content::Stored(digest, _) => {
+            let mut blob = open_blob(store, digest).map_err(|e| e.at(Some(&path)))?;
+            io::copy(&mut blob, &mut beside.file).map_err(failed("write")).map(drop)?;
+        }
+    }
+    beside.rename(&path)
 }
 
 /// The index of a directory with our entries in place of those of the same name.

@@ -2,17 +2,23 @@
 
 use std::io::{self, BufWriter, Read, Write as _};
 
-use shale_cache::{BlobRef, ImageLayer};
+use shale_cache::{BlobRef, ImageLayer, StoreError};
 
 use super::{ImageError, ImageService};
-use crate::layer::LayerError;
 use crate::layer::compress::{DEFAULT_GZIP_LEVEL, Decoder, Encoder, PackWriter};
 use crate::layer::read::index_and_diff_id;
+use crate::layer::{LayerError, is_full};
 
 impl ImageService {
     /// Reads a tar, compressed or not, and keeps it as a layer. What is no tar leaves the store as it was.
     pub fn import_layer(&self, tar: &mut dyn Read) -> Result<ImageLayer, ImageError> {
-        let failed = |source: LayerError| ImageError::Tar { source };
+        let failed = |source: LayerError| match source {
+            // Nothing is wrong with the archive, which is copied while it is read.
+            LayerError::Stream { source } if is_full(&source) => {
+                ImageError::Store(StoreError::Full { deed: "write into", path: self.store().root().join("blobs"), source })
+            }
+            source => ImageError::Tar { source },
+        };
         let encoder = Encoder::Gzip { level: DEFAULT_GZIP_LEVEL };
         let writer = self.store().blobs().writer()?;
         let broken = |source: io::Error| failed(LayerError::Stream { source });

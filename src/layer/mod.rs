@@ -16,6 +16,11 @@ pub mod write;
 use std::io;
 use std::path::PathBuf;
 
+/// Whether an error is about a disk without room, which no reading can be.
+pub fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+}
+
 /// What can go wrong with a layer's bytes.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {

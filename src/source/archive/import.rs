@@ -11,6 +11,7 @@ use shale_cache::{BlobRef, BlobWriter, DiffId, ImageLayer, OciDigest, Store};
 use super::files::{Files, Section};
 use super::{ArchiveError, FoundImage, FoundLayer};
 use crate::layer::compress::{Decoder, Format};
+use crate::layer::is_full;
 use crate::oci::manifest::media;
 use crate::oci::reference::Reference;
 
@@ -180,6 +181,8 @@ fn pour(mut from: impl Read, mut to: impl FnMut(&[u8]) -> Result<(), Failure>) -
             Ok(0) => return Ok(()),
             Ok(len) => to(&chunk[..len])?,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            // What is read may be written down on the way, which is all that can find no room.
+            Err(e) if is_full(&e) => return Err(Failure::Write(e)),
             Err(e) => return Err(Failure::Read(e)),
         }
     }

@@ -145,7 +145,10 @@ pub(super) fn read_ignore(root: BorrowedFd<'_>, name: &str) -> Result<Option<Vec
 
 fn read_all(file: File) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    file.take(LIMIT_BYTES).read_to_end(&mut bytes)?;
+    file.take(LIMIT_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LIMIT_BYTES {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {} MiB", LIMIT_BYTES >> 20)));
+    }
     Ok(bytes)
 }
 

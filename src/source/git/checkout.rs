@@ -4,10 +4,10 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 use serde::{Deserialize, Serialize};
-use shale_cache::Store;
 
 use super::program::Git;
 use super::{Checkout, GitError, Resolved};
@@ -221,7 +221,7 @@ pub(super) fn finish(tmp: &Path, time: Option<i64>, checkout: Checkout) -> Resul
 }
 
 /// A checkout that was made before, if it is whole.
-pub(super) fn read(store: &Store, finished: &Path) -> Result<Option<Checkout>, GitError> {
+pub(super) fn read(finished: &Path) -> Result<Option<Checkout>, GitError> {
     let Ok(text) = fs::read(finished.join("made")) else { return Ok(None) };
     let tree = finished.join("tree");
     let found = match serde_json::from_slice::<Made>(&text) {
@@ -233,14 +233,13 @@ pub(super) fn read(store: &Store, finished: &Path) -> Result<Option<Checkout>, G
         }
         _ => None,
     };
-    if found.is_none() {
-        store.move_to_trash(finished)?;
-    }
     Ok(found.map(|Made { commit, committed_secs, .. }| Checkout { dir: tree, commit, committed_secs }))
 }
 
 fn write_made(dir: &Path, made: &Made) -> Result<(), GitError> {
-    let (path, fresh) = (dir.join("made"), dir.join(format!("made-{}", std::process::id())));
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let (path, fresh) = (dir.join("made"), dir.join(format!("made-{}-{number}", std::process::id())));
     let text = serde_json::to_vec(made).expect("strings and numbers serialise");
     fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, &path)).map_err(GitError::io("write", &path))
 }

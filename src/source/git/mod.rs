@@ -99,14 +99,18 @@ impl Repositories {
         let work = Work { repositories: self, store, git, progress, known_hosts: all.join("known_hosts") };
         let resolved = work.resolve()?;
         let finished = place.join(work.name(&resolved));
-        if let Some(known) = checkout::read(store, &finished)? {
+        if let Some(known) = checkout::read(&finished)? {
             return Ok(known);
         }
         let _alone = work.lock(&place.join("lock"))?;
-        match checkout::read(store, &finished)? {
-            Some(known) => Ok(known),
-            None => work.fetch(&resolved, &finished),
+        if let Some(known) = checkout::read(&finished)? {
+            return Ok(known);
         }
+        // One that is damaged.
+        if finished.exists() {
+            store.move_to_trash(&finished)?;
+        }
+        work.fetch(&resolved, &finished)
     }
 }
 

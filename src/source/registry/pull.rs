@@ -310,6 +310,8 @@ impl Transfer<'_> {
                 Ok(0) => break,
                 Ok(len) => len,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                // What comes behind the last byte, such as the end mark of a chunked answer, is not missed: there is nothing to go on with.
+                Err(_) if *self.done_bytes == self.size_bytes => break,
                 Err(e) => return Err(http::broken(&url, &e)),
             };
             let skipped = skip_bytes.min(len as u64);
