@@ -16,8 +16,6 @@ use crate::worker::{Collection, Successor};
 
 /// How often the disk is looked at.
 const PAUSE: Duration = Duration::from_millis(200);
-/// How long the process that comes behind the build is not started: it takes a core for some milliseconds, and now the worker starts.
-const HEAD_START: Duration = Duration::from_millis(10);
 /// After a collection this many times its length passes until the next.
 const REST: u32 = 20;
 
@@ -120,9 +118,6 @@ impl Search {
 
 impl Watch {
     fn run(&self, collection: &Collection, growth: &Growth) {
-        if self.is_over_after(HEAD_START) {
-            return;
-        }
         // Where there can be none now, there may be one at the end.
         *self.successor.lock().unwrap_or_else(PoisonError::into_inner) = Successor::start(&collection.store_root).ok();
         let (mut pause, mut told) = (Duration::ZERO, 0);
