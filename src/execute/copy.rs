@@ -14,6 +14,7 @@ use super::{BuildExecutor, StepError, former};
 use crate::layer::LayerError;
 use crate::layer::compress::Encoder;
 use crate::layer::contents::{Contents, Gathered, SourceRef};
+use crate::layer::unpack::{Unpacker, needs_no_worker, write_gathered};
 use crate::plan::git::GitRef;
 use crate::plan::graph::{CopyOp, CopySource, Remote, UrlSource};
 use crate::sandbox::SandboxError;
@@ -31,6 +32,7 @@ use crate::tree::graft::{self, Graft, graft};
 use crate::tree::index::Index;
 use crate::tree::select::{self, Match, Matcher, SelectError, Selected};
 use crate::tree::view::View;
+use crate::tree::walk::open_dir;
 use crate::tree::{Node, NodeKind, Tree};
 use crate::worker::{From, Packing, To, WriteLayer, gathered, pack};
 
@@ -61,13 +63,15 @@ pub(super) struct Fetched {
 }
 
 /// The directories and files that hold the contents of a layer to be written.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Places {
     roots: Vec<PathBuf>,
     spools: Vec<PathBuf>,
     sources: Vec<(Vec<u8>, SourceRef)>,
     /// Whether only the worker can read some of it.
     mapped: bool,
+    /// Whether only the worker can make some of what is written.
+    privileged: bool,
 }
 
 impl Places {
@@ -408,7 +412,8 @@ fn places(
     landed: &Graft,
     spool: &mut Spool,
 ) -> Result<Places, StepError> {
-    let mut places = Places::default();
+    let privileged = !landed.items.iter().all(|item| needs_no_worker(&item.entry));
+    let mut places = Places { privileged, ..Places::default() };
     let wanted = landed.items.iter().filter_map(|item| item.from.map(|from| (&item.entry, from)));
     match &op.source {
         CopySource::Context(name) => {
@@ -490,22 +495,29 @@ pub(super) fn unpacked(executor: &BuildExecutor<'_>, layer: &Gathering) -> Resul
     let id = executor.put_index(&layer.index)?;
     let layers = executor.store.layers();
     let map = executor.forms.map_id()?;
-    layers.fs(&id, &map)?.map_or_else(|| write_unpacked(executor, &id, layer.places.source()), Ok)
+    layers.fs(&id, &map)?.map_or_else(|| write_unpacked(executor, &id, layer.places.clone()), Ok)
 }
 
-fn write_unpacked(executor: &BuildExecutor<'_>, layer: &LayerId, from: From) -> Result<PathBuf, StepError> {
-    let worker = executor.forms.worker()?;
-    let index = executor.store.layers().index_path(layer);
-    executor.forms.with_fresh_dir(|dest| {
-        let request = WriteLayer { index, from, to: To::Directory(dest.to_owned()) };
-        worker.write(request, None, None)?;
-        Ok(executor.store.layers().commit_fs(layer, &executor.forms.map_id()?, dest)?)
+/// Writes the unpacked form, here if that can be: then the worker starts meanwhile.
+fn write_unpacked(executor: &BuildExecutor<'_>, layer: &LayerId, places: Places) -> Result<PathBuf, StepError> {
+    let (forms, layers) = (executor.forms, executor.store.layers());
+    let index = layers.index_path(layer);
+    forms.with_fresh_dir(|dest| {
+        if places.mapped || places.privileged {
+            let request = WriteLayer { index, from: places.into_source(), to: To::Directory(dest.to_owned()) };
+            forms.worker()?.write(request, None, None)?;
+        } else {
+            let contents = gathered(&places.roots, &places.spools, places.sources).map_err(SandboxError::from)?;
+            let root = open_dir(dest).map_err(StepError::io("open", dest))?;
+            write_gathered(&mut Unpacker::for_root_of_steps(root), &Index::of_layer(&index, *layer)?, &contents)?;
+        }
+        Ok(layers.commit_fs(layer, &forms.map_id()?, dest)?)
     })
 }
 
 /// The index of a grafted layer, with the contents that it carries.
 fn index(executor: &BuildExecutor<'_>, landed: Graft, places: &Places) -> Result<Index, StepError> {
-    let Places { roots, spools, sources, mapped } = places;
+    let Places { roots, spools, sources, mapped, .. } = places;
     let inline: Vec<Vec<u8>> = landed.inline_files().map(|item| item.entry.path.clone()).collect();
     Ok(if *mapped && !inline.is_empty() {
         let from = From::Gathered { roots: roots.clone(), spools: spools.clone(), sources: wanted(sources, &inline) };
@@ -530,7 +542,7 @@ pub(super) fn write_layer(executor: &BuildExecutor<'_>, step: &Step<'_>, landed:
     let made = executor.made(&index, content)?;
     if executor.is_run_upon(step.id) {
         drop(index);
-        write_unpacked(executor, &made.layer, places.into_source())?;
+        write_unpacked(executor, &made.layer, places)?;
         return Ok(made);
     }
     let index_path = executor.store.layers().index_path(&made.layer);

@@ -1,5 +1,5 @@
 //! Puts files on disk: a layer as an overlay lower, with whiteouts as devices 0:0 and opaque directories by attribute, which is
-//! the worker's to do; or the files of an image into a directory of the caller's (`type=local`).
+//! the worker's to do unless all of it is plainly root's; or the files of an image into a directory of the caller's (`type=local`).
 //!
 //! Every path is made relative to an open directory and no link is ever followed.
 
@@ -16,6 +16,7 @@ use rustix::fs::{
     futimens, linkat, makedev, mkdirat, mknodat, openat, openat2, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
+use rustix::process::{getegid, geteuid};
 
 use super::contents::{Contents, Gathered};
 use super::hashing::Hashing;
@@ -50,6 +51,8 @@ pub struct Unpacker {
 enum Owners {
     /// As their entries say.
     Entries,
+    /// Root's, as whom the steps know the caller: see [`needs_no_worker`].
+    Root,
     /// The caller's, who need not be root: no owner is set, and directories stay writable until all is in them.
     Caller,
 }
@@ -58,6 +61,11 @@ impl Unpacker {
     /// Writes below an open, empty directory.
     pub fn new(root: OwnedFd) -> Self {
         Self { root, last_dir: None, buffer: vec![0; COPY_BYTES], owners: Owners::Entries, skipped_devices: Vec::new() }
+    }
+
+    /// The same for the calling user, if no entry of the layer needs more than that: see [`needs_no_worker`].
+    pub fn for_root_of_steps(root: OwnedFd) -> Self {
+        Self { owners: Owners::Root, ..Self::new(root) }
     }
 
     /// Writes the caller's own files below an open directory that may hold others: those of the same path are replaced, directories
@@ -147,9 +155,9 @@ impl Unpacker {
             }
             Kind::Dir | Kind::File { .. } => unreachable!("made elsewhere"),
         }
-        if self.owners == Owners::Entries {
+        if let Some((uid, gid)) = self.owner(entry) {
             let dir = self.dir_of(&entry.path)?;
-            chownat(dir, &name, Some(uid(entry)), Some(gid(entry)), AtFlags::SYMLINK_NOFOLLOW).map_err(|error| unowned(error, entry))?;
+            chownat(dir, &name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(|error| unowned(error, entry))?;
         }
         let dir = self.dir_of(&entry.path)?;
         if !matches!(entry.kind, Kind::Symlink { .. }) {
@@ -158,10 +166,19 @@ impl Unpacker {
         Ok(utimensat(dir, &name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
+    /// Whom a file is given to. Even what we make need not be ours: a directory can hand its group down.
+    fn owner(&self, entry: &Entry) -> Option<(Uid, Gid)> {
+        match self.owners {
+            Owners::Entries => Some((Uid::from_raw(entry.uid), Gid::from_raw(entry.gid))),
+            Owners::Root => Some((geteuid(), getegid())),
+            Owners::Caller => None,
+        }
+    }
+
     /// Owner before mode, since a change of owner clears setuid; attributes last, since it clears capabilities too.
     fn set_metadata(&self, fd: impl AsFd, entry: &Entry) -> io::Result<()> {
-        if self.owners == Owners::Entries {
-            fchown(&fd, Some(uid(entry)), Some(gid(entry))).map_err(|error| unowned(error, entry))?;
+        if let Some((uid, gid)) = self.owner(entry) {
+            fchown(&fd, Some(uid), Some(gid)).map_err(|error| unowned(error, entry))?;
         }
         fchmod(&fd, Mode::from_raw_mode(entry.mode))?;
         for (name, value) in &entry.xattrs {
@@ -230,13 +247,20 @@ fn write_with(unpacker: &mut Unpacker, index: &Index, contents: &mut dyn Content
     unpacker.end(index)
 }
 
-/// As [`write_dir`], files by all cores: to make one costs the kernel more than to read it. All of a directory are made by one thread, in the
-/// index's order: on some file systems a listing tells the order in which they were made.
-pub fn write_gathered(index: &Index, contents: &Gathered, root: OwnedFd) -> Result<(), LayerError> {
-    write_by_all(&mut Unpacker::new(root), index, contents)
+/// Whether the user whom the steps know as root can make an entry of an unpacked layer without privileges and without a user namespace:
+/// it is root's, has no attributes, which may be capabilities, and lets its owner make files in it.
+pub fn needs_no_worker(entry: &Entry) -> bool {
+    let is_plain = match entry.kind {
+        Kind::Dir => !entry.opaque && entry.mode & 0o700 == 0o700,
+        Kind::File { .. } | Kind::Symlink { .. } => true,
+        _ => false,
+    };
+    is_plain && entry.xattrs.is_empty() && (entry.uid, entry.gid) == (0, 0)
 }
 
-fn write_by_all(unpacker: &mut Unpacker, index: &Index, contents: &Gathered) -> Result<(), LayerError> {
+/// As [`write_dir`], files by all cores: to make one costs the kernel more than to read it. All of a directory are made by one thread, in the
+/// index's order: on some file systems a listing tells the order in which they were made.
+pub fn write_gathered(unpacker: &mut Unpacker, index: &Index, contents: &Gathered) -> Result<(), LayerError> {
     let (mut directories, mut links) = (Directories::default(), Vec::new());
     for (number, entry) in index.iter().enumerate() {
         match entry.kind {
@@ -401,14 +425,6 @@ fn unowned(error: Errno, entry: &Entry) -> io::Error {
     io::Error::other(format!("its owner {uid}:{gid} is not among the ids of this user (see /etc/subuid and /etc/subgid)"))
 }
 
-fn uid(entry: &Entry) -> Uid {
-    Uid::from_raw(entry.uid)
-}
-
-fn gid(entry: &Entry) -> Gid {
-    Gid::from_raw(entry.gid)
-}
-
 fn times(mtime: Mtime) -> Timestamps {
     let time = Timespec { tv_sec: mtime.secs, tv_nsec: mtime.nanos.into() };
     Timestamps { last_access: time, last_modification: time }
@@ -453,7 +469,7 @@ mod tests {
         for _ in 0..10 {
             let place = tempfile::tempdir_in(if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" }).expect("a directory");
             let mut unpacker = Unpacker::for_caller(open_dir(place.path()).expect("opened"));
-            write_by_all(&mut unpacker, &index, &contents).expect("written");
+            write_gathered(&mut unpacker, &index, &contents).expect("written");
             assert_eq!(fs::read(place.path().join("d19/5e")).expect("read"), b"19 94");
             assert_eq!(fs::read(place.path().join("to")).expect("read"), b"1 0");
             let time = fs::metadata(place.path().join("d19")).and_then(|meta| meta.modified()).expect("a time");
@@ -461,6 +477,28 @@ mod tests {
             orders.push((0..20).map(|dir| listed(&place.path().join(format!("d{dir}")))).collect::<Vec<_>>());
         }
         assert!(orders.iter().all(|order| *order == orders[0]));
+    }
+
+    /// What the steps' root owns is the caller's, even where a directory hands down its group.
+    #[test]
+    fn the_caller_writes_what_is_roots_alone() {
+        use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+        let (index, contents) = sample();
+        assert!(index.iter().all(|entry| needs_no_worker(&entry)));
+        let place = tempfile::tempdir().expect("a directory");
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o2755)).expect("set");
+        write_gathered(&mut Unpacker::for_root_of_steps(open_dir(place.path()).expect("opened")), &index, &contents).expect("written");
+        for path in ["d19", "d19/5e", "to"] {
+            let is = fs::symlink_metadata(place.path().join(path)).expect("a file");
+            assert_eq!((is.uid(), is.gid()), (geteuid().as_raw(), getegid().as_raw()), "{path}");
+            assert!(is.is_symlink() || is.mode() & 0o7777 == 0o755, "{path}: {:o}", is.mode());
+        }
+        let entry = |kind, mode, uid| Entry::new("x", kind, mode, uid, 0, Mtime::default());
+        let capable = Entry { xattrs: [(b"security.capability".to_vec(), b"x".to_vec())].into(), ..entry(Kind::Fifo, 0o755, 0) };
+        let opaque = Entry { opaque: true, ..entry(Kind::Dir, 0o755, 0) };
+        for other in [entry(Kind::Dir, 0o555, 0), entry(Kind::Dir, 0o755, 7), entry(Kind::Whiteout, 0, 0), capable, opaque] {
+            assert!(!needs_no_worker(&other), "{other:?}");
+        }
     }
 
     #[test]
@@ -472,7 +510,7 @@ mod tests {
         for _ in 0..10 {
             let place = tempfile::tempdir().expect("a directory");
             let mut unpacker = Unpacker::for_caller(open_dir(place.path()).expect("opened"));
-            let error = write_by_all(&mut unpacker, &index, &contents).expect_err("they differ");
+            let error = write_gathered(&mut unpacker, &index, &contents).expect_err("they differ");
             assert!(matches!(&error, LayerError::Changed { path } if path.ends_with("d19/0")), "{error}");
         }
     }

@@ -103,7 +103,7 @@ pub(super) fn write(request: WriteLayer, fds: Vec<OwnedFd>) -> Result<Option<Pac
     let mut contents = match (&request.to, request.from) {
         (To::Directory(dest), From::Gathered { roots, spools, sources }) => {
             let root = open_dir(dest).deed_on("open", dest)?;
-            write_gathered(&index, &gathered(&roots, &spools, sources)?, root)?;
+            write_gathered(&mut Unpacker::new(root), &index, &gathered(&roots, &spools, sources)?)?;
             return Ok(None);
         }
         (_, from) => contents(from, fds.next())?,
