@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use sandbox_common::{Bench, Ran};
 use shale::sandbox::{Cancel, SandboxError};
 use shale::solve::event::Stream;
-use shale::worker::{Exit, Worker};
+use shale::worker::Exit;
 
 /// Less than the ten seconds that a step has to tidy up, and enough for a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(8);
@@ -166,22 +166,18 @@ fn kill(pid: u32) {
 }
 
 #[test]
-fn the_death_of_any_process_of_the_worker_ends_everything() {
-    type Victim = fn(&Worker) -> u32;
-    let victims: [(&str, Victim); 2] = [("outer", |worker| worker.process_id()), ("inner", |worker| children_of(worker.process_id())[0])];
-    for (name, victim) in victims {
-        let Some(bench) = Bench::new() else { return };
-        let mark = format!("1{}.5", std::process::id() + u32::from(name == "inner") * 10_000_000);
-        let script = format!("sleep {mark} & trap '' TERM HUP; echo; sleep {mark}");
-        let (ran, took) = interrupted(&bench, &script, |_| {
-            wait_for_sleeps(&mark);
-            kill(victim(&bench.worker));
-        });
-        assert!(matches!(ran, Err(SandboxError::Gone(_))), "{name}: {ran:?}");
-        assert!(took < AT_ONCE, "{name}: {took:?}");
-        assert!(all_gone(&mark), "{name}: {:?}", sleeps_of(&mark));
-        assert!(matches!(bench.try_run(bench.sh_request("true"), &Cancel::new().unwrap()), Err(SandboxError::Gone(_))), "{name}");
-    }
+fn the_death_of_the_worker_ends_everything() {
+    let Some(bench) = Bench::new() else { return };
+    let mark = format!("1{}.5", std::process::id());
+    let script = format!("sleep {mark} & trap '' TERM HUP; echo; sleep {mark}");
+    let (ran, took) = interrupted(&bench, &script, |_| {
+        wait_for_sleeps(&mark);
+        kill(bench.worker.process_id());
+    });
+    assert!(matches!(ran, Err(SandboxError::Gone(_))), "{ran:?}");
+    assert!(took < AT_ONCE, "{took:?}");
+    assert!(all_gone(&mark), "{:?}", sleeps_of(&mark));
+    assert!(matches!(bench.try_run(bench.sh_request("true"), &Cancel::new().unwrap()), Err(SandboxError::Gone(_))));
 }
 
 #[test]
@@ -189,8 +185,7 @@ fn the_death_of_a_handler_ends_its_step_only() {
     let Some(bench) = Bench::new() else { return };
     let mark = format!("2{}.5", std::process::id());
     let (ran, _) = interrupted(&bench, &format!("echo; sleep {mark}; true"), |_| {
-        let inner = children_of(bench.worker.process_id())[0];
-        kill(children_of(inner)[0]);
+        kill(children_of(bench.worker.process_id())[0]);
     });
     assert!(matches!(ran, Err(SandboxError::Gone(_))), "{ran:?}");
     assert!(all_gone(&mark));
@@ -232,11 +227,11 @@ fn the_death_of_the_main_process_ends_everything() {
 #[test]
 fn dropping_the_worker_leaves_no_process() {
     let Some(bench) = Bench::new() else { return };
-    let outer = bench.worker.process_id();
-    let inner = children_of(outer)[0];
+    let worker = bench.worker.process_id();
+    let handler = children_of(worker)[0];
     assert_eq!(bench.sh("echo x").stdout, "x\n");
     drop(bench);
-    assert!(!fs::exists(format!("/proc/{outer}")).unwrap() && !fs::exists(format!("/proc/{inner}")).unwrap());
+    assert!(!fs::exists(format!("/proc/{worker}")).unwrap() && !fs::exists(format!("/proc/{handler}")).unwrap());
 }
 
 #[test]

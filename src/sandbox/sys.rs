@@ -95,6 +95,32 @@ pub(crate) fn fork() -> io::Result<Option<Pid>> {
     Ok(Pid::from_raw(pid))
 }
 
+/// Makes a copy of this process, whatever its other threads do, in new namespaces (`CLONE_NEW*` in `flags`) and without the descriptor
+/// `except`. It runs `body` with every signal blocked, and ends.
+///
+/// Locks of other threads may be held in the copy for good, the allocator's too: `body` may only make system calls.
+pub(crate) fn copy_into(flags: libc::c_int, except: BorrowedFd<'_>, body: &dyn Fn()) -> io::Result<Pid> {
+    // SAFETY: a signal set is plain data, for which zeroes are valid; both are filled in before they are read. The second call to change
+    // the mask puts back what the first one found. Signals must not find our handlers, whose pipes are ours, in the copy.
+    let pid = unsafe {
+        let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = (std::mem::zeroed(), std::mem::zeroed());
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+        let flags = libc::c_long::from(flags | libc::SIGCHLD);
+        // Without a stack the copy goes on upon its own copy of this one (clone(2)). Not through libc, whose `fork` makes no namespaces.
+        let pid = libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0);
+        if pid == 0 {
+            libc::close(except.as_raw_fd());
+            body();
+            exit_now(1);
+        }
+        let failed = (pid < 0).then(io::Error::last_os_error);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut());
+        failed.map_or(Ok(pid), Err)
+    }?;
+    Ok(Pid::from_raw(pid as i32).expect("the kernel gives out positive numbers"))
+}
+
 /// A process that shares the memory of the one that made it, until it becomes another program or ends. The two take turns: while one
 /// of them runs the other waits, so that neither sees the other's allocator, or anything else, in the middle of a change. A companion that
 /// gets no other turn ends where it waits, and the link, whose end is a turn too, is closed by the kernel alone.
@@ -217,11 +243,26 @@ pub(crate) fn exec(path: &CStr, argv: &[CString], env: &[CString]) -> io::Error 
     io::Error::last_os_error()
 }
 
-/// Replaces the process by the program open as `file`. Returns only on failure.
-pub(crate) fn exec_file(file: BorrowedFd<'_>, argv: &[CString], env: &[CString]) -> io::Error {
-    let (argv, env) = (pointers(argv), pointers(env));
+/// Arguments of a program that is started where nothing may be allocated.
+pub(crate) struct Argv {
+    pointers: Vec<*const libc::c_char>,
+    /// What they point to.
+    _strings: Vec<CString>,
+}
+
+impl Argv {
+    /// Words without zero bytes.
+    pub(crate) fn of<'a>(words: impl Iterator<Item = &'a str>) -> Self {
+        let strings: Vec<_> = words.map(|word| CString::new(word).expect("no zero byte")).collect();
+        Self { pointers: pointers(&strings), _strings: strings }
+    }
+}
+
+/// Replaces the process by the program open as `file`, without an environment. Returns only on failure. Allocates nothing.
+pub(crate) fn exec_file(file: BorrowedFd<'_>, argv: &Argv) -> io::Error {
+    let (argv, env) = (argv.pointers.as_ptr(), [std::ptr::null::<libc::c_char>()]);
     // SAFETY: as in `exec`; the empty path with AT_EMPTY_PATH names the descriptor itself.
-    unsafe { libc::syscall(libc::SYS_execveat, file.as_raw_fd(), c"".as_ptr(), argv.as_ptr(), env.as_ptr(), libc::AT_EMPTY_PATH) };
+    unsafe { libc::syscall(libc::SYS_execveat, file.as_raw_fd(), c"".as_ptr(), argv, env.as_ptr(), libc::AT_EMPTY_PATH) };
     io::Error::last_os_error()
 }
 
@@ -319,6 +360,12 @@ static LOOK_AT_STDOUT: extern "C" fn() = look_at_stdout;
 pub(crate) fn ignore_children() {
     // SAFETY: SIG_IGN installs no handler.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
+/// A pipe that nobody reads any more is an error from now on, and not the end of the process.
+pub(crate) fn outlive_pipes() {
+    // SAFETY: SIG_IGN installs no handler.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
 /// Children are there to be waited for again.

@@ -16,16 +16,13 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::capture::{self, capture};
 use super::layers;
-use super::outer::take_control;
-use super::protocol::{self, KILL, Reply, Request, STOP, Start};
+use super::protocol::{self, KILL, Ready, Reply, Request, STOP, take_control};
 use crate::sandbox::handler::{self, Asked, Asker};
 use crate::sandbox::handover::receive_with_fds;
 use crate::sandbox::standby::{Held, Kind, Standby};
 use crate::sandbox::{Exit, Failure, RunRequest, seccomp, sys};
 
 pub(super) const ROLE: &str = "inner";
-/// Said to a worker with a user namespace of its own.
-pub(super) const MAPPED: &str = "mapped";
 /// Said to one that may have privileged steps: see [`WorkerConfig`](super::WorkerConfig).
 pub(super) const PRIVILEGED: &str = "privileged";
 
@@ -36,7 +33,6 @@ const SMALL_BYTES: u64 = 256 << 10;
 pub(super) fn main() -> ! {
     let Ok(control) = take_control() else { sys::exit_now(1) };
     let is_told = |word: &str| std::env::args().skip(2).any(|told| told == word);
-    let user_namespace = is_told(MAPPED);
     sys::reset_signals();
     // Handlers and orphans of handlers are reaped by the kernel.
     sys::ignore_children();
@@ -49,7 +45,7 @@ pub(super) fn main() -> ! {
     rustix::process::umask(Mode::empty());
     // Who makes ready for the next command must not take the core of the one that is about to begin.
     sys::give_way();
-    if protocol::send_start(&control, &Start::Ready { user_namespace }).is_err() {
+    if protocol::send_start(&control, &Ready).is_err() {
         sys::exit_now(1);
     }
     loop {
@@ -164,6 +160,8 @@ fn serve(socket: &UnixStream, request: io::Result<(Request, Vec<OwnedFd>)>, stan
         }),
         Ok((Request::Unpack(dest), fds)) => unpack(&dest, fds),
         Ok((Request::Write(request, niceness), fds)) => {
+            // Who reads what it writes says why no more is wanted, if it is told that.
+            sys::outlive_pipes();
             // Where priorities cannot be set it is not nicer than others.
             rustix::process::setpriority_process(None, niceness).ok();
             layers::write(*request, fds).map(|numbers| (Reply::Written(numbers), Vec::new()))

@@ -1,19 +1,19 @@
 //! The process inside the namespaces: it unpacks, mounts, runs and deletes what the calling user cannot.
 //!
 //! ```text
-//! main ── spawns ─▶ outer ── forks ─▶ inner, PID 1 of its own pid namespace ── forks ─▶ a handler per command
-//!   maps the outer's ids      waits for the inner, which dies with it        └─ clones ─▶ what becomes the command, PID 1 of its own
+//! main ── clones ─▶ inner, PID 1 of its own pid namespace ── forks ─▶ a handler per command
+//!   maps the inner's ids                                               └─ clones ─▶ what becomes the command, PID 1 of its own
 //! ```
 //! Nothing survives anything: the end of the main process closes the control socket, on which the inner one ends, and with it
-//! everything in its pid namespace; the end of the outer one kills the inner one.
+//! everything in its pid namespace.
 
 mod after;
+mod birth;
 mod capture;
 mod collection;
 mod inner;
 mod layers;
 mod mapped;
-mod outer;
 mod probe;
 mod protocol;
 mod relay;
@@ -22,14 +22,11 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::geteuid;
+use rustix::process::{Pid, geteuid};
 use shale_cache::{DiffId, MapId};
 
 use crate::layer::compress::PackNumbers;
@@ -39,7 +36,8 @@ use crate::sandbox::ladder::Report;
 use crate::sandbox::{Failure, SandboxError, overlay_failed};
 use crate::solve::event::Stream;
 use crate::tree::entry::Mtime;
-use protocol::{Reply, Request, Start};
+use birth::{Born, Deed};
+use protocol::{Reply, Request};
 
 pub use after::{Abandoned, Afterwork, Successor};
 pub use collection::Collection;
@@ -62,7 +60,6 @@ pub fn hook() {
         return;
     }
     match args.next().as_ref().and_then(|role| role.to_str()) {
-        Some(outer::ROLE) => outer::main(),
         Some(inner::ROLE) => inner::main(),
         Some(probe::ROLE) => probe::main(),
         Some(after::SYNC) => after::sync_main(),
@@ -99,7 +96,7 @@ pub struct RunDone {
 #[derive(Debug)]
 pub struct Worker {
     control: OwnedFd,
-    child: Mutex<Child>,
+    pid: Pid,
     /// Sockets of steps whose mounts are being taken down: each is closed when that is done.
     closing: Mutex<Vec<UnixStream>>,
     map_id: MapId,
@@ -119,34 +116,8 @@ impl Worker {
     }
 
     fn try_start(program: &Path, config: &WorkerConfig) -> Result<Self, StartError> {
-        let ours = IdMaps::current()?;
-        if geteuid().is_root() && !ours.has_many() {
-            return Err(StartError::SingleId);
-        }
-        let (control, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .map_err(|e| SandboxError::call("make a socket pair", e))?;
-        let mut child = Command::new(program)
-            .arg0(NAME)
-            .arg(outer::ROLE)
-            .args(config.privileged.then_some(inner::PRIVILEGED))
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
-            .spawn()
-            .map_err(|e| SandboxError::call("start the worker process", e))?;
-        match introduce(&control, child.id(), &ours) {
-            Ok(map_id) => {
-                let (program, config) = (program.to_owned(), config.clone());
-                Ok(Self { control, child: Mutex::new(child), closing: Mutex::default(), map_id, program, config })
-            }
-            Err(error) => {
-                drop(control);
-                // It ends on the closed socket. Its status says nothing that the error does not.
-                drop(child.wait());
-                Err(error)
-            }
-        }
+        let Born { control, pid, map_id } = birth::start(program, config.privileged)?;
+        Ok(Self { control, pid, closing: Mutex::default(), map_id, program: program.to_owned(), config: config.clone() })
     }
 
     /// Names the id map that unpacked layers are made under.
@@ -166,7 +137,7 @@ impl Worker {
 
     /// The worker's process, for tests.
     pub fn process_id(&self) -> u32 {
-        self.child.lock().unwrap_or_else(PoisonError::into_inner).id()
+        self.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
     /// Runs a command on top of layers and captures what it changed. `output` gets what it writes as it comes.
@@ -313,21 +284,21 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // The inner process ends when it can read no more requests.
+        // It ends when it can read no more requests.
         let _ = rustix::net::shutdown(&self.control, rustix::net::Shutdown::Both);
-        drop(self.child.get_mut().unwrap_or_else(PoisonError::into_inner).wait());
+        birth::await_end(self.pid);
     }
 }
 
 /// Why a worker did not start, before it is known what that means.
 #[derive(Debug)]
-pub(crate) enum StartError {
+enum StartError {
     /// There is no map of ids.
     Ids(IdsError),
     /// We are root of a namespace with a single user.
     SingleId,
-    /// A call in the worker failed.
-    Refused(Failure),
+    /// A call of its start failed.
+    Refused(Failure, Deed),
     /// Anything else.
     Other(SandboxError),
 }
@@ -344,33 +315,11 @@ impl std::convert::From<SandboxError> for StartError {
     }
 }
 
-/// Goes through the worker's start, until it is ready. Returns the name of the id map.
-fn introduce(control: &OwnedFd, pid: u32, ours: &IdMaps) -> Result<MapId, StartError> {
-    let mut theirs = ours.identity();
-    loop {
-        let word = protocol::receive_start(control).map_err(|e| SandboxError::call("hear from the worker", e))?;
-        match word {
-            Some(Start::MapIds) => {
-                if geteuid().is_root() {
-                    theirs.write(pid)?;
-                } else {
-                    theirs = IdMaps::of_caller()?;
-                    theirs.write_by_helpers(pid)?;
-                }
-                protocol::send_start(control, &Start::Mapped).map_err(|e| SandboxError::call("talk to the worker", e))?;
-            }
-            Some(Start::Ready { .. }) => return Ok(theirs.map_id(ours)),
-            Some(Start::Failed(failure)) => return Err(StartError::Refused(failure)),
-            Some(Start::Mapped) | None => return Err(SandboxError::Gone("while it started").into()),
-        }
-    }
-}
-
 /// Says what it means that a worker did not start, by trying out everything that it needs.
 fn explain(error: StartError, program: &Path, config: &WorkerConfig) -> SandboxError {
     let plain = match error {
         StartError::Other(error) => return error,
-        StartError::Refused(failure) => failure.into(),
+        StartError::Refused(failure, _) => failure.into(),
         StartError::Ids(error) => SandboxError::Other(error.to_string()),
         StartError::SingleId => SandboxError::Other("the user namespace that shale runs in maps a single id".to_owned()),
     };

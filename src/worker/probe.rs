@@ -12,7 +12,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{WaitOptions, geteuid, waitpid};
 use serde::{Deserialize, Serialize};
 
-use super::outer::take_control;
+use super::protocol::take_control;
 use super::{NAME, WorkerConfig, protocol};
 use crate::sandbox::ids::{IdMaps, IdsError};
 use crate::sandbox::ladder::{Facts, Feature, Need, Refused, Report, interpret};

@@ -5,9 +5,10 @@
 //! request, and back the replies. So a request waits for another one at most while that is read, and whoever dies closes what the other one reads.
 
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
+use rustix::fs::{Mode, OFlags, open};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use shale_cache::DiffId;
@@ -17,21 +18,9 @@ use crate::layer::compress::PackNumbers;
 use crate::sandbox::handover::{receive_with_fds, send_with_fds};
 use crate::sandbox::{Exit, Failure, LowerLayer, RunRequest};
 
-/// What the processes that start the worker say to the main process, and back.
+/// The worker's first word: requests are welcome.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Start {
-    /// To the main process: map ids into the user namespace of the process that it started.
-    MapIds,
-    /// To the worker: they are mapped.
-    Mapped,
-    /// To the main process: requests are welcome.
-    Ready {
-        /// Whether the worker lives in a user namespace of its own.
-        user_namespace: bool,
-    },
-    /// To the main process: no worker.
-    Failed(Failure),
-}
+pub(super) struct Ready;
 
 /// What the worker is asked for.
 #[derive(Debug, Serialize, Deserialize)]
@@ -90,6 +79,14 @@ pub(super) enum Reply {
 pub(super) const STOP: u8 = b's';
 /// The main process does not want to wait for the step to stop.
 pub(super) const KILL: u8 = b'k';
+
+/// The control socket comes as stdin, the only descriptor besides stdout and stderr that survives the start of a program.
+pub(super) fn take_control() -> io::Result<OwnedFd> {
+    let control = io::stdin().as_fd().try_clone_to_owned()?;
+    let null = open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::stdio::dup2_stdin(null)?;
+    Ok(control)
+}
 
 /// Sends a value as one message of the control socket.
 pub(super) fn send_start(socket: impl AsFd, value: &impl Serialize) -> io::Result<()> {
