@@ -5,7 +5,7 @@
 //! moves the directories whose lock is free to `trash/` and deletes what is there. What cannot be deleted, because it belongs to
 //! mapped ids, stays in `trash/` and is reported, for the caller to hand to its worker.
 
-use std::fs::{DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -21,8 +21,12 @@ use crate::store::Inner;
 
 /// Longer than a new file takes on a busy machine, where none was removed of late ([`Parts`]).
 const SLOW: Duration = Duration::from_micros(100);
-/// So many slow ones are no coincidence.
+/// So many slow ones of an open store are each followed at once: what is made there may be a directory for thousands of files.
+const FEW_SLOW: u32 = 12;
+/// Once there were more of them, which may be the machine's, so many are no coincidence.
 const MANY_SLOW: u32 = 3;
+/// How often a directory is made until one is fast.
+const TRIES: u32 = 4;
 
 /// The directory of one open store in `tmp/`.
 #[derive(Debug)]
@@ -49,13 +53,20 @@ impl Scratch {
         }
     }
 
-    /// Makes a directory.
+    /// Makes a directory, where files are made fast if that is easily found.
     pub(crate) fn dir(&self) -> Result<PathBuf, StoreError> {
-        let path = self.fresh();
-        let begun = Instant::now();
-        make_dir(&path)?;
-        self.made_in(begun.elapsed());
-        Ok(path)
+        let mut tries = 1;
+        loop {
+            let path = self.fresh();
+            let begun = Instant::now();
+            make_dir(&path)?;
+            if !self.made_in(begun.elapsed()) || tries == TRIES {
+                return Ok(path);
+            }
+            tries += 1;
+            // Otherwise it goes with the store's own directory.
+            drop(fs::remove_dir(&path));
+        }
     }
 
     /// Makes an empty file, open for reading and writing.
@@ -84,16 +95,21 @@ impl Scratch {
         self.place().join(self.number())
     }
 
-    /// Takes the time in which something was made, and goes elsewhere once that was long too often.
-    fn made_in(&self, time: Duration) {
-        if time < SLOW || self.slow.fetch_add(1, Ordering::Relaxed) + 1 < MANY_SLOW {
-            return;
+    /// Takes the time in which something was made, and goes elsewhere if that was long, or too often. Whether it did.
+    fn made_in(&self, time: Duration) -> bool {
+        if time < SLOW {
+            return false;
         }
-        self.slow.store(0, Ordering::Relaxed);
+        let slow = self.slow.fetch_add(1, Ordering::Relaxed);
+        if slow >= FEW_SLOW && !slow.is_multiple_of(MANY_SLOW) {
+            return false;
+        }
         let elsewhere = self.path.join(self.number());
-        if self.parts.make_dir_apart(&elsewhere) {
+        let is_there = self.parts.make_dir_apart(&elsewhere);
+        if is_there {
             *self.place() = elsewhere;
         }
+        is_there
     }
 }
 
@@ -302,18 +318,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_made_elsewhere_once_many_took_long() {
+    fn files_are_made_elsewhere_once_one_took_long() {
         let dir = tempfile::tempdir().expect("a directory");
         let scratch = Scratch::new(dir.path(), Parts::of(dir.path())).expect("a place");
-        for time in [SLOW, SLOW / 2, SLOW] {
-            scratch.made_in(time);
-        }
-        assert_eq!(*scratch.place(), scratch.path(), "twice is a coincidence");
+        assert!(!scratch.made_in(SLOW), "there is no other place");
+        assert_eq!(*scratch.place(), scratch.path());
         std::fs::create_dir_all(dir.path().join("parts/one")).expect("a part");
-        scratch.made_in(SLOW);
+        assert!(!scratch.made_in(SLOW / 2) && scratch.made_in(SLOW));
         let elsewhere = scratch.place().clone();
         assert_eq!(elsewhere.parent(), Some(scratch.path()));
         assert_eq!(scratch.fresh().parent(), Some(elsewhere.as_path()));
         assert!(elsewhere.is_dir());
+    }
+
+    /// Where everything takes long, not every file has a directory of its own.
+    #[test]
+    fn a_slow_machine_is_no_reason_to_go_elsewhere_each_time() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir_all(dir.path().join("parts/one")).expect("a part");
+        let scratch = Scratch::new(dir.path(), Parts::of(dir.path())).expect("a place");
+        let gone = (0..FEW_SLOW + 30 * MANY_SLOW).filter(|_| scratch.made_in(SLOW)).count();
+        assert_eq!(gone, (FEW_SLOW + 30) as usize);
     }
 }
