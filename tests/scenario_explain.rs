@@ -345,6 +345,33 @@ fn an_earlier_step_that_went_back_to_older_files_is_named() {
     assert_eq!(reason(&said, "RUN echo c").as_deref(), Some(gone), "{}", said.stderr);
 }
 
+/// Each build of a matrix has others between itself and the one that it could have hit: that one tells what is new.
+#[test]
+fn of_several_builds_the_nearest_one_is_compared() {
+    let lab = Lab::new(Who::Caller);
+    lab.load_busybox();
+    let dockerfile = "FROM busybox\nARG PY\nRUN echo $PY\nCOPY f /f\nRUN cat /f\n";
+    lab.context("ctx", &[("Dockerfile", dockerfile), ("f", "one\n")]);
+    let build = |args: &[&str]| {
+        let said = lab.run(&[&["build", "--progress", "plain"][..], args, &["ctx"]].concat());
+        assert!(said.ok(), "{}", said.stderr);
+        said
+    };
+    for version in ["PY=3.9", "PY=3.10", "PY=3.11"] {
+        build(&["--build-arg", version]);
+    }
+    lab.write("ctx/f", "two\n");
+    let said = build(&["--build-arg", "PY=3.9"]);
+    let why = reason(&said, "RUN cat /f").expect("it ran");
+    assert!(why.starts_with("an earlier step made other files") && why.contains("COPY f /f"), "{why}");
+    assert_eq!(reason(&said, "RUN echo 3.9"), None, "a hit");
+    // One that hit counts as well as one that ran.
+    build(&["--build-arg", "PY=3.11"]);
+    build(&["--build-arg", "PY=3.10", "--network", "none"]);
+    let said = build(&["--build-arg", "PY=3.11", "--add-host", "db:1.2.3.4"]);
+    assert_eq!(reason(&said, "RUN echo 3.11").expect("it ran"), "add-host is new: db:1.2.3.4");
+}
+
 #[test]
 fn a_step_that_failed_is_compared_with_when_it_ran_last() {
     let lab = Lab::new(Who::Caller);

@@ -5,7 +5,7 @@
 mod files;
 mod words;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use shale_cache::{Change, FileChange, KeyParts, KeyValue as Value, ListId, StepBase, StepRecord};
@@ -90,6 +90,13 @@ pub fn changes(before: Side<'_>, now: Side<'_>, changed_by: Option<&str>, lists:
     }
     found.sort_by_key(|(rank, _)| *rank);
     found.into_iter().map(|(_, change)| change).collect()
+}
+
+/// In how many parts two keys differ.
+pub fn distance(before: &KeyParts, now: &KeyParts) -> usize {
+    let (old, new) = (values(before), values(now));
+    let names: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+    names.into_iter().filter(|name| old.get(*name) != new.get(*name)).count()
 }
 
 /// The values of each name: some names may stand several times.

@@ -16,6 +16,8 @@ pub struct Ledger {
     journal: Option<Journal>,
     /// The build before this one of the same context and Dockerfile, read when the first step misses.
     previous: Mutex<Option<Arc<Option<BuildRecord>>>>,
+    /// Builds before this one of the same context and Dockerfile, the newest first.
+    recent: OnceLock<Vec<BuildRecord>>,
     /// What the steps of the graph say, hashed when the first of them asks whether another one has only moved.
     words: OnceLock<HashSet<String>>,
     /// Vertices below which no other result was found: nor will those above them find one.
@@ -76,6 +78,11 @@ impl Ledger {
             return Ok(Arc::clone(known));
         }
         Ok(Arc::clone(previous.insert(Arc::new(read()?))))
+    }
+
+    /// The builds before this one, the newest first, read when the first step differs from its last run in several ways.
+    pub(super) fn recent(&self, read: impl FnOnce() -> Vec<BuildRecord>) -> &[BuildRecord] {
+        self.recent.get_or_init(read)
     }
 
     /// The step of a vertex that has ended.

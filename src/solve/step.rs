@@ -1,10 +1,12 @@
 //! One step: look, look again, run, commit.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use shale_cache::{
-    BuildStep, ChainId, KeyParts, LastRun, ListId, Lookup, Nearness, Patience, StepBase, StepRecord, StepSite, StepStatus, Waiting,
+    BuildRecord, BuildStep, ChainId, KeyParts, LastRun, ListId, Lookup, Nearness, Patience, StepBase, StepRecord, StepSite, StepStatus,
+    Waiting,
 };
 
 use super::event::{Event, Reporter};
@@ -169,6 +171,9 @@ fn look<E: Executor>(solver: &Solver<'_, E>, step: &Step<'_>, parts: &KeyParts, 
     })
 }
 
+/// Builds among which the nearest run of a step is looked for.
+const RECENT_BUILDS: usize = 32;
+
 /// The run to compare a step with: of the same words in the last build, else of the same place, there for another platform, else of the
 /// same words anywhere.
 fn last_run<E: Executor>(solver: &Solver<'_, E>, site: &StepSite, now: &KeyParts) -> Result<Option<LastRun>, E::Error> {
@@ -193,11 +198,40 @@ fn last_run<E: Executor>(solver: &Solver<'_, E>, site: &StepSite, now: &KeyParts
             Some(LastRun { record: Some(record), .. }) if nearness == Nearness::Place && is_other(&record) => {}
             Some(LastRun { record, .. })
                 if nearness == Nearness::Platform && record.as_ref().is_none_or(|r| r.parts.kind() != now.kind()) => {}
-            Some(run) => return Ok(Some(run)),
+            Some(run) => return Ok(Some(nearest(solver, site, now, run)?)),
             None => {}
         }
     }
     Ok(None)
+}
+
+/// The run that differs the least, of those that a build lately found or made where the last one is: in a matrix of builds each has others
+/// between itself and the one that it could have hit. Of several the newest. One that differs in a single part is near enough.
+fn nearest<E: Executor>(solver: &Solver<'_, E>, site: &StepSite, now: &KeyParts, last: LastRun) -> Result<LastRun, E::Error> {
+    let mut least = last.record.as_ref().map_or(0, |record| explain::distance(&record.parts, now));
+    if least <= 1 || !matches!(last.nearness, Nearness::Words | Nearness::Place) {
+        return Ok(last);
+    }
+    let mut found = last;
+    let mut seen = HashSet::from([found.key]);
+    for build in solver.ledger.recent(|| recent_builds(solver)) {
+        let Some(key) = build.key_at(site, found.nearness).filter(|key| seen.insert(*key)) else { continue };
+        let of_same_step = |record: &StepRecord| record.parts.kind() == now.kind() && record.site.platform == site.platform;
+        let Some(record) = solver.store.steps().any(&key)?.filter(of_same_step) else { continue };
+        let distance = explain::distance(&record.parts, now);
+        if distance < least {
+            (least, found) = (distance, LastRun { nearness: found.nearness, key, record: Some(record) });
+        }
+    }
+    Ok(found)
+}
+
+/// Builds of the same context and Dockerfile, the newest first; those that cannot be read are none.
+fn recent_builds<E: Executor>(solver: &Solver<'_, E>) -> Vec<BuildRecord> {
+    let builds = solver.store.builds();
+    let is_same = |build: &BuildRecord| build.context_id == solver.site.context && build.dockerfile == solver.site.dockerfile;
+    let ids = builds.ids().unwrap_or_default();
+    ids.iter().take(RECENT_BUILDS).filter_map(|id| builds.get(id).ok().flatten()).filter(is_same).collect()
 }
 
 /// Which step below is another one than at the last run, if nothing that ran tells, and the base did not move.
