@@ -192,7 +192,7 @@ fn missing_sources_are_explained() {
     let context = open(dir.path(), DockerfileFrom::Default, None).unwrap().context;
     let ignored = |path: &str| match context.why_missing(path.as_bytes()) {
         Missing::Ignored { file, pattern, line, .. } => format!("{file}:{line} {pattern}"),
-        Missing::Absent { similar } => panic!("{path}: {similar:?}"),
+        other => panic!("{path}: {other:?}"),
     };
     assert_eq!(ignored("/id.key"), ".dockerignore:2 *.key");
     assert_eq!(ignored("./build/out"), ".dockerignore:3 build");

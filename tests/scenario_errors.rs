@@ -49,6 +49,7 @@ const TABLE: &[Row] = &[
     ("another frontend by argument", OK, &["--build-arg", "BUILDKIT_SYNTAX=example/pack --x"], 1, &["frontend example/pack cannot be run"]),
     ("bad check", "# check=error=x\nFROM scratch\nCOPY f /\n", &[], 1, &["failed to parse check options: failed to parse check option \"error=x\": strconv.ParseBool: parsing \"x\": invalid syntax"]),
     ("bad check by argument", OK, &["--build-arg", "BUILDKIT_DOCKERFILE_CHECK=warn=a"], 1, &["failed to parse build-arg:BUILDKIT_DOCKERFILE_CHECK: invalid check option \"warn\""]),
+    ("a tag without a value", "ARG V\nFROM busybox:$V\n", &[], 1, &["Dockerfile:2", "busybox:", "hint: part of it is empty: give its variable a default"]),
     ("misspelt image", "FROM apline:3.99\n", &["--build-context", "docker.io/library/apline:3.99=oci-layout://none"], 1, &["Dockerfile:1", "(did you mean alpine?)"]),
     ("unknown question", OK, &["--call", "outlien"], 1, &["unsupported request frontend.outlien", "outline"]),
     ("unknown target", "FROM scratch AS build\nCOPY f /\n", &["--target", "biuld"], 1, &["target stage \"biuld\" could not be found", "hint: ", "build"]),
@@ -457,6 +458,13 @@ fn what_nobody_gave_is_asked_for_when_a_step_fails_without_it() {
         assert!(said.code == 1 && !said.stderr.contains("hint:"), "{:?}: {}", lab.who(), said.stderr);
         let warned = "\n[Warning] --no-cache-filter names stages that are not in the file: onne (did you mean one?)\n";
         assert!(said.stderr.contains(warned), "{:?}: {}", lab.who(), said.stderr);
+        let said = lab.run(&["build", "--no-cache-filter", "stage-1", "ctx"]);
+        assert!(said.stderr.contains("not in the file: stage-1 (stages of this file: one)\n"), "{:?}: {}", lab.who(), said.stderr);
+        std::os::unix::fs::symlink("/etc/passwd", lab.work("ctx/out")).expect("a link");
+        lab.write("ctx/Dockerfile", "FROM scratch\nCOPY out /\n");
+        let said = lab.run(&["build", "ctx"]);
+        let hint = "\nhint: out is a link to /etc/passwd, which the context does not have\n";
+        assert!(said.code == 1 && said.stderr.contains(hint), "{:?}: {}", lab.who(), said.stderr);
         let said = lab.run(&["build", "-f", "ctx/none", "ctx"]);
         let hint = "\nhint: the path after -f begins at the working directory, not at the context\n";
         assert!(said.code == 1 && said.stderr.contains(hint), "{:?}: {}", lab.who(), said.stderr);

@@ -107,6 +107,22 @@ fn nothing_is_written_outside_of_the_directory() {
     });
 }
 
+/// The worker sends what only it can read: that nobody takes it any more is not what went wrong.
+#[test]
+fn a_directory_that_cannot_be_written_is_what_is_told() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        let dockerfile = "FROM busybox\nRUN head -c 300000 /dev/zero >/z && chown 7 /z && chmod 600 /z\n";
+        lab.context("ctx", &[("Dockerfile", dockerfile), ("file", "")]);
+        for (place, why) in [("ctx/file", "File exists"), ("/proc/1/out", "No such file or directory"), ("/dev/null/x", "Not a directory")]
+        {
+            let said = lab.run(&["build", "--progress", "plain", "-o", place, "ctx"]);
+            assert_eq!(said.code, 1, "{place}: {}", said.stderr);
+            assert!(said.stderr.contains(why) && !said.stderr.contains("worker process"), "{:?} {place}: {}", lab.who(), said.stderr);
+        }
+    });
+}
+
 #[test]
 fn deleting_outside_of_the_working_directory_needs_leave() {
     let lab = Lab::new(Who::Caller);

@@ -377,6 +377,9 @@ fn step(cause: &StepError, place: Option<(crate::span::SourceFile, Span)>) -> Di
             let kept = exception.as_ref().map(|(text, line)| format!("; is {text:?} in line {line} meant to keep it?")).unwrap_or_default();
             diagnostic.hint(format!("it exists, but the pattern {pattern:?} in line {line} of {file} leaves it out of the context{kept}"))
         }
+        StepError::Missing { why: Some(Missing::Dangling { link, target }), .. } => {
+            diagnostic.hint(format!("{link} is a link to {target}, which the context does not have"))
+        }
         StepError::Missing { why: Some(Missing::Absent { similar }), .. } if !similar.is_empty() => {
             diagnostic.hint(format!("the context has {}", similar.join(", ")))
         }
@@ -388,7 +391,7 @@ fn step(cause: &StepError, place: Option<(crate::span::SourceFile, Span)>) -> Di
         StepError::Device(cause) => with_hint(diagnostic, cause.hint()),
         StepError::Foreign { .. } => diagnostic.hint(EMULATOR),
         StepError::Image(ImageError::Store(cause)) | StepError::Store(cause) => image::store_diagnostic(diagnostic, cause),
-        StepError::Image(cause) => with_hint(diagnostic, cause.hint()),
+        StepError::Image(cause) if room::fullness(cause).is_none() => with_hint(diagnostic, cause.hint()),
         cause if room::fullness(cause).is_some() => diagnostic.hint(image::DISK_FULL),
         _ => diagnostic,
     }

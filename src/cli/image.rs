@@ -7,9 +7,9 @@ use time::OffsetDateTime;
 
 use crate::execute::StepError;
 use crate::execute::forms::Forms;
+use crate::execute::room::fullness;
 use crate::export::{Destination, ExportError, Format};
 use crate::image::{ImageError, ImageService, Removal};
-use crate::layer::is_full;
 use crate::oci::platform::Platform;
 use crate::source::archive::{ArchiveError, Input};
 use crate::source::context::go_words;
@@ -80,7 +80,7 @@ fn told_by_engine(error: &ImageError) -> Diagnostic {
         (ImageError::Store(cause) | ImageError::Export(ExportError::Store(cause)) | ImageError::Archive(ArchiveError::Store(cause)), _) => {
             store_diagnostic(diagnostic, cause)
         }
-        (ImageError::Archive(ArchiveError::Io { source, .. }), _) if is_full(source) => diagnostic.hint(DISK_FULL),
+        (error, _) if fullness(error).is_some() => diagnostic.hint(DISK_FULL),
         (_, Some(hint)) => diagnostic.hint(hint),
         (_, None) => diagnostic,
     }

@@ -167,12 +167,14 @@ pub enum OutputError {
         what: String,
     },
     /// An attribute that the exporter does not have.
-    #[error("unknown attribute {key:?} for output type={kind}")]
+    #[error("unknown attribute {key:?} for output type={kind}{}", .better.map_or_else(String::new, |better| format!("; did you mean {better}?")))]
     UnknownAttribute {
         /// The attribute.
         key: String,
         /// The exporter.
         kind: String,
+        /// What it is called here.
+        better: Option<&'static str>,
     },
     /// An annotation without a place or a key.
     #[error("invalid output attribute {attribute:?}: {reason}")]
@@ -364,7 +366,10 @@ impl Fields {
                 return Err(unsupported());
             }
             _ if is_image && key.starts_with("annotation") => self.annotate(key, value)?,
-            _ => return Err(OutputError::UnknownAttribute { key: key.into(), kind: kind_name.into() }),
+            _ => {
+                let better = ["dst", "destination", "path", "out"].contains(&key).then_some("dest");
+                return Err(OutputError::UnknownAttribute { key: key.into(), kind: kind_name.into(), better });
+            }
         }
         Ok(())
     }
@@ -550,6 +555,7 @@ mod tests {
             ("type=image,name-canonical=true", "output attribute name-canonical=true without push=true is not supported yet"),
             ("type=oci,dest=x,colour=red", "unknown attribute \"colour\" for output type=oci"),
             ("type=local,dest=x,compression=gzip", "unknown attribute \"compression\" for output type=local"),
+            ("type=oci,dst=x", "unknown attribute \"dst\" for output type=oci; did you mean dest?"),
             ("type=cacheonly,dest=x", "unknown attribute \"dest\" for output type=cacheonly"),
             (
                 "type=oci,dest=x,compression=lzma",

@@ -21,7 +21,7 @@ pub fn suggest<'a>(given: &str, options: impl IntoIterator<Item = &'a str>, case
 }
 
 /// Insertions, deletions and substitutions between two texts.
-fn distance(a: &str, b: &str) -> usize {
+pub(crate) fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, ca) in a.chars().enumerate() {

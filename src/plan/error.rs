@@ -213,6 +213,12 @@ impl PlanErrorKind {
             Self::NoTarget { known, .. } => format!("stages of this file: {}", known.join(", ")),
             Self::CopyFromLater { from, .. } => format!("move the stage {from} up, above the one that copies from it"),
             Self::NotAllowed(entitlement) => format!("add --allow {entitlement} to the command line"),
+            // What a variable without a value leaves.
+            Self::BadImageName { name, .. }
+                if name.ends_with([':', '@', '/']) || name.starts_with([':', '@', '/']) || name.contains("/:") =>
+            {
+                "part of it is empty: give its variable a default with ARG before the first FROM, or a value with --build-arg".into()
+            }
             Self::BadImageName { .. } => {
                 "a name of an earlier stage is written as in its AS (lower case); an image name is lower case too".into()
             }

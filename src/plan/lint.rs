@@ -80,7 +80,11 @@ pub(crate) fn unknown_stages(no_cache: &NoCache, stages: &[String]) -> Option<Wa
     let NoCache::Stages(names) = no_cache else { return None };
     let unknown: Vec<&str> = names.iter().map(String::as_str).filter(|name| !stages.contains(&name.to_lowercase())).collect();
     let near: Vec<String> = unknown.iter().filter_map(|name| suggest(name, stages)).collect();
-    let better = if near.is_empty() { String::new() } else { format!(" (did you mean {}?)", near.join(", ")) };
+    let better = match (near.is_empty(), stages.is_empty()) {
+        (false, _) => format!(" (did you mean {}?)", near.join(", ")),
+        (true, false) => format!(" (stages of this file: {})", stages.join(", ")),
+        (true, true) => " (no stage of it has a name: FROM … AS name gives it one)".to_owned(),
+    };
     let text = format!("[Warning] --no-cache-filter names stages that are not in the file: {}{better}", unknown.join(", "));
     (!unknown.is_empty()).then_some(Warning { rule: "NoCacheFilter", text, span: None })
 }

@@ -8,6 +8,7 @@ use clap::{ArgAction, CommandFactory};
 use super::super::flags;
 use super::super::program::Program;
 use super::{Cli, Command, Refusal, global};
+use crate::dockerfile::suggest::distance;
 
 /// `docker run` and its like answer with 125 for errors of their own.
 const NO_CONTAINERS: &str = "shale builds images and runs no containers";
@@ -48,6 +49,7 @@ const OTHER_COMMANDS: &[(&[&str], &str)] = &[
     (&["bake"], "targets of a bake file are built one by one with `build`"),
     (&["debug"], "builds are not stepped through; `build --explain` tells why steps run"),
     (&["dial-stdio", "events"], "there is no daemon to listen to; `builds` lists past builds"),
+    (&["bud", "build-using-dockerfile"], "it is called `build` here"),
     (&["plugin"], "there is no daemon that has plugins"),
     (&["trust"], "images are neither signed nor is a signature checked"),
     (&["service", "swarm", "node", "secret", "config"], NO_CONTAINERS),
@@ -78,8 +80,11 @@ pub(super) fn refusal(error: &clap::Error, argv: &[OsString], program: Program) 
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => Refusal::Help(help(command, &usage)),
         ErrorKind::UnknownArgument if arg.starts_with('-') && arg != "-" => {
             let name = arg.trim_start_matches('-');
-            if path.ends_with("build") && arg.starts_with("--") && flags::is_of_another_tool(name) {
-                return Refusal::Usage(format!("ERROR: {arg} is not supported yet"));
+            if path.ends_with("build")
+                && arg.starts_with("--")
+                && let Some(text) = flags::of_another_tool(name)
+            {
+                return Refusal::Flag(text);
             }
             let what = match arg.strip_prefix('-') {
                 Some(letter) if !letter.starts_with('-') => format!("unknown shorthand flag: '{letter}' in {arg}"),
@@ -87,7 +92,9 @@ pub(super) fn refusal(error: &clap::Error, argv: &[OsString], program: Program) 
             };
             // What would be refused in its turn is no help.
             let takes = |flag: &String| !(path.ends_with("build") && flags::is_refused(flag));
-            let guess = guess(context(ContextKind::SuggestedArg).filter(takes));
+            // Clap takes words for alike that share a few letters.
+            let is_near = |flag: &String| distance(name, flag.trim_start_matches('-')) <= 2.max(name.len() / 3);
+            let guess = guess(context(ContextKind::SuggestedArg).filter(takes).filter(is_near));
             Refusal::Flag(format!("{what}{guess}{tail}"))
         }
         ErrorKind::UnknownArgument if program == Program::Docker => Refusal::Usage(format!("{prefix}'{path}' {}{tail}", taken(&command))),

@@ -4,7 +4,7 @@ use super::BuildContext;
 use crate::layer::read::clean;
 use crate::source::ignore::Ignore;
 use crate::tree::entry::{file_name, join, parent};
-use crate::tree::{NodeKind, Tree as _};
+use crate::tree::{Node, NodeKind, Tree as _};
 
 /// How many names are suggested.
 const SUGGESTIONS: usize = 3;
@@ -23,6 +23,13 @@ pub enum Missing {
         /// A `!` pattern with a similar name, and its line: it may have been meant to keep the path.
         exception: Option<(String, usize)>,
     },
+    /// It is a link that leads to nothing in the context.
+    Dangling {
+        /// The link's own path.
+        link: String,
+        /// Where it leads, as it says.
+        target: String,
+    },
     /// It does not exist.
     Absent {
         /// Visible paths with a similar name, the likeliest first.
@@ -38,6 +45,10 @@ pub(super) fn why(context: &BuildContext, path: &[u8]) -> Missing {
     {
         let exception = near_exception(ignore, &String::from_utf8_lossy(&path));
         return Missing::Ignored { file: ignore.file().to_owned(), pattern: pattern.text(), line: pattern.line(), exception };
+    }
+    if let Ok(Some(Node { kind: NodeKind::Symlink { target }, .. })) = context.node(&path) {
+        let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        return Missing::Dangling { link: shown(&path), target: shown(&target) };
     }
     Missing::Absent { similar: similar(context, &path) }
 }
