@@ -183,8 +183,9 @@ fn draw(state: &mut State, is_last: bool) {
     let up = if state.on_screen > 0 { format!("\x1b[{}A", state.on_screen) } else { String::new() };
     state.on_screen = lines.len();
     state.drawn_at = Some(Instant::now());
-    let lines: String = lines.into_iter().map(|line| line + "\n").collect();
-    drop(print(format!("{up}\r\x1b[J{lines}")));
+    // Line by line, as pictures of builds.
+    let lines: String = lines.into_iter().map(|line| line + "\x1b[K\n").collect();
+    drop(print(format!("{up}\r{lines}\x1b[J")));
 }
 
 /// The lines for a terminal of this size; without a height all of them. Where they do not fit, what is done goes first.

@@ -67,14 +67,16 @@ impl Tty {
         if rows > 0 {
             write!(text, "\x1b[{rows}A").expect("a String takes everything");
         }
-        text.push_str("\r\x1b[J");
+        text.push('\r');
+        // Line by line: who clears a screen from its first line on has tmux keep what stood there, a copy for each picture.
         for line in lines {
             match line.colour.filter(|_| self.colour) {
-                Some(colour) => writeln!(text, "{colour}{}{RESET}", line.text),
-                None => writeln!(text, "{}", line.text),
+                Some(colour) => writeln!(text, "{colour}{}{RESET}\x1b[K", line.text),
+                None => writeln!(text, "{}\x1b[K", line.text),
             }
             .expect("a String takes everything");
         }
+        text.push_str("\x1b[J");
         self.on_screen = lines.iter().map(|line| width(&line.text)).collect();
         // A terminal that is gone takes nothing; the build goes on.
         drop(screen.writer.write_all(text.as_bytes()).and_then(|()| screen.writer.flush()));
@@ -311,6 +313,6 @@ mod tests {
         tty.draw(&[line(10), line(50)], 80, &mut screen);
         tty.draw(&[line(1)], 25, &mut screen);
         let text = String::from_utf8(paper.0.lock().unwrap().clone()).unwrap();
-        assert!(text.contains("\x1b[3A\r\x1b[J"), "{text:?}");
+        assert!(text.ends_with("\x1b[3A\rx\x1b[K\n\x1b[J"), "{text:?}");
     }
 }
