@@ -5,8 +5,11 @@ mod support;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use support::{Lab, Said, Who, as_everybody};
 
@@ -281,4 +284,45 @@ fn what_cannot_be_measured_is_said_before_and_what_fails_is_shown() {
         said.stdout.lines().skip(3).map(|line| line.split("  ").next().unwrap_or_default()).collect::<Vec<_>>(),
         ["cold", "unchanged", "a file changed"]
     );
+}
+
+/// A signal to it alone reaches what it runs, and nothing is left of either.
+#[test]
+fn it_stops_when_it_is_asked_to() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        let mark = format!("7{}.25", std::process::id());
+        lab.context("ctx", &[("Dockerfile", &format!("FROM busybox\nRUN sleep {mark}\n")), ("f", "")]);
+        let child = bench(lab, &["ctx"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("shale starts");
+        let runs = || {
+            let of = |entry: fs::DirEntry| fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let lines = fs::read_dir("/proc").expect("processes").filter_map(Result::ok).map(of);
+            lines.filter(|line| line.starts_with(format!("sleep\0{mark}").as_bytes())).count()
+        };
+        let wait_until = |is: &dyn Fn() -> bool| {
+            let start = Instant::now();
+            while !is() {
+                assert!(start.elapsed() < Duration::from_secs(60), "{:?}: nothing happens", lab.who());
+                thread::sleep(Duration::from_millis(5));
+            }
+        };
+        wait_until(&|| runs() > 0);
+        let Some(pid) = shale_process(child.id()) else { panic!("{:?}: no shale", lab.who()) };
+        kill_process(pid, Signal::TERM).expect("a signal");
+        let said = Said::of(child.wait_with_output().expect("its end"));
+        assert_eq!(said.code, 143, "{:?}: {}", lab.who(), said.stderr);
+        assert!(said.stderr.ends_with("ERROR: the benchmark was canceled\n"), "{}", said.stderr);
+        wait_until(&|| runs() == 0);
+        assert_eq!(left_over(lab), Vec::<String>::new(), "{:?}", lab.who());
+    });
+}
+
+/// The benchmark itself, which another program may have started as another user.
+fn shale_process(started: u32) -> Option<Pid> {
+    let line = fs::read(format!("/proc/{started}/cmdline")).ok()?;
+    if line.split(|byte| *byte == 0).nth(1) == Some(b"bench") {
+        return Pid::from_raw(started.cast_signed());
+    }
+    let children = fs::read_to_string(format!("/proc/{started}/task/{started}/children")).ok()?;
+    children.split_ascii_whitespace().find_map(|pid| shale_process(pid.parse().ok()?))
 }

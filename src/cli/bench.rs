@@ -5,6 +5,7 @@
 
 mod chart;
 mod edit;
+mod process;
 mod report;
 mod sample;
 mod scenario;
@@ -15,10 +16,7 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use signal_hook::flag;
 use time::OffsetDateTime;
 
 use super::Failure;
@@ -28,7 +26,6 @@ use super::diagnostic::Diagnostic;
 use super::environment::Environment;
 use super::human;
 use super::output::unique;
-use super::signals;
 use report::{Report, ToolReport};
 use scenario::Scenario;
 use subject::Subject;
@@ -47,14 +44,16 @@ pub fn run(args: &BenchArgs, environment: &Environment) -> Result<(), Failure> {
     if let Some(path) = &args.svg {
         check_place(&environment.resolve(path))?;
     }
-    let signal = Arc::new(AtomicUsize::new(0));
-    for number in signals::heeded() {
-        flag::register_usize(number, Arc::clone(&signal), number as usize).map_err(|error| Diagnostic::of(&error))?;
-    }
+    process::watch().map_err(|error| Diagnostic::of(&error))?;
     let place = Place::make(environment)?;
-    let bench = Bench { args, environment, place: &place.0, signal: &signal };
+    let bench = Bench { args, environment, place: &place.0 };
     let report = bench.report(&kinds);
+    process::forget();
     place.clear();
+    if let Some(signal) = process::caught() {
+        say("ERROR: the benchmark was canceled\n");
+        return Err(Failure::Signal(signal));
+    }
     let report = report?;
     if let Some(path) = &args.svg {
         let path = environment.resolve(path);
@@ -101,7 +100,6 @@ struct Bench<'a> {
     args: &'a BenchArgs,
     environment: &'a Environment,
     place: &'a Path,
-    signal: &'a AtomicUsize,
 }
 
 impl Bench<'_> {
@@ -116,6 +114,7 @@ impl Bench<'_> {
             warn(&format!("{} is not compared: {}", other.0, other.1));
         }
         let done = self.rounds(&mut subject, &mut tools);
+        process::forget();
         tools.iter().for_each(ToolReport::clear);
         done?;
         let started = human::rfc3339(OffsetDateTime::now_utc().unix_timestamp()).unwrap_or_default();
@@ -144,8 +143,8 @@ impl Bench<'_> {
     /// One build of one tool. That another tool fails is told and stops nothing.
     fn once(self, subject: &Subject, report: &mut ToolReport, scenario: Scenario, round: u32) -> Result<(), Failure> {
         let Some(built) = report.build(subject, scenario, round) else { return Ok(()) };
-        if let Some(signal) = Some(self.signal.load(Ordering::SeqCst)).filter(|signal| *signal != 0) {
-            return Err(Failure::Signal(signal as i32));
+        if let Some(signal) = process::caught() {
+            return Err(Failure::Signal(signal));
         }
         match built {
             Ok(run) => {

@@ -58,6 +58,12 @@ impl Afterwork {
     }
 }
 
+/// Whether a command line, as `/proc` has it, is that of a process that a build leaves behind.
+pub fn is_afterwork(command_line: &[u8]) -> bool {
+    let mut words = command_line.split(|byte| *byte == 0);
+    words.next() == Some(NAME.as_bytes()) && words.next() == Some(SYNC.as_bytes())
+}
+
 /// A process that waits to be told what is left to do: to start one takes longer than what a build does at its end. It ends with this one
 /// if it is told nothing.
 #[derive(Debug)]

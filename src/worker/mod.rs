@@ -39,7 +39,7 @@ use crate::tree::entry::Mtime;
 use birth::{Born, Deed};
 use protocol::{Reply, Request};
 
-pub use after::{Abandoned, Afterwork, Successor};
+pub use after::{Abandoned, Afterwork, Successor, is_afterwork};
 pub use collection::Collection;
 pub use layers::{From, Packing, To, WriteLayer, gathered, pack};
 

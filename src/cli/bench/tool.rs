@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{self, Stdio};
+use std::process::{self, Child, Stdio};
 use std::time::Instant;
 
 use serde_json::Value;
@@ -154,7 +154,9 @@ impl Command {
 
     /// Runs it and returns its standard output.
     pub(super) fn run(&self) -> Result<String, Failed> {
-        let out = self.process().output().map_err(|error| self.failed(error.to_string()))?;
+        let mut process = self.process();
+        process.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let out = super::process::run(&mut process, Child::wait_with_output).map_err(|error| self.failed(error.to_string()))?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         if out.status.success() { Ok(text(&out.stdout)) } else { Err(self.failed(text(&out.stdout) + &text(&out.stderr))) }
     }
@@ -166,8 +168,11 @@ impl Command {
         let mut process = self.process();
         process.stdout(out).stderr(err);
         let start = Instant::now();
-        let status = process.status().map_err(|error| self.failed(error.to_string()))?;
+        let status = super::process::run(&mut process, |mut child| child.wait()).map_err(|error| self.failed(error.to_string()))?;
         let seconds = start.elapsed().as_secs_f64();
+        if self.store.is_some() {
+            super::process::await_afterwork();
+        }
         let said = String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned();
         if status.success() { Ok((seconds, said)) } else { Err(self.failed(said)) }
     }
