@@ -242,6 +242,26 @@ fn a_redirect_takes_no_credentials_along() {
     assert_eq!(seen[0].header("authorization"), None);
 }
 
+/// Who a redirect leads to may ask for credentials: it gets none, and no token of its making is taken for the registry's.
+#[test]
+fn who_a_redirect_leads_to_is_told_no_password() {
+    let repository = Repository::new(&[("amd64", &[&one_layer()])]);
+    let blob = format!("/v2/app/blobs/{}", repository.layers[0]);
+    let thief = Server::start(|seen, _| match seen.path.as_str() {
+        "/blob" => {
+            let host = seen.header("host").expect("a host");
+            Reply::new(401).with("www-authenticate", format!("Bearer realm=\"http://{host}/token\",service=\"s\""))
+        }
+        _ => Reply::ok(r#"{"token":"theirs"}"#),
+    });
+    let location = format!("http://{}/blob", thief.host);
+    let server = server(repository, move |seen, _| (seen.path == blob).then(|| Reply::new(307).with("location", location.clone())));
+    let error = pull(&Home::new(), &server, auth(&server.host, r#"{"auth":"dTpwOng="}"#)).expect_err("no blob");
+    assert!(error.to_string().contains(&thief.host), "{error}");
+    assert!(thief.seen.lock().expect("the log").iter().all(|seen| seen.header("authorization").is_none() && seen.path == "/blob"));
+    assert!(server.seen.lock().expect("the log").iter().all(|seen| seen.header("authorization") != Some("Bearer theirs")));
+}
+
 #[test]
 fn redirects_end() {
     let server = server(Repository::new(&[("amd64", &[&one_layer()])]), |seen, _| {

@@ -128,6 +128,30 @@ fn a_locked_cache_has_one_user_and_a_private_one_is_alone() {
     });
 }
 
+/// A step that names one cache twice waits neither for itself nor sees two of it, and steps that lock several do not wait for each other.
+#[test]
+fn caches_that_are_named_twice_or_crosswise_are_no_trap() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        for sharing in ["locked", "private", "shared"] {
+            let mount = |at| format!("--mount=type=cache,id=a-{sharing},target={at},sharing={sharing}");
+            ctx(lab, &format!("FROM busybox\nRUN {} {} echo hi >/x/f && ls /y >/seen\n", mount("/x"), mount("/y")));
+            assert_eq!(lab.build("ctx", &[]).image.text("seen"), "f\n", "{:?} {sharing}", lab.who());
+        }
+        // Locks are taken in one order, wherever they are mounted.
+        let mount = |id, at| format!("--mount=type=cache,id={id},target={at},sharing=locked");
+        let stage = |n, x, y| format!("FROM busybox AS s{n}\nRUN {} {} sleep 0.1; echo {n} >/{n}\n", mount(x, "/x"), mount(y, "/y"));
+        let stages: String = (0..6).map(|n| if n % 2 == 0 { stage(n, "one", "two") } else { stage(n, "two", "one") }).collect();
+        let copies: String = (0..6).map(|n| format!("COPY --from=s{n} /{n} /\n")).collect();
+        ctx(lab, &format!("{stages}FROM scratch\n{copies}"));
+        assert_eq!(lab.build("ctx", &[]).image.text("5"), "5\n", "{:?}", lab.who());
+        // What is mounted of a cache may be a file.
+        let file = "--mount=type=cache,id=file,source=file,target=/new/c";
+        ctx(lab, &format!("FROM busybox\nRUN --mount=type=cache,id=file,target=/c echo q >/c/file\nRUN {file} cat /new/c >/seen\n"));
+        assert_eq!(lab.build("ctx", &[]).image.text("seen"), "q\n", "{:?}", lab.who());
+    });
+}
+
 #[test]
 fn a_secret_is_seen_by_its_step_alone() {
     as_everybody(|lab| {

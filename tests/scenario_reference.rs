@@ -44,6 +44,10 @@ fn a_directory_before_a_wildcard_must_be_there() {
             let said = refused(lab, &format!("FROM scratch AS s\nCOPY f /o/\nFROM scratch\nCOPY f /o/\nCOPY {source} /o/\n"));
             assert!(said.contains("\"/nope\": not found"), "{:?}: {source}: {said}", lab.who());
         }
+        std::os::unix::fs::symlink("d", lab.work("ctx/link")).expect("a link");
+        lab.write("ctx/d/g", "g\n");
+        let said = refused(lab, "FROM scratch\nCOPY --parents link/g /o/\n");
+        assert!(said.contains("\"/link/g\": not found"), "{:?}: {said}", lab.who());
         let files = built(lab, "FROM scratch\nCOPY f /o/\nCOPY nope* f*/* f/* /o/\n");
         assert_eq!(files.keys().collect::<Vec<_>>(), ["o", "o/f"], "{:?}", lab.who());
         for source in ["a[", "d/[f", "*["] {

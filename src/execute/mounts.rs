@@ -1,16 +1,18 @@
 //! `RUN --mount`: what a step reads through its mounts, for the key; and the mounts themselves, for the sandbox.
 
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags, ResolveFlags, flock, fstat, openat};
 use rustix::io::Errno;
 use shale_cache::ListId;
 
 use super::{BuildExecutor, StepError, copy};
 use crate::plan::graph::{CopyOp, CopySource, FileOwner, MountSharing, RunMount, RunOp};
+use crate::scoped::open_scoped;
 use crate::solve::Step;
 use crate::solve::event::Event;
 use crate::solve::key::{Inputs, MountInput};
@@ -113,13 +115,14 @@ pub(super) struct Ready {
     /// What the mounts hold, if files changed after they had been hashed.
     pub(super) inputs: Option<Inputs>,
     agents: Vec<Forwarded>,
-    /// Locks of caches.
-    locks: Vec<File>,
+    /// Caches that this step has locked until it ends, by their names.
+    locked: HashMap<String, (PathBuf, File)>,
 }
 
 /// Makes the mounts ready. `tmp` is the step's own directory.
 pub(super) fn prepare(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sources: Sources, tmp: &Path) -> Result<Ready, StepError> {
     let mut ready = Ready::default();
+    ready.lock_caches(executor, step, op, &sources)?;
     let mut inputs = sources.inputs();
     for (number, (mount, taken)) in op.mounts.iter().zip(sources.0).enumerate() {
         if let Some(changed) = ready.add(executor, step, mount, taken, tmp)? {
@@ -166,7 +169,8 @@ impl Ready {
             }
             RunMount::Cache { target, writable, .. } => {
                 let source = self.cache(executor, step, mount, taken)?;
-                self.mounts.push(StepMount { target: target.clone(), is_file: false, writable: *writable, source });
+                let is_file = matches!(&source, MountSource::Directory { directory, path, .. } if is_file_inside(directory, path));
+                self.mounts.push(StepMount { target: target.clone(), is_file, writable: *writable, source });
             }
             RunMount::Secret { id, target, env, required, owner } => {
                 let Some(value) = executor.lent.secret(id)? else {
@@ -205,6 +209,15 @@ impl Ready {
         Ok(changed)
     }
 
+    /// Waits for the caches that are locked, in the order of their names: two steps that want the same ones, whatever they call them, never
+    /// wait for each other.
+    fn lock_caches(&mut self, executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sources: &Sources) -> Result<(), StepError> {
+        let is_locked = |mount: &RunMount| matches!(mount, RunMount::Cache { sharing: MountSharing::Locked, .. });
+        let wanted = op.mounts.iter().zip(&sources.0).filter(|(mount, _)| is_locked(mount));
+        let names: BTreeSet<String> = wanted.map(|(mount, taken)| name_of(mount, taken.as_ref())).collect();
+        names.iter().try_for_each(|name| self.place(executor, step, name, MountSharing::Locked).map(drop))
+    }
+
     /// Finds the cache, waits for it where it is locked, and fills a new one that begins with something.
     fn cache(
         &mut self,
@@ -213,12 +226,8 @@ impl Ready {
         mount: &RunMount,
         taken: Option<Taken>,
     ) -> Result<MountSource, StepError> {
-        let RunMount::Cache { id, from, path, sharing, owner, .. } = mount else { unreachable!("the caller has looked") };
-        // What another step began with, or owned, is another cache.
-        let identity = format!("{id:?} {:?} {owner:?}", taken.as_ref().map(|taken| taken.input.to_string()));
-        let name = blake3::hash(identity.as_bytes()).to_hex();
-        let all = executor.store.root().join("mounts").join(executor.forms.map_id()?.to_string());
-        let place = self.place(executor, step, &all, &name[..32], *sharing)?;
+        let RunMount::Cache { from, path, sharing, owner, .. } = mount else { unreachable!("the caller has looked") };
+        let place = self.place(executor, step, &name_of(mount, taken.as_ref()), *sharing)?;
         let directory = place.join("data");
         executor.store.growth().add_mount();
         let mut is_filled = false;
@@ -231,15 +240,12 @@ impl Ready {
         Ok(MountSource::Directory { directory, path: path.clone(), owner: to_owner(owner), owned_anew })
     }
 
-    /// The directory of the cache, locked as `sharing` says until the step ends.
-    fn place(
-        &mut self,
-        executor: &BuildExecutor<'_>,
-        step: &Step<'_>,
-        all: &Path,
-        name: &str,
-        sharing: MountSharing,
-    ) -> Result<PathBuf, StepError> {
+    /// The directory of the cache, locked as `sharing` says until the step ends. What the step has locked already is its own.
+    fn place(&mut self, executor: &BuildExecutor<'_>, step: &Step<'_>, name: &str, sharing: MountSharing) -> Result<PathBuf, StepError> {
+        if let Some((place, _)) = self.locked.get(name) {
+            return Ok(place.clone());
+        }
+        let all = executor.store.root().join("mounts").join(executor.forms.map_id()?.to_string());
         let make = |name: &str| -> Result<(PathBuf, File), StepError> {
             let place = all.join(name);
             executor.store.rely_on(&place)?;
@@ -265,7 +271,7 @@ impl Ready {
                     }
                     thread::sleep(LOOK_AGAIN);
                 }
-                self.locks.push(lock);
+                self.locked.insert(name.to_owned(), (place.clone(), lock));
                 Ok(place)
             }
             MountSharing::Private => {
@@ -273,7 +279,7 @@ impl Ready {
                 loop {
                     let (place, lock) = make(&if number == 0 { name.to_owned() } else { format!("{name}-{number}") })?;
                     if try_lock(&lock, &place)? {
-                        self.locks.push(lock);
+                        self.locked.insert(name.to_owned(), (place.clone(), lock));
                         return Ok(place);
                     }
                     number += 1;
@@ -281,6 +287,25 @@ impl Ready {
             }
         }
     }
+}
+
+/// The name of a cache's directory: what another step began with, or owned, is another cache.
+fn name_of(mount: &RunMount, taken: Option<&Taken>) -> String {
+    let RunMount::Cache { id, owner, .. } = mount else { unreachable!("the caller has looked") };
+    let identity = format!("{id:?} {:?} {owner:?}", taken.map(|taken| taken.input.to_string()));
+    blake3::hash(identity.as_bytes()).to_hex()[..32].to_owned()
+}
+
+/// Whether a path of a cache is a file, which is mounted upon one. Where we may not look it is taken for a directory.
+fn is_file_inside(directory: &Path, path: &str) -> bool {
+    let relative = path.trim_start_matches('/');
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let found = || -> Result<FileType, Errno> {
+        let root = openat(CWD, directory, flags | OFlags::DIRECTORY, Mode::empty())?;
+        let inside = open_scoped(&root, relative, flags, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)?;
+        Ok(FileType::from_raw_mode(fstat(&inside)?.st_mode))
+    };
+    !relative.is_empty() && found().is_ok_and(|found| found != FileType::Directory)
 }
 
 fn try_lock(lock: &File, place: &Path) -> Result<bool, StepError> {

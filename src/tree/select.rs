@@ -140,6 +140,7 @@ pub fn select(tree: &dyn Tree, sources: &[String], options: &Options<'_>) -> Res
             only = literal_prefix(&rest);
             if !clean(pivot.as_bytes()).iter().any(|c| glob::has_wildcard(c)) && !glob::has_wildcard(rest.as_bytes()) {
                 must_exist(tree, &[pivot.as_bytes(), b"/", rest.as_bytes()].concat())?;
+                must_be_walked(tree, pivot.as_bytes(), rest.as_bytes())?;
             }
             // Nothing after the pivot selects nothing, which BuildKit tells in these words.
             if rest.is_empty() {
@@ -209,6 +210,20 @@ fn must_exist(tree: &dyn Tree, path: &[u8]) -> Result<(Vec<u8>, Node), SelectErr
     })?;
     let node = if missing { None } else { tree.node(&resolved).map_err(|source| SelectError::Read { path: shown(), source })? };
     node.map(|node| (resolved, node)).ok_or_else(|| SelectError::NotFound { path: shown() })
+}
+
+/// Whether no link stands between a pivot and a path below it: what lies behind one is not walked, and not found by BuildKit either.
+fn must_be_walked(tree: &dyn Tree, pivot: &[u8], rest: &[u8]) -> Result<(), SelectError> {
+    let (mut path, _) = must_exist(tree, pivot)?;
+    let names = clean(rest);
+    for name in names.iter().take(names.len().saturating_sub(1)) {
+        path = join(&path, name);
+        let node = tree.node(&path).map_err(|source| SelectError::Read { path: shown(&path), source })?;
+        if matches!(node, Some(Node { kind: NodeKind::Symlink { .. }, .. })) {
+            return Err(SelectError::NotFound { path: shown(&clean(&[pivot, b"/", rest].concat()).join(&b"/"[..])) });
+        }
+    }
+    Ok(())
 }
 
 fn children(tree: &dyn Tree, dir: &[u8]) -> Result<Vec<Node>, SelectError> {

@@ -206,7 +206,7 @@ pub(super) fn try_login(transport: &Transport, host: &str, credential: &Credenti
     let mut door = Request::get(format!("{}/v2/", transport.base(host)));
     let refusal = transport.send_home(host, &mut door, Payload::Nothing)?;
     let url = door.url;
-    if refusal.status != 401 {
+    if refusal.status != 401 || refusal.is_foreign {
         return front_door(&url, refusal).map(|()| None);
     }
     let challenges = challenges(&refusal);

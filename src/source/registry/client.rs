@@ -100,12 +100,13 @@ impl Client {
         }
         request.authorization = self.tokens.get(scope);
         let response = self.transport.send_home(host, &mut request, payload)?;
-        if response.status != 401 {
+        // Who a redirect leads to is not the registry: what it asks for is not answered with the registry's credentials.
+        if response.status != 401 || response.is_foreign {
             return Ok(response);
         }
         request.authorization = Some(self.tokens.answer(&self.transport, scope, response)?);
         let response = self.transport.send_with(&request, payload)?;
-        if response.status == 401 {
+        if response.status == 401 && !response.is_foreign {
             return Err(self.tokens.refusal(&self.transport, scope, response).into());
         }
         Ok(response)
@@ -115,7 +116,7 @@ impl Client {
     pub(super) fn unexpected(&self, reference: &Reference, response: Response) -> RegistryError {
         match response.status {
             404 => not_found(reference),
-            403 => self.tokens.refusal(&self.transport, Scope::pull(reference), response),
+            403 if !response.is_foreign => self.tokens.refusal(&self.transport, Scope::pull(reference), response),
             _ => response.into_error(),
         }
     }

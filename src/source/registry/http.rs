@@ -107,8 +107,10 @@ impl Read for PieceReader<'_> {
 pub(in crate::source) struct Response {
     pub(in crate::source) status: u16,
     pub(super) headers: HeaderMap,
-    /// The URL asked first, without its query: queries of storage hosts are secrets.
+    /// The URL asked first, or that of another host which a redirect led to, without its query: queries of storage hosts are secrets.
     pub(super) url: String,
+    /// Whether a redirect led to another host: it is told nothing that is the first one's, whatever it asks for.
+    pub(super) is_foreign: bool,
     method: Method,
     body: Body,
 }
@@ -238,7 +240,9 @@ impl Transport {
                 }
                 _ => {
                     let (parts, body) = response.into_parts();
-                    let response = Response { status, headers: parts.headers, url: shown, method: request.method.clone(), body };
+                    let (headers, method) = (parts.headers, request.method.clone());
+                    let shown = if same_host { shown } else { without_query(&url.to_string()).to_owned() };
+                    let response = Response { status, headers, url: shown, is_foreign: !same_host, method, body };
                     return if is_transient(status) { Err(response.into_fault()) } else { Ok(response) };
                 }
             }
