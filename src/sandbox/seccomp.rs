@@ -25,6 +25,10 @@ pub(super) enum Rule {
     Personality,
     /// `clone`: without a flag that makes a namespace.
     NoNamespaces,
+    /// `mknod`: of devices only those that every step may open.
+    Mknod,
+    /// `mknodat`: the same.
+    MknodAt,
     /// ENOSYS, for which libraries have a fallback (`clone3` hides its flags behind a pointer).
     NotImplemented,
     /// EPERM.
@@ -42,10 +46,20 @@ const AUDIT_ARCH_I386: u32 = 0x4000_0003;
 const AUDIT_ARCH_AARCH64: u32 = 0xc000_00b7;
 const AUDIT_ARCH_ARM: u32 = 0x4000_0028;
 
-// Offsets into `struct seccomp_data`; the low half of the first argument, as both architectures are little-endian.
+/// Devices that may be made, as `mknod(2)` takes their numbers: what runc lets every container open, and the whiteout of layers. No cgroup keeps
+/// a step of root's from opening others, so it makes none; runc's lets it make all of them, and open none.
+const DEVICES: [u32; 10] = [0, dev(1, 3), dev(1, 5), dev(1, 7), dev(1, 8), dev(1, 9), dev(5, 0), dev(5, 1), dev(5, 2), dev(10, 200)];
+
+/// A number of a device whose parts are below 256.
+const fn dev(major: u32, minor: u32) -> u32 {
+    major << 8 | minor
+}
+
+// Offsets into `struct seccomp_data`; the low halves of arguments, as both architectures are little-endian.
 const OFFSET_NUMBER: u32 = 0;
 const OFFSET_ARCH: u32 = 4;
 const OFFSET_ARGUMENT_0: u32 = 16;
+const ARGUMENT_BYTES: u32 = 8;
 
 type Program = Vec<libc::sock_filter>;
 
@@ -245,12 +259,30 @@ fn leaf(rule: Rule) -> Program {
         Rule::NoNamespaces => {
             vec![load(OFFSET_ARGUMENT_0), jump(libc::BPF_JSET, NAMESPACE_FLAGS, 1, 0), allow(), refuse(libc::EPERM)]
         }
+        Rule::Mknod => mknod(1),
+        Rule::MknodAt => mknod(2),
         Rule::Personality => {
             let count = PERSONALITIES.len() as u8;
             let tests = PERSONALITIES.iter().zip(1..).map(|(value, i)| jump(libc::BPF_JEQ, *value, count - i + 1, 0));
             [load(OFFSET_ARGUMENT_0)].into_iter().chain(tests).chain([refuse(libc::EPERM), allow()]).collect()
         }
     }
+}
+
+/// The call's mode is that argument, and its device the next one.
+fn mknod(mode: u32) -> Program {
+    let count = DEVICES.len() as u8;
+    let argument = |number: u32| load(OFFSET_ARGUMENT_0 + number * ARGUMENT_BYTES);
+    let mut out = vec![
+        argument(mode),
+        statement(libc::BPF_ALU | libc::BPF_AND, libc::S_IFMT),
+        jump(libc::BPF_JEQ, libc::S_IFBLK, count + 2, 0),
+        jump(libc::BPF_JEQ, libc::S_IFCHR, 0, count + 2),
+        argument(mode + 1),
+    ];
+    out.extend(DEVICES.iter().zip(1..).map(|(device, at)| jump(libc::BPF_JEQ, *device, count - at + 1, 0)));
+    out.extend([refuse(libc::EPERM), allow()]);
+    out
 }
 
 fn statement(code: u32, k: u32) -> libc::sock_filter {
@@ -279,6 +311,10 @@ mod tests {
 
     /// Runs the program as the kernel would.
     fn verdict(program: &[libc::sock_filter], arch: u32, number: u32, argument: u32) -> u32 {
+        verdict_of(program, arch, number, [argument, 0, 0, 0])
+    }
+
+    fn verdict_of(program: &[libc::sock_filter], arch: u32, number: u32, arguments: [u32; 4]) -> u32 {
         let (mut pc, mut a) = (0usize, 0u32);
         loop {
             let i = program[pc];
@@ -290,8 +326,7 @@ mod tests {
                     a = match i.k {
                         OFFSET_ARCH => arch,
                         OFFSET_NUMBER => number,
-                        OFFSET_ARGUMENT_0 => argument,
-                        other => panic!("load of {other}"),
+                        argument => arguments[((argument - OFFSET_ARGUMENT_0) / ARGUMENT_BYTES) as usize],
                     };
                 }
                 libc::BPF_ALU => a &= i.k,
@@ -348,6 +383,33 @@ mod tests {
             let verdicts = [&first, &second].map(|program| verdict(program, arch, number, argument));
             // Of the two the kernel takes the one with the lower number, but for errors, which are equal here.
             assert_eq!(verdicts.into_iter().find(|verdict| *verdict != OK).unwrap_or(OK), want, "{what}");
+        }
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn of_devices_those_are_made_that_every_container_may_open() {
+        let program = first_program(true);
+        let (character, block, fifo) = (libc::S_IFCHR | 0o644, libc::S_IFBLK | 0o644, libc::S_IFIFO | 0o644);
+        for (mode, device, want) in [
+            (character, libc::makedev(1, 3) as u32, OK),
+            (character, libc::makedev(10, 200) as u32, OK),
+            (character, libc::makedev(0, 0) as u32, OK),
+            (character, libc::makedev(10, 229) as u32, EPERM),
+            (character, libc::makedev(1, 1) as u32, EPERM),
+            (character, libc::makedev(1, 3 + 256) as u32, EPERM),
+            (block, libc::makedev(1, 3) as u32, EPERM),
+            (block, libc::makedev(254, 0) as u32, EPERM),
+            (fifo, 77, OK),
+            (0o644, 77, OK),
+            (libc::S_IFSOCK, 77, OK),
+        ] {
+            for (arch, number) in [(AUDIT_ARCH_X86_64, 133), (AUDIT_ARCH_I386, 14), (AUDIT_ARCH_X86_64, X32_BIT + 133)] {
+                assert_eq!(verdict_of(&program, arch, number, [9, mode, device, 9]), want, "{arch:x} {number} {mode:o} {device:x}");
+            }
+            for (arch, number) in [(AUDIT_ARCH_X86_64, 259), (AUDIT_ARCH_I386, 297)] {
+                assert_eq!(verdict_of(&program, arch, number, [9, 9, mode, device]), want, "{arch:x} {number} {mode:o} {device:x}");
+            }
         }
     }
 

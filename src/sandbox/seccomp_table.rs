@@ -3,7 +3,7 @@
 //! A call that is not here is refused with EPERM, one newer than [`NEWEST`] with ENOSYS, so that programs fall back.
 //! Kept sorted by name; the numbers are the kernel's.
 
-use super::seccomp::Rule::{self, Allow, NoNamespaces, NotImplemented, NotVsock, Personality};
+use super::seccomp::Rule::{self, Allow, Mknod, MknodAt, NoNamespaces, NotImplemented, NotVsock, Personality};
 
 /// The columns of [`TABLE`].
 #[derive(Clone, Copy, Debug)]
@@ -196,8 +196,8 @@ pub(super) const TABLE: &[(&str, Rule, [i32; 5])] = &[
     ("mincore", Allow, [27, 27, 218, 232, 219]),
     ("mkdir", Allow, [83, 83, 39, -1, 39]),
     ("mkdirat", Allow, [258, 258, 296, 34, 323]),
-    ("mknod", Allow, [133, 133, 14, -1, 14]),
-    ("mknodat", Allow, [259, 259, 297, 33, 324]),
+    ("mknod", Mknod, [133, 133, 14, -1, 14]),
+    ("mknodat", MknodAt, [259, 259, 297, 33, 324]),
     ("mlock", Allow, [149, 149, 150, 228, 150]),
     ("mlock2", Allow, [325, 325, 376, 284, 390]),
     ("mlockall", Allow, [151, 151, 152, 230, 152]),
