@@ -43,7 +43,7 @@ fn keep(home: &Home, name: &str, layers: &[&LayerBytes], known_as: &[String]) ->
     };
     home.store.images().put(&record).expect("a record");
     let name = Reference::parse(name).expect("a name").with_default_tag();
-    home.store.images().tag(&name.to_string(), &id).expect("a name");
+    home.store.images().tag(&name.to_string(), &record).expect("a name");
     name
 }
 

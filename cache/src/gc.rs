@@ -289,17 +289,23 @@ impl<'a> Gc<'a> {
         Ok(PruneReport { left_bytes: used_bytes, left_mount_bytes, ..eviction.report() })
     }
 
-    /// Removes images, and of what they needed everything that neither other images nor the build cache have.
-    pub fn remove_images(self, ids: &[OciDigest], mapped: &mut MeasureMapped<'_>) -> Result<PruneReport, StoreError> {
+    /// Removes images, each with the names that it had when it was chosen, and of what they needed everything that neither other images nor
+    /// the build cache have. One that has got other names since stays.
+    pub fn remove_images(self, chosen: &[(OciDigest, Vec<String>)], mapped: &mut MeasureMapped<'_>) -> Result<PruneReport, StoreError> {
         self.require_writable()?;
         let mut before = Needed::default();
-        for id in ids {
-            if let Some(record) = Images::new(self.store).get(id)? {
+        let images = Images::new(self.store);
+        for (id, names) in chosen {
+            let _lock = images.lock()?;
+            if images.names_of(id)?.iter().any(|name| !names.contains(name)) {
+                continue;
+            }
+            if let Some(record) = images.get(id)? {
                 let own = Needed::of_image(self.store, &record)?;
                 before.blobs.extend(own.blobs);
                 before.layers.extend(own.layers);
             }
-            Images::new(self.store).remove(id)?;
+            images.remove(id)?;
         }
         let was_needed = |item: &Item| match item.layer {
             Some(layer) => item.uses == 0 && before.layers.contains(&layer),

@@ -11,6 +11,7 @@ use crate::entry::{self, is_absent};
 use crate::error::StoreError;
 use crate::inventory::blob_name;
 use crate::last_use;
+use crate::lock::FileLock;
 use crate::store::Inner;
 use crate::tmp::names_in;
 
@@ -55,6 +56,19 @@ pub struct ImageRecord {
 }
 
 impl ImageRecord {
+    /// The image as it was when it got a name, with what was learnt since.
+    fn tagged_as(self, tagged: Self) -> Self {
+        let is_same = self.built == tagged.built && self.layers.iter().map(|l| &l.blob).eq(tagged.layers.iter().map(|l| &l.blob));
+        if is_same || self.layers.len() != tagged.layers.len() {
+            return self;
+        }
+        // What is in no other form any more stays in the one that there is.
+        let packed = |now: &ImageLayer, then: ImageLayer| then.blob.or_else(|| now.blob.clone().filter(|_| now.layer.is_none()));
+        let layers = self.layers.iter().zip(tagged.layers);
+        let layers = layers.map(|(now, then)| ImageLayer { blob: packed(now, then), ..now.clone() }).collect();
+        Self { layers, manifest: tagged.manifest, built: tagged.built, ..self }
+    }
+
     /// Whether nothing would change for whoever reads the record if the other one took its place. That a packed layer was indexed meanwhile,
     /// as those of a base are that was loaded or pulled, changes nothing: it is found by its DiffID as well.
     fn is_as_good_as(&self, other: &Self) -> bool {
@@ -93,6 +107,15 @@ pub struct Built {
 pub(crate) struct Named {
     name: String,
     id: OciDigest,
+    /// The image as it was when it got the name: another name of the same image may stand for other manifests of it. Older stores have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    image: Option<Box<ImageRecord>>,
+}
+
+/// Held while it is decided whether an image has names left, and while it gets some.
+#[derive(Debug)]
+pub struct ImagesLock {
+    _lock: FileLock,
 }
 
 /// The images of a store.
@@ -134,17 +157,69 @@ impl<'a> Images<'a> {
         self.store.read_entry(entry::IMAGE, &self.record_path(id)).map(entry::Found::whole)
     }
 
-    /// Gives an image a name, a full reference with its tag. An image that had the name stays, without it.
-    pub fn tag(self, name: &str, id: &OciDigest) -> Result<(), StoreError> {
-        if self.get(id)?.is_none() {
-            return Err(StoreError::NoImage { id: id.clone() });
+    /// Keeps others from naming and removing images until it is dropped; nothing in a store that cannot be written.
+    pub fn lock(self) -> Result<Option<ImagesLock>, StoreError> {
+        if self.store.is_read_only() {
+            return Ok(None);
         }
-        let known = self.store.read_entry::<Named>(entry::NAME, &self.name_path(name))?.whole();
-        if known.is_some_and(|known| known.name == name && known.id == *id) {
+        let lock = FileLock::take_quietly(&self.store.root().join("locks/images"))?;
+        Ok(Some(ImagesLock { _lock: lock }))
+    }
+
+    /// Gives an image a name, a full reference with its tag, that stands for it as it is here. An image that had the name stays, without it.
+    pub fn tag(self, name: &str, image: &ImageRecord) -> Result<(), StoreError> {
+        if self.get(&image.id)?.is_none() {
+            return Err(StoreError::NoImage { id: image.id.clone() });
+        }
+        if self.is_tagged(name, image)? {
             return Ok(());
         }
         self.store.require_writable(|| format!("write the name {name} into images/"))?;
-        self.store.write_entry(entry::NAME, &self.name_path(name), &Named { name: name.to_owned(), id: id.clone() })
+        let named = Named { name: name.to_owned(), id: image.id.clone(), image: Some(Box::new(image.clone())) };
+        self.store.write_entry(entry::NAME, &self.name_path(name), &named)
+    }
+
+    /// Whether a name stands for an image as it is here already.
+    fn is_tagged(self, name: &str, image: &ImageRecord) -> Result<bool, StoreError> {
+        let known = self.store.read_entry::<Named>(entry::NAME, &self.name_path(name))?.whole();
+        let is_same = |known: &Named| known.image.as_ref().is_some_and(|known| known.is_as_good_as(image)) || self.store.is_read_only();
+        Ok(known.is_some_and(|known| known.name == name && known.id == image.id && is_same(&known)))
+    }
+
+    /// Keeps an image and gives it names. `image` is the record, `tagged` what the names stand for.
+    pub fn put_named(self, image: &ImageRecord, tagged: &ImageRecord, names: &[String]) -> Result<(), StoreError> {
+        // A name goes before its image does: where all names are there after the record was, nobody removes either.
+        let is_kept = self.read(&image.id)?.is_some_and(|known| known.is_as_good_as(image));
+        let is_done =
+            is_kept && names.iter().map(|name| self.is_tagged(name, tagged)).collect::<Result<Vec<_>, _>>()?.into_iter().all(|is| is);
+        let _lock = if is_done { None } else { self.lock()? };
+        self.put(image)?;
+        names.iter().try_for_each(|name| self.tag(name, tagged))
+    }
+
+    /// The image with a name, as it was when it got it.
+    pub fn named(self, name: &str) -> Result<Option<ImageRecord>, StoreError> {
+        let Some(id) = self.resolve(name)? else { return Ok(None) };
+        let Some(record) = self.get(&id)? else { return Ok(None) };
+        let named = self.store.read_entry::<Named>(entry::NAME, &self.name_path(name))?.whole();
+        let tagged = match named {
+            Some(Named { image: Some(tagged), .. }) if tagged.id == id => record.tagged_as(*tagged),
+            _ => record,
+        };
+        if self.store.has_lease() {
+            self.store.rely_on(parts_of(&tagged))?;
+        }
+        Ok(Some(tagged))
+    }
+
+    /// All names, sorted, each with its image as it was when it got it.
+    pub fn tagged(self) -> Result<Vec<(String, ImageRecord)>, StoreError> {
+        let mut all = Vec::new();
+        for Named { name, id, image } in self.names()? {
+            let Some(record) = self.read(&id)? else { continue };
+            all.push((name, image.map_or_else(|| record.clone(), |tagged| record.clone().tagged_as(*tagged))));
+        }
+        Ok(all)
     }
 
     /// Takes a name away, and returns the image that had it.

@@ -90,7 +90,7 @@ pub use durable::SyncJob;
 pub use error::StoreError;
 pub use gc::{Caps, Gc, ItemFilter, PruneOptions, PruneReport};
 pub use hiding::HidingKey;
-pub use image::{BlobRef, Built, ImageLayer, ImageRecord, Images};
+pub use image::{BlobRef, Built, ImageLayer, ImageRecord, Images, ImagesLock};
 pub use inventory::{ImageUsage, Inventory, Item, ItemKind};
 pub use key::{KEY_FORMAT, KeyParts, KeyValue};
 pub use layer::{KnownLayer, LayerRoom, Layers, MapId, PackKey, Packed};

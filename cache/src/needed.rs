@@ -27,7 +27,10 @@ impl Needed {
     /// What all images need together.
     pub(crate) fn of(store: &Arc<Inner>) -> Result<Self, StoreError> {
         let mut needed = Self::default();
-        for record in Images::new(store).records()? {
+        let images = Images::new(store);
+        // A name can stand for other blobs of an image than its record.
+        let tagged = images.tagged()?.into_iter().map(|(_, record)| record);
+        for record in images.records()?.into_iter().chain(tagged) {
             let own = Self::of_image(store, &record)?;
             needed.blobs.extend(own.blobs);
             needed.layers.extend(own.layers);

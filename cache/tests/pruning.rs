@@ -105,7 +105,7 @@ fn every_block_is_counted_once_as_du_does() {
         built: shale_cache::Built::default(),
     };
     store.images().put(&image).expect("put");
-    store.images().tag("app:latest", &id).expect("tagged");
+    store.images().tag("app:latest", &image).expect("tagged");
     store.lists().put(&[7; 6000]).expect("put");
     store.blobs().put(&vec![3; 70_000]).expect("put");
     for name in ["mounts/map-1/npm/data/file", "contexts/abc", "builds/1/log", "contexts/git/repository/HEAD", "trash/x/y", "unknown/file"]
@@ -137,7 +137,7 @@ fn every_block_is_counted_once_as_du_does() {
     assert!(inventory(&store).items.is_empty());
     assert!(report.bytes > 70_000 && report.bytes <= before - inventory(&store).total_bytes() + 4096 * 20, "{} of {before}", report.bytes);
     // The image goes with what only it has.
-    let report = store.gc().remove_images(&[id], &mut no_worker).expect("removed");
+    let report = store.gc().remove_images(&[(id, vec!["app:latest".to_owned()])], &mut no_worker).expect("removed");
     assert!(report.bytes > 9000 && inventory(&store).images_bytes == 0, "{report:?}");
     assert_eq!(inventory(&store).total_bytes(), du(&root));
 }
@@ -399,7 +399,7 @@ fn an_image_that_is_removed_while_it_is_used_stays_until_the_user_ends() {
     let lease = user.lease().expect("a lease");
     assert!(user.images().get(&id).expect("looked").is_some());
     let other = open(&root);
-    other.gc().remove_images(std::slice::from_ref(&id), &mut no_worker).expect("removed");
+    other.gc().remove_images(&[(id.clone(), vec!["app:latest".to_owned()])], &mut no_worker).expect("removed");
     other.gc().prune_all().expect("pruned");
     assert!(user.blobs().size(&layer).expect("looked").is_some());
     assert!(user.images().get(&id).expect("looked").is_none());

@@ -362,12 +362,12 @@ fn names_move_and_leave_images_behind() {
     let images = store.images();
     let (old, new) = (image(&store, "old", Vec::new(), 1), image(&store, "new", Vec::new(), 2));
     let (app, other) = ("registry.example:5000/team/app:1.0", "docker.io/library/app:latest");
-    images.tag(app, &old.id).expect("tagged");
-    images.tag(other, &old.id).expect("tagged");
+    images.tag(app, &old).expect("tagged");
+    images.tag(other, &old).expect("tagged");
     assert_eq!(images.resolve(app).expect("looked"), Some(old.id.clone()));
     assert_eq!(images.names_of(&old.id).expect("looked"), [other, app]);
 
-    images.tag(app, &new.id).expect("moved");
+    images.tag(app, &new).expect("moved");
     assert_eq!(images.untag(other).expect("untagged"), Some(old.id.clone()));
     assert_eq!(images.untag(other).expect("untagged"), None);
     assert_eq!(images.list().expect("listed"), [(new.clone(), vec![app.to_owned()]), (old.clone(), Vec::new())]);
@@ -376,7 +376,7 @@ fn names_move_and_leave_images_behind() {
     assert!(!images.remove(&new.id).expect("removed"));
     assert_eq!(images.resolve(app).expect("looked"), None);
     assert_eq!(images.list().expect("listed"), [(old, Vec::new())]);
-    assert!(matches!(images.tag(app, &new.id), Err(StoreError::NoImage { id }) if id == new.id));
+    assert!(matches!(images.tag(app, &new), Err(StoreError::NoImage { id }) if id == new.id));
 }
 
 #[test]
@@ -405,7 +405,7 @@ fn images_are_found_by_prefix_and_by_registry_digest() {
 fn a_torn_image_does_not_hide_the_others() {
     let (_dir, store) = store();
     let (good, bad) = (image(&store, "good", Vec::new(), 1), image(&store, "bad", Vec::new(), 2));
-    store.images().tag("bad:latest", &bad.id).expect("tagged");
+    store.images().tag("bad:latest", &bad).expect("tagged");
     fs::write(store.root().join("images/records").join(bad.id.as_str().replace(':', "-")), "{}").expect("written");
     assert_eq!(store.images().get(&bad.id).expect("looked"), None);
     assert_eq!(store.images().resolve("bad:latest").expect("looked"), None);
@@ -417,8 +417,8 @@ fn very_long_names_have_their_own_files() {
     let (_dir, store) = store();
     let (a, b) = (image(&store, "a", Vec::new(), 1), image(&store, "b", Vec::new(), 2));
     let long = |tail: &str| format!("registry.example/{}:{tail}", "x/".repeat(120));
-    store.images().tag(&long("a"), &a.id).expect("tagged");
-    store.images().tag(&long("b"), &b.id).expect("tagged");
+    store.images().tag(&long("a"), &a).expect("tagged");
+    store.images().tag(&long("b"), &b).expect("tagged");
     assert_eq!(store.images().resolve(&long("a")).expect("looked"), Some(a.id.clone()));
     assert_eq!(store.images().names_of(&a.id).expect("looked"), [long("a")]);
 }
@@ -491,7 +491,7 @@ fn pruning_keeps_images_and_nothing_else() {
     let again = store.gc().prune_all().expect("pruned");
     assert_eq!((again.removed, again.bytes), (vec![], 0));
 
-    store.images().tag("app:latest", &image.id).expect("tagged");
+    store.images().tag("app:latest", &image).expect("tagged");
     let store = reopened(store);
     store.images().untag("app:latest").expect("untagged");
     store.images().remove(&image.id).expect("removed");

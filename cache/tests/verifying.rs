@@ -34,11 +34,9 @@ fn filled() -> (TempDir, Store) {
     let id = store.blobs().put(b"config").expect("put");
     let blob = BlobRef { digest: blob, size_bytes: 5, media_type: "tar".to_owned() };
     let layers = vec![ImageLayer { diff_id, layer: Some(layer), blob: Some(blob) }];
-    store
-        .images()
-        .put(&ImageRecord { id: id.clone(), manifest: None, layers, repo_digests: Vec::new(), stored_at_secs: 1, built: Built::default() })
-        .expect("put");
-    store.images().tag("app:latest", &id).expect("tagged");
+    let image = ImageRecord { id, manifest: None, layers, repo_digests: Vec::new(), stored_at_secs: 1, built: Built::default() };
+    store.images().put(&image).expect("put");
+    store.images().tag("app:latest", &image).expect("tagged");
     drop(store);
     let store = open(dir.path());
     (dir, store)

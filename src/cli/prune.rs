@@ -104,11 +104,10 @@ fn image_filter(filters: &[String], all: bool) -> Result<Filters, Failure> {
 
 /// Removes images and what only they need. Returns the freed bytes and what Docker says about it.
 fn prune_images(service: &ImageService, filter: &Filters, all: bool) -> Result<(u64, String), Failure> {
-    let (mut ids, mut text) = (Vec::<OciDigest>::new(), String::new());
+    let (mut ids, mut text) = (Vec::<(OciDigest, Vec<String>)>::new(), String::new());
     // Of an image for several platforms one has the name; the others are no less part of it.
-    let records = service.store().images().list().map_err(|error| store_failure(&error))?;
-    let named = records.into_iter().filter(|(_, names)| !names.is_empty());
-    let parts: Vec<(OciDigest, Vec<OciDigest>)> = named.map(|(record, _)| (record.id, record.built.platforms)).collect();
+    let tagged = service.store().images().tagged().map_err(|error| store_failure(&error))?;
+    let parts: Vec<(OciDigest, Vec<OciDigest>)> = tagged.into_iter().map(|(_, record)| (record.id, record.built.platforms)).collect();
     for image in service.list().map_err(|error| failure(&error))? {
         let is_part = image.names.is_empty() && parts.iter().any(|(id, all)| *id != image.id && all.contains(&image.id));
         let Some(image) = filter.apply(image, None, None).filter(|_| !is_part || all) else { continue };
@@ -116,7 +115,7 @@ fn prune_images(service: &ImageService, filter: &Filters, all: bool) -> Result<(
             text.extend(["untagged: ", &name, "\n"]);
         }
         text.extend(["deleted: ", image.id.as_str(), "\n"]);
-        ids.push(image.id);
+        ids.push((image.id, image.names.iter().map(ToString::to_string).collect()));
     }
     if ids.is_empty() {
         return Ok((0, text));

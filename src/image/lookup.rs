@@ -57,8 +57,7 @@ impl ImageService {
     pub(super) fn find_reference(&self, reference: &Reference) -> Result<Option<ImageRecord>, ImageError> {
         let images = self.store.images();
         let Some(digest) = reference.digest() else {
-            let id = images.resolve(&reference.to_string())?;
-            return Ok(id.map(|id| images.get(&id)).transpose()?.flatten());
+            return Ok(images.named(&reference.to_string())?);
         };
         let known_as = reference.at_digest(digest).to_string();
         let matches = |r: &ImageRecord| r.repo_digests.contains(&known_as) || r.manifest.as_ref().is_some_and(|m| m.digest == *digest);

@@ -246,6 +246,7 @@ impl ImageService {
         if self.store().is_read_only() {
             return Ok(());
         }
+        let _lock = self.store().images().lock()?;
         let Some(mut record) = self.store().images().get(id)? else { return Ok(()) };
         for known_as in repo_digests {
             if !record.repo_digests.contains(known_as) {
@@ -271,7 +272,19 @@ impl ImageService {
             repo_digests: known_as.to_vec(),
             ..old.clone()
         };
-        Ok(self.store().images().put(&merge(new, old.clone()))?)
+        let images = self.store().images();
+        let _lock = images.lock()?;
+        let Some(record) = images.get(&old.id)? else { return Ok(()) };
+        // What was pushed is what its name stands for; the image itself may have been built in another way since.
+        let learnt =
+            if record.built == new.built { new.clone() } else { ImageRecord { repo_digests: known_as.to_vec(), ..record.clone() } };
+        images.put(&merge(learnt, record))?;
+        for name in export.names.iter().map(ToString::to_string) {
+            if images.resolve(&name)?.is_some_and(|id| id == old.id) {
+                images.tag(&name, &new)?;
+            }
+        }
+        Ok(())
     }
 
     /// Sends config and layers, several at a time.

@@ -131,10 +131,9 @@ impl ImageService {
     ) -> Result<ResolvedImage, ImageError> {
         let remote = self.fetch_documents(reference, platform, progress)?;
         let record = self.record_of(reference, &remote)?;
-        self.store.images().put(&record)?;
-        if reference.digest().is_none() && !self.has_same_index(reference, &remote.top)? {
-            self.store.images().tag(&reference.to_string(), &record.id)?;
-        }
+        let is_named = reference.digest().is_none() && !self.has_same_index(reference, &remote.top)?;
+        let names: Vec<String> = is_named.then(|| reference.to_string()).into_iter().collect();
+        self.store.images().put_named(&record, &record, &names)?;
         self.base_of(name, record)
     }
 

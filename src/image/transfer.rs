@@ -33,10 +33,8 @@ impl ImageService {
         self.ensure_blobs(&image, progress)?;
         // Others may have learnt something about the image meanwhile.
         image.record = self.record_of(&reference, &remote)?;
-        self.store.images().put(&image.record)?;
-        if reference.digest().is_none() {
-            self.store.images().tag(&reference.to_string(), &image.record.id)?;
-        }
+        let names: Vec<String> = reference.digest().is_none().then(|| reference.to_string()).into_iter().collect();
+        self.store.images().put_named(&image.record, &image.record, &names)?;
         Ok(image)
     }
 
@@ -101,7 +99,8 @@ impl ImageService {
         for name in names {
             for (record, named) in self.find_all(name)? {
                 let record = self.alone(record, platform)?;
-                let position = images.iter().position(|(other, _)| other.id == record.id);
+                // Two names of one image may stand for other manifests of it.
+                let position = images.iter().position(|(other, _)| *other == record);
                 let position = position.unwrap_or_else(|| {
                     images.push((record, Vec::new()));
                     images.len() - 1
@@ -150,8 +149,10 @@ impl ImageService {
         {
             let mut found = Vec::new();
             for (record, names) in self.store.images().list()? {
-                let tagged = super::lookup::references(&names).into_iter().filter(|n| n.name() == bare.name());
-                found.extend(tagged.map(|n| (record.clone(), Some(n))));
+                for name in super::lookup::references(&names).into_iter().filter(|n| n.name() == bare.name()) {
+                    let tagged = self.store.images().named(&name.to_string())?;
+                    found.push((tagged.unwrap_or_else(|| record.clone()), Some(name)));
+                }
             }
             if !found.is_empty() {
                 found.sort_by(|a, b| a.1.cmp(&b.1));

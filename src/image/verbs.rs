@@ -1,6 +1,6 @@
 //! list, tag, remove, commit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shale_cache::{Built, ImageLayer, ImageRecord, OciDigest};
 use time::OffsetDateTime;
@@ -54,8 +54,7 @@ impl ImageService {
     pub fn list(&self) -> Result<Vec<ImageSummary>, ImageError> {
         let all = self.store.images().list()?;
         // Images of other platforms under a name are no images of their own.
-        let others: Vec<OciDigest> =
-            all.iter().filter(|(_, names)| !names.is_empty()).flat_map(|(r, _)| r.built.platforms.clone()).collect();
+        let others = self.members()?;
         let shown = all.into_iter().filter(|(record, names)| !names.is_empty() || !others.contains(&record.id));
         let mut sizes = self.sizes();
         let images = shown.map(|(record, names)| {
@@ -79,8 +78,10 @@ impl ImageService {
         if name.digest().is_some() {
             return Err(ImageError::DigestTag { name: target.into() });
         }
+        let images = self.store.images();
+        let _lock = images.lock()?;
         let (record, _) = self.find(source)?;
-        self.store.images().tag(&name.to_string(), &record.id)?;
+        images.tag(&name.to_string(), &record)?;
         Ok(name)
     }
 
@@ -88,11 +89,13 @@ impl ImageService {
     ///
     /// By name: the image itself goes with its last name. By id: an image with several names needs `force`.
     pub fn remove(&self, name: &str, force: bool) -> Result<Vec<Removal>, ImageError> {
+        let _lock = self.store.images().lock()?;
         let (record, named) = self.find(name)?;
         let names = self.names_of(&record.id)?;
         match named {
             Named::Tag(tag) if names.len() > 1 => {
                 self.store.images().untag(&tag.to_string())?;
+                self.forget_members(&record)?;
                 Ok(vec![Removal::Untagged(tag.familiar())])
             }
             Named::Digest(digest) if names.iter().any(|n| n.name() != digest.name()) => self.forget_repository(record, &digest),
@@ -109,31 +112,56 @@ impl ImageService {
         Ok(id)
     }
 
-    /// Puts a record, with what was known about the image before, and gives it names.
-    pub(super) fn keep(&self, record: ImageRecord, names: &[Reference]) -> Result<(), ImageError> {
+    /// Puts a record, with what was known about the image before, and gives it names, which stand for it as it is here.
+    pub(super) fn keep(&self, tagged: ImageRecord, names: &[Reference]) -> Result<(), ImageError> {
         let images = self.store.images();
-        let record = match images.get(&record.id)? {
-            Some(old) => merge(record, old),
-            None => record,
+        let record = match images.get(&tagged.id)? {
+            Some(old) => merge(tagged.clone(), old),
+            None => tagged.clone(),
         };
-        images.put(&record)?;
-        for name in names {
-            images.tag(&name.clone().with_default_tag().to_string(), &record.id)?;
-        }
-        Ok(())
+        let names: Vec<String> = names.iter().map(|name| name.clone().with_default_tag().to_string()).collect();
+        Ok(images.put_named(&record, &tagged, &names)?)
     }
 
     fn delete(&self, record: &ImageRecord, names: &[Reference]) -> Result<Vec<Removal>, ImageError> {
-        self.store.images().remove(&record.id)?;
-        for other in &record.built.platforms {
-            if self.store.images().names_of(other)?.is_empty() {
-                self.store.images().remove(other)?;
+        self.store.require_writable(&format!("remove the image {} from images/", record.id))?;
+        let images = self.store.images();
+        let tagged = images.tagged()?.into_iter().filter(|(_, image)| image.id == record.id);
+        let all: Vec<ImageRecord> = tagged.map(|(_, image)| image).chain([record.clone()]).collect();
+        for name in names {
+            images.untag(&name.to_string())?;
+        }
+        let is_member = self.members()?.contains(&record.id);
+        if !is_member {
+            images.remove(&record.id)?;
+        }
+        all.iter().try_for_each(|image| self.forget_members(image))?;
+        let mut done: Vec<Removal> = names.iter().map(|n| Removal::Untagged(n.familiar())).collect();
+        if !is_member {
+            done.extend(references(&record.repo_digests).iter().map(|n| Removal::Untagged(n.familiar())));
+            done.push(Removal::Deleted(record.id.to_string()));
+        }
+        Ok(done)
+    }
+
+    /// The images that some name stands for as one of several platforms.
+    fn members(&self) -> Result<BTreeSet<OciDigest>, ImageError> {
+        let tagged = self.store.images().tagged()?;
+        Ok(tagged.into_iter().flat_map(|(_, image)| image.built.platforms).collect())
+    }
+
+    /// Removes the images of other platforms that were part of one whose name is gone, unless they have names or are part of others.
+    fn forget_members(&self, image: &ImageRecord) -> Result<(), ImageError> {
+        if image.built.platforms.is_empty() {
+            return Ok(());
+        }
+        let (images, members) = (self.store.images(), self.members()?);
+        for other in image.built.platforms.iter().filter(|other| !members.contains(other)) {
+            if images.names_of(other)?.is_empty() {
+                images.remove(other)?;
             }
         }
-        let mut done: Vec<Removal> = names.iter().map(|n| Removal::Untagged(n.familiar())).collect();
-        done.extend(references(&record.repo_digests).iter().map(|n| Removal::Untagged(n.familiar())));
-        done.push(Removal::Deleted(record.id.to_string()));
-        Ok(done)
+        Ok(())
     }
 
     /// Takes the names of one repository away from an image that has others.
