@@ -68,7 +68,8 @@ impl Tty {
             write!(text, "\x1b[{rows}A").expect("a String takes everything");
         }
         text.push('\r');
-        // Line by line: who clears a screen from its first line on has tmux keep what stood there, a copy for each picture.
+        // Line by line, and only below the last one to the end: tmux takes what is erased from the top row on for a cleared screen, and
+        // keeps a copy of each picture.
         for line in lines {
             match line.colour.filter(|_| self.colour) {
                 Some(colour) => writeln!(text, "{colour}{}{RESET}\x1b[K", line.text),
@@ -314,5 +315,22 @@ mod tests {
         tty.draw(&[line(1)], 25, &mut screen);
         let text = String::from_utf8(paper.0.lock().unwrap().clone()).unwrap();
         assert!(text.ends_with("\x1b[3A\rx\x1b[K\n\x1b[J"), "{text:?}");
+    }
+
+    /// What begins on the top row and is erased from there on counts as a cleared screen, which some terminals keep.
+    #[test]
+    fn a_picture_is_written_over_the_one_before_line_by_line() {
+        let paper = Paper::default();
+        let mut screen = Screen { writer: Box::new(paper.clone()), size: Box::new(|| (80, 24)) };
+        let mut tty = Tty::new(true);
+        let mut drawn = |lines: &[(&str, Option<&'static str>)]| {
+            paper.0.lock().unwrap().clear();
+            let lines: Vec<Line> = lines.iter().map(|(text, colour)| Line { text: (*text).into(), colour: *colour }).collect();
+            tty.draw(&lines, 80, &mut screen);
+            String::from_utf8(paper.0.lock().unwrap().clone()).unwrap()
+        };
+        assert_eq!(drawn(&[("head", None), ("one", None)]), "\rhead\x1b[K\none\x1b[K\n\x1b[J");
+        assert_eq!(drawn(&[("h", None), ("one", Some(BLUE))]), "\x1b[2A\rh\x1b[K\n\x1b[34mone\x1b[0m\x1b[K\n\x1b[J");
+        assert_eq!(drawn(&[("end", None)]), "\x1b[2A\rend\x1b[K\n\x1b[J");
     }
 }
