@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use support::processes::{send, wait_at_most};
 use support::{Lab, Said, Who, as_everybody};
 
 /// Every path below a folder with size and time.
@@ -325,4 +326,44 @@ fn shale_process(started: u32) -> Option<Pid> {
     }
     let children = fs::read_to_string(format!("/proc/{started}/task/{started}/children")).ok()?;
     children.split_ascii_whitespace().find_map(|pid| shale_process(pid.parse().ok()?))
+}
+
+/// A buildah that is slow at what `SLOW` names, and has another program take the time.
+const SLOW_BUILDAH: &str = r#"#!/bin/sh
+echo "$@" >>"$CALLS"
+case "$*" in *"$SLOW"*) sleep 62; echo ended >>"$CALLS" ;; esac
+echo "buildah version 9.8.7"
+"#;
+
+#[test]
+fn after_a_signal_no_other_builder_goes_on_and_nothing_is_begun() {
+    for (slow, signal, code) in [("--version", Signal::INT, 130), (" pull ", Signal::TERM, 143), (" bud ", Signal::TERM, 143)] {
+        let lab = Lab::new(Who::Caller);
+        lab.own_binary();
+        lab.load_busybox();
+        fake(&lab, "buildah", SLOW_BUILDAH);
+        lab.context("ctx", &[("Dockerfile", "FROM busybox\nCOPY a /\n"), ("a", "1\n")]);
+        let mut command = bench(&lab, &["--against=buildah", "ctx"]);
+        let path = format!("{}:{}", lab.work("bin").display(), std::env::var("PATH").expect("a PATH"));
+        command.env("PATH", path).env("CALLS", lab.work("calls")).env("SLOW", slow);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("shale starts");
+        let start = Instant::now();
+        while !lab.processes().iter().any(|process| process.ends_with("sleep 62 ")) {
+            assert!(start.elapsed() < Duration::from_secs(60), "{slow}: it does not run");
+            thread::sleep(Duration::from_millis(5));
+        }
+        send(&child, signal);
+        wait_at_most(&mut child, Duration::from_secs(10), "a canceled benchmark");
+        let said = Said::of(child.wait_with_output().expect("its output"));
+        assert!(said.code == code && said.stderr.ends_with("ERROR: the benchmark was canceled\n"), "{slow}: {} {}", said.code, said.stderr);
+        assert!(!said.stderr.contains("WARNING") && said.stdout.is_empty(), "{slow}: {}{}", said.stdout, said.stderr);
+        lab.assert_no_process("a canceled benchmark");
+        assert_eq!(left_over(&lab), [""; 0], "{slow}");
+        let calls = fs::read_to_string(lab.work("calls")).expect("calls");
+        // What it took is given back.
+        let is_last = |line: &str| line.contains(slow.trim()) || line.contains(" rmi ") || line.starts_with("unshare ");
+        assert!(calls.lines().skip_while(|line| !line.contains(slow.trim())).all(is_last), "{slow}: {calls}");
+        // Shale is measured first: no build of it begins when the other is stopped before.
+        assert_eq!(said.stderr.contains("shale: "), slow != "--version", "{slow}: {}", said.stderr);
+    }
 }

@@ -48,7 +48,7 @@ pub fn run(args: &BenchArgs, environment: &Environment) -> Result<(), Failure> {
     let place = Place::make(environment)?;
     let bench = Bench { args, environment, place: &place.0 };
     let report = bench.report(&kinds);
-    process::forget();
+    process::tidy();
     place.clear();
     if let Some(signal) = process::caught() {
         say("ERROR: the benchmark was canceled\n");
@@ -63,6 +63,11 @@ pub fn run(args: &BenchArgs, environment: &Environment) -> Result<(), Failure> {
         "json" => print(serde_json::to_string_pretty(&report).expect("figures serialise") + "\n"),
         _ => print(report.table()),
     }
+}
+
+/// Fails if a signal came.
+fn stopped() -> Result<(), Failure> {
+    process::caught().map_or(Ok(()), |signal| Err(Failure::Signal(signal)))
 }
 
 fn io_failure(deed: &str, path: &Path, error: &io::Error) -> Failure {
@@ -110,11 +115,13 @@ impl Bench<'_> {
         for kind in kinds {
             tools.push(ToolReport::found(*kind, self.environment, self.place));
         }
+        // What was stopped while it was asked says nothing about itself.
+        stopped()?;
         for other in tools.iter().filter_map(|tool| Some((tool.name, tool.not_compared.as_deref()?))) {
             warn(&format!("{} is not compared: {}", other.0, other.1));
         }
         let done = self.rounds(&mut subject, &mut tools);
-        process::forget();
+        process::tidy();
         tools.iter().for_each(ToolReport::clear);
         done?;
         let started = human::rfc3339(OffsetDateTime::now_utc().unix_timestamp()).unwrap_or_default();
@@ -143,9 +150,7 @@ impl Bench<'_> {
     /// One build of one tool. That another tool fails is told and stops nothing.
     fn once(self, subject: &Subject, report: &mut ToolReport, scenario: Scenario, round: u32) -> Result<(), Failure> {
         let Some(built) = report.build(subject, scenario, round) else { return Ok(()) };
-        if let Some(signal) = process::caught() {
-            return Err(Failure::Signal(signal));
-        }
+        stopped()?;
         match built {
             Ok(run) => {
                 let seconds = report::seconds(run.seconds);

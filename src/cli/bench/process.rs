@@ -1,5 +1,5 @@
-//! The programs that a benchmark runs, one after the other: a signal reaches the one that runs, and what a build leaves behind ends before
-//! the next one is measured.
+//! The programs that a benchmark runs, one after the other: a signal reaches the one that runs and keeps others from being started, and what
+//! a build leaves behind ends before the next one is measured.
 
 use std::fs;
 use std::io;
@@ -19,35 +19,38 @@ use crate::worker::is_afterwork;
 const PAUSE: Duration = Duration::from_millis(2);
 /// A disk that takes longer to be written back is not waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// So many signals, and what runs is killed: it had two chances.
+const FINAL: usize = 3;
 
-static INTERRUPT: Mutex<Interrupt> = Mutex::new(Interrupt { caught: None, pending: None, running: None });
+static STATE: Mutex<State> = Mutex::new(State { caught: None, count: 0, running: None, is_tidying: false });
 
-struct Interrupt {
-    /// The first signal that came.
+struct State {
+    /// The first signal that came; only that one names the exit code.
     caught: Option<i32>,
-    /// One that came when nothing ran.
-    pending: Option<i32>,
+    /// How many came.
+    count: usize,
     /// The process group that runs.
     running: Option<Pid>,
+    /// What runs now clears away, which a first signal asks for anyway.
+    is_tidying: bool,
 }
 
-impl Interrupt {
+impl State {
     fn with<T>(change: impl FnOnce(&mut Self) -> T) -> T {
-        change(&mut INTERRUPT.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut STATE.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn take(&mut self, signal: i32) {
         self.caught.get_or_insert(signal);
-        match self.running {
-            Some(group) => send(group, signal),
-            None => self.pending = Some(signal),
+        self.count += 1;
+        let signal = if self.count >= FINAL { Some(Signal::KILL) } else { Signal::from_named_raw(signal) };
+        if let (Some(group), Some(signal)) = (self.running, signal)
+            && (self.count > 1 || !self.is_tidying)
+        {
+            // One that has ended already is what is wanted.
+            kill_process_group(group, signal).ok();
         }
     }
-}
-
-fn send(group: Pid, signal: i32) {
-    // One that has ended already is what is wanted.
-    let _ = Signal::from_named_raw(signal).map(|signal| kill_process_group(group, signal));
 }
 
 /// From now on signals go to what runs, and orphans of what ran come to this process.
@@ -56,7 +59,7 @@ pub(super) fn watch() -> io::Result<()> {
     let mut signals = Signals::new(heeded())?;
     thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
-            Interrupt::with(|interrupt| interrupt.take(signal));
+            State::with(|state| state.take(signal));
         }
     })?;
     Ok(())
@@ -64,25 +67,28 @@ pub(super) fn watch() -> io::Result<()> {
 
 /// The first signal that came.
 pub(super) fn caught() -> Option<i32> {
-    Interrupt::with(|interrupt| interrupt.caught)
+    State::with(|state| state.caught)
 }
 
-/// What came so far is not for what runs from now on, which tidies up.
-pub(super) fn forget() {
-    Interrupt::with(|interrupt| interrupt.pending = None);
+/// What runs from now on clears away, and is run whatever came.
+pub(super) fn tidy() {
+    State::with(|state| state.is_tidying = true);
 }
 
-/// Runs a program in a process group of its own: a terminal's signals come by way of this process, so that it hears of each once.
+/// Runs a program in a process group of its own: a terminal's signals come by way of this process, so that it hears of each once. After a
+/// signal nothing is started.
 pub(super) fn run<T>(command: &mut Command, wait: impl FnOnce(Child) -> io::Result<T>) -> io::Result<T> {
-    let child = command.process_group(0).spawn()?;
-    Interrupt::with(|interrupt| {
-        interrupt.running = Pid::from_raw(child.id().cast_signed());
-        if let (Some(group), Some(signal)) = (interrupt.running, interrupt.pending.take()) {
-            send(group, signal);
+    // Started under the lock: no signal falls between the look and the note.
+    let child = State::with(|state| {
+        if state.caught.is_some() && !state.is_tidying {
+            return Err(io::Error::new(io::ErrorKind::Interrupted, "canceled"));
         }
-    });
+        let child = command.process_group(0).spawn()?;
+        state.running = Pid::from_raw(child.id().cast_signed());
+        Ok(child)
+    })?;
     let ended = wait(child);
-    Interrupt::with(|interrupt| interrupt.running = None);
+    State::with(|state| state.running = None);
     ended
 }
 
