@@ -19,6 +19,8 @@ use crate::worker::is_afterwork;
 const PAUSE: Duration = Duration::from_millis(2);
 /// A disk that takes longer to be written back is not waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Nor for longer than this by a benchmark that is to stop.
+const HURRY: Duration = Duration::from_millis(200);
 /// So many signals, and what runs is killed: it had two chances.
 const FINAL: usize = 3;
 
@@ -92,10 +94,11 @@ pub(super) fn run<T>(command: &mut Command, wait: impl FnOnce(Child) -> io::Resu
     ended
 }
 
-/// Waits until no process of shale's is left that a build leaves behind: it writes the disk back, which the next build would pay for.
-pub(super) fn await_afterwork() {
+/// Waits until no process of shale's is left that a build or another command leaves behind: it writes the disk back, which the next build
+/// would pay for. Returns how long that took.
+pub(super) fn await_afterwork() -> Duration {
     let start = Instant::now();
-    while start.elapsed() < PATIENCE && caught().is_none() {
+    while start.elapsed() < caught().map_or(PATIENCE, |_| HURRY) {
         let left = children()
             .into_iter()
             .filter(|pid| fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).is_ok_and(|line| is_afterwork(&line)));
@@ -105,9 +108,11 @@ pub(super) fn await_afterwork() {
         }
         thread::sleep(PAUSE);
     }
+    let took = start.elapsed();
     for pid in children() {
         let _ = waitpid(Some(pid), WaitOptions::NOHANG);
     }
+    took
 }
 
 /// The children of this process, those that came to it included.

@@ -50,6 +50,8 @@ pub(super) struct Figures {
     pub(super) ratio: Option<f64>,
     /// Of each round.
     pub(super) all_seconds: Vec<f64>,
+    /// What shale went on to do behind the build, which is not in its seconds.
+    pub(super) behind_seconds: Option<f64>,
     pub(super) hits: usize,
     pub(super) misses: usize,
     pub(super) bytes: Option<u64>,
@@ -94,12 +96,14 @@ impl ToolReport {
 
 fn figures(scenario: Scenario, runs: &[Run], own: Option<&[Run]>) -> Figures {
     let of = |runs: &[Run]| median(runs.iter().map(|run| run.seconds).collect());
+    let behind: Vec<f64> = runs.iter().filter_map(|run| run.behind).collect();
     let (seconds, last) = (of(runs), runs[runs.len() - 1]);
     Figures {
         scenario,
         seconds,
         ratio: own.map(|own| seconds / of(own)),
         all_seconds: runs.iter().map(|run| run.seconds).collect(),
+        behind_seconds: (!behind.is_empty()).then(|| median(behind)),
         hits: last.hits,
         misses: last.misses,
         bytes: last.bytes,
@@ -159,8 +163,22 @@ impl Report {
             let cells = self.compared().map(|tool| cells(tool, tool.scenarios.iter().find(|figures| figures.scenario == scenario)));
             lines.push(std::iter::once(scenario.title().to_owned()).chain(cells).collect::<Vec<_>>().join("\t"));
         }
-        let others = self.tools.iter().filter_map(|tool| Some(format!("{} is not compared: {}\n", tool.name, tool.not_compared.as_ref()?)));
-        format!("{}\n\n{}{}", self.caption(), aligned(&(lines.join("\n") + "\n"), LIST), others.collect::<String>())
+        let notes = self.notes().map(|note| note + "\n").collect::<String>();
+        format!("{}\n\n{}{notes}", self.caption(), aligned(&(lines.join("\n") + "\n"), LIST))
+    }
+
+    /// What the figures do not say by themselves.
+    pub(super) fn notes(&self) -> impl Iterator<Item = String> {
+        let own = || self.tools.iter().filter(|tool| tool.is_own()).flat_map(|tool| &tool.scenarios);
+        let longest = own().filter_map(|figures| figures.behind_seconds).reduce(f64::max);
+        let behind = longest.map(|longest| {
+            let longest = seconds(longest);
+            format!("not in shale's times: behind a build the disk is written back, which took {longest} in the slowest row and ended before the next build")
+        });
+        let is_idle = own().any(|figures| figures.scenario == Scenario::TouchedFile && figures.misses == 0);
+        let idle = self.touched.as_ref().filter(|_| is_idle).map(|name| format!("no step copies {name}: its change changed nothing"));
+        let others = self.tools.iter().filter_map(|tool| Some(format!("{} is not compared: {}", tool.name, tool.not_compared.as_ref()?)));
+        others.chain(behind).chain(idle)
     }
 }
 
@@ -186,7 +204,7 @@ pub(super) fn seconds(value: f64) -> String {
 /// Two builders and two scenarios.
 #[cfg(test)]
 pub(super) fn example() -> Report {
-    let run = |seconds, hits, misses, bytes| Run { seconds, hits, misses, bytes };
+    let run = |seconds: f64, hits, misses, bytes: Option<u64>| Run { seconds, behind: bytes.map(|_| seconds / 10.0), hits, misses, bytes };
     let report = |kind: Kind, scale: f64, bytes: &dyn Fn(u64) -> Option<u64>| {
         let mut report = ToolReport::of(kind, "1.2.3".into(), None, None);
         for (scenario, base, hits) in [(Scenario::Cold, 1.0, 0), (Scenario::Unchanged, 0.01, 6)] {
@@ -226,6 +244,16 @@ mod tests {
         cold        1.00s     0/6       12MB      4.00s (4.0×)    0/6
         unchanged   0.010s    6/6       0B        0.040s (4.0×)   6/6
         docker is not compared: its daemon is not reachable (<no & socket>)
+        not in shale's times: behind a build the disk is written back, which took 0.100s in the slowest row and ended before the next build
         ");
+    }
+
+    #[test]
+    fn a_file_that_no_step_copies_is_told_beside_the_figures() {
+        let mut report = example();
+        report.touched = Some("notes.txt".into());
+        assert!(!report.table().contains("no step copies"));
+        report.tools[0].scenarios[1].scenario = Scenario::TouchedFile;
+        assert!(report.table().ends_with("\nno step copies notes.txt: its change changed nothing\n"), "{}", report.table());
     }
 }

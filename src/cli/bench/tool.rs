@@ -161,20 +161,19 @@ impl Command {
         if out.status.success() { Ok(text(&out.stdout)) } else { Err(self.failed(text(&out.stdout) + &text(&out.stderr))) }
     }
 
-    /// Runs it with both streams into a file, for as long as it takes; returns seconds and what it said.
-    fn timed(&self, log: &Path) -> Result<(f64, String), Failed> {
+    /// Runs it with both streams into a file, for as long as it takes. What shale left behind before, a load as well as a build, ends first.
+    fn timed(&self, log: &Path) -> Result<Timed, Failed> {
         let open = || File::create(log).and_then(|file| Ok((file.try_clone()?, file)));
         let (out, err) = open().map_err(|error| self.failed(error.to_string()))?;
         let mut process = self.process();
         process.stdout(out).stderr(err);
+        super::process::await_afterwork();
         let start = Instant::now();
         let status = super::process::run(&mut process, |mut child| child.wait()).map_err(|error| self.failed(error.to_string()))?;
         let seconds = start.elapsed().as_secs_f64();
-        if self.store.is_some() {
-            super::process::await_afterwork();
-        }
+        let behind = self.store.is_some().then(|| super::process::await_afterwork().as_secs_f64());
         let said = String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned();
-        if status.success() { Ok((seconds, said)) } else { Err(self.failed(said)) }
+        if status.success() { Ok(Timed { seconds, behind, said }) } else { Err(self.failed(said)) }
     }
 
     fn failed(&self, output: String) -> Failed {
@@ -193,14 +192,25 @@ impl Command {
         if let Err(failed) = emptied {
             warn(&format!("{} could not be emptied: {}", store.display(), failed.last_line()));
         }
+        super::process::await_afterwork();
         drop(fs::remove_dir_all(store));
     }
+}
+
+/// A program that was measured.
+struct Timed {
+    seconds: f64,
+    /// How long what it left behind went on after it, if it is shale.
+    behind: Option<f64>,
+    said: String,
 }
 
 /// What one build took and found.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Run {
     pub(super) seconds: f64,
+    /// How long shale then went on to write the disk back, behind the build.
+    pub(super) behind: Option<f64>,
     /// Steps that were found in the cache.
     pub(super) hits: usize,
     /// Steps that ran.
@@ -325,14 +335,14 @@ impl Tool {
         }
         let name = format!("shale-bench-{:x}", subject.nonce);
         command.args(["-t", &name]).args(&subject.arguments);
-        let (seconds, said) = command.arg("-f").arg(&dockerfile).arg(&subject.context).timed(&log)?;
+        let Timed { seconds, behind, said } = command.arg("-f").arg(&dockerfile).arg(&subject.context).timed(&log)?;
         if self.kind == Kind::Docker {
             // The next build takes the name away, and the image would stay.
             let id = self.command().args(["image", "inspect", "--format", "{{.Id}}", &name]).run();
             self.lent.extend(id.map(|id| id.trim().to_owned()));
         }
         Ok(match self.kind {
-            Kind::Shale => own_run(seconds, &metadata),
+            Kind::Shale => Run { behind, ..own_run(seconds, &metadata) },
             Kind::Docker if self.builder == DockerBuilder::Legacy => counted(seconds, &buildah_steps(&said)),
             Kind::Docker => counted(seconds, &buildkit_steps(&said)),
             Kind::Buildah | Kind::Podman => counted(seconds, &buildah_steps(&said)),
@@ -402,12 +412,12 @@ fn own_run(seconds: f64, metadata: &Path) -> Run {
     let value: Value = fs::read(metadata).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
     let build = &value["shale.build"];
     let number = |name: &str| build[name].as_u64().unwrap_or_default();
-    Run { seconds, hits: number("hits") as usize, misses: number("misses") as usize, bytes: Some(number("bytes")) }
+    Run { seconds, behind: None, hits: number("hits") as usize, misses: number("misses") as usize, bytes: Some(number("bytes")) }
 }
 
 fn counted(seconds: f64, steps: &[bool]) -> Run {
     let hits = steps.iter().filter(|is_hit| **is_hit).count();
-    Run { seconds, hits, misses: steps.len() - hits, bytes: None }
+    Run { seconds, behind: None, hits, misses: steps.len() - hits, bytes: None }
 }
 
 fn full(name: &str) -> String {
