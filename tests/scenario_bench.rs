@@ -268,6 +268,9 @@ fn what_cannot_be_measured_is_said_before_and_what_fails_is_shown() {
         (&["far"], "ERROR: shale pull failed\n  because: cannot reach 127.0.0.1:1"),
         (&["bad"], "exit code: 3"),
         (&["nowhere"], "nowhere"),
+        (&["-"], "shale bench takes a directory, not standard input\nhint: "),
+        (&["https://example.com/x.tar"], "shale bench takes a directory, not a URL\nhint: "),
+        (&["https://example.com/x.git#main"], "shale bench takes a directory, not a URL\nhint: "),
     ] {
         let said = run(&lab, args);
         assert!(said.code == 1 && said.stderr.contains(part), "{args:?}: {}", said.stderr);
@@ -276,11 +279,13 @@ fn what_cannot_be_measured_is_said_before_and_what_fails_is_shown() {
         assert!(!said.stderr.contains("shale-bench-"), "{args:?}: {}", said.stderr);
         assert!(said.stderr.lines().filter(|line| line.contains("cannot reach")).count() <= 1, "{args:?}: {}", said.stderr);
     }
+    let said = run(&lab, &["--format=xml", "scratch"]);
+    assert!(said.stderr.contains("invalid argument \"xml\" for \"--format\" flag: allowed are table, json\n"), "{}", said.stderr);
     let said = run(&lab, &["--against=docker,docker", "--rounds=1", "scratch"]);
     assert!(said.stderr.matches("docker is not compared").count() <= 1, "{}", said.stderr);
     let said = run(&lab, &["--rounds=1", "scratch"]);
     assert!(said.ok(), "{}", said.stderr);
-    for part in ["the base image changed is left out: there is no base image", "an early step changed is left out: the first RUN"] {
+    for part in ["the base image changed is left out: there is no base image", "an early step changed is left out: there is no RUN\n"] {
         assert!(said.stderr.contains(part), "{part}: {}", said.stderr);
     }
     assert_eq!(

@@ -26,6 +26,7 @@ use super::diagnostic::Diagnostic;
 use super::environment::Environment;
 use super::human;
 use super::output::unique;
+use super::request::{ContextSource, RequestError, context_source};
 use report::{Report, ToolReport};
 use scenario::Scenario;
 use subject::Subject;
@@ -35,6 +36,9 @@ use tool::{Kind, Tool};
 pub fn run(args: &BenchArgs, environment: &Environment) -> Result<(), Failure> {
     if args.base.is_some() && args.context.is_some() {
         return Err(Diagnostic::new("--base is the base of the built-in sample, which is built without a context").into());
+    }
+    if let Some(context) = &args.context {
+        check_context(context, environment)?;
     }
     let against = unique(args.against.clone());
     let kinds = against.iter().map(|name| Kind::parse(name)).collect::<Result<Vec<_>, _>>().map_err(Diagnostic::new)?;
@@ -72,6 +76,16 @@ fn stopped() -> Result<(), Failure> {
 
 fn io_failure(deed: &str, path: &Path, error: &io::Error) -> Failure {
     Diagnostic::new(format!("cannot {deed} {}", path.display())).because(error.to_string()).into()
+}
+
+/// What `shale build` would read or fetch is refused: files are changed here from build to build.
+fn check_context(context: &Path, environment: &Environment) -> Result<(), Failure> {
+    let what = match context_source(context, environment) {
+        Ok(ContextSource::Stdin) => "standard input",
+        Ok(ContextSource::Git(_) | ContextSource::Http(_)) | Err(RequestError::Git { .. }) => "a URL",
+        Ok(ContextSource::Dir(_)) | Err(_) => return Ok(()),
+    };
+    Err(Diagnostic::new(format!("shale bench takes a directory, not {what}")).hint("fetch or unpack it, and name the folder").into())
 }
 
 /// A chart that cannot be written is known before the first build.

@@ -107,7 +107,11 @@ pub(super) fn refusal(error: &clap::Error, argv: &[OsString], program: Program) 
             Refusal::Flag(format!("flag needs an argument: {flag}{tail}"))
         }
         ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
-            let reason = std::error::Error::source(error).map(|e| format!(": {e}")).unwrap_or_default();
+            let allowed = match error.get(ContextKind::ValidValue) {
+                Some(ContextValue::Strings(values)) if !values.is_empty() => Some(format!(": allowed are {}", values.join(", "))),
+                _ => None,
+            };
+            let reason = std::error::Error::source(error).map(|e| format!(": {e}")).or(allowed).unwrap_or_default();
             Refusal::Flag(format!("invalid argument {value:?} for {:?} flag{reason}{tail}", flag_name(&arg)))
         }
         ErrorKind::InvalidSubcommand => {

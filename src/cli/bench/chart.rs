@@ -11,6 +11,9 @@ const SPAN: f64 = 460.0;
 const BAR: usize = 14;
 const GAP: usize = 12;
 const HEAD: usize = 34;
+/// Characters of a line of the title or of a note, in letters of middling width.
+const LINE: usize = 105;
+const LEADING: usize = 18;
 const COLOURS: [&str; 4] = ["#2f6f9f", "#c46a3a", "#6a9a4a", "#8a6aa8"];
 
 /// What a panel shows: its title, the length of a bar, and its label.
@@ -33,16 +36,23 @@ const PANELS: [Panel; 3] = [
 /// The chart.
 pub(super) fn render(report: &Report) -> String {
     let tools: Vec<&ToolReport> = report.compared().collect();
-    let mut parts = vec![text(20, 26, "title", &format!("shale bench: {}", report.caption()))];
-    let mut left = 20;
+    let (mut parts, mut top, mut left) = (Vec::new(), 26, 20);
+    for line in wrapped(&format!("shale bench: {}", report.caption())) {
+        parts.push(text(20, top, "title", &line));
+        top += LEADING;
+    }
     for (tool, colour) in tools.iter().zip(COLOURS) {
-        parts.push(format!("<rect x=\"{left}\" y=\"40\" width=\"12\" height=\"12\" fill=\"{colour}\"/>\n"));
-        parts.push(text(left + 18, 50, "label", tool.name));
+        parts.push(format!("<rect x=\"{left}\" y=\"{top}\" width=\"12\" height=\"12\" fill=\"{colour}\"/>\n"));
+        parts.push(text(left + 18, top + 10, "label", tool.name));
         left += 90;
     }
-    let mut top = 60;
+    top += 20;
     for panel in PANELS {
         top = draw(report, &tools, panel, top, &mut parts);
+    }
+    for line in report.notes().flat_map(|note| wrapped(&note)) {
+        parts.push(text(20, top + 12, "label", &line));
+        top += LEADING;
     }
     let style = "text { font-family: sans-serif; fill: #222; } .title { font-size: 13px; font-weight: bold; } \
         .head { font-size: 13px; font-weight: bold; } .label { font-size: 12px; }";
@@ -76,6 +86,28 @@ fn draw(report: &Report, tools: &[&ToolReport], (title, value, label): Panel, to
     y
 }
 
+/// Lines that fit the chart; a word that is too long for one is cut.
+fn wrapped(text: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let mut word: Vec<char> = word.chars().collect();
+        if word.len() > LINE {
+            word.truncate(LINE - 1);
+            word.push('…');
+        }
+        let line = lines.last_mut().expect("there is a line");
+        if line.is_empty() {
+            line.extend(word);
+        } else if line.chars().count() + 1 + word.len() <= LINE {
+            line.push(' ');
+            line.extend(word);
+        } else {
+            lines.push(word.into_iter().collect());
+        }
+    }
+    lines
+}
+
 fn text(x: usize, y: usize, class: &str, words: &str) -> String {
     format!("<text x=\"{x}\" y=\"{y}\" class=\"{class}\">{}</text>\n", escaped(words))
 }
@@ -99,9 +131,20 @@ mod tests {
                 && chart.contains("width=\"115.0\" height=\"12\" fill=\"#2f6f9f\"")
         );
         // Two scenarios with two builders, for hits too; bytes are told by one of them.
+        assert!(chart.contains("docker is not compared: its daemon is not reachable (&lt;no &amp; socket&gt;)"), "{chart}");
         assert_eq!(chart.matches("height=\"12\" fill").count(), 2 + 4 + 4 + 2, "{chart}");
         for label in ["4.00s", "6 of 6", "12MB", "0 of 6"] {
             assert!(chart.contains(&format!(">{label}</text>")), "{label}");
         }
+    }
+
+    #[test]
+    fn a_long_title_is_wrapped_and_not_cut_off() {
+        let mut report = example();
+        report.base = Some(format!("registry.example/{}", "x".repeat(80)));
+        let chart = render(&report);
+        let titles: Vec<&str> = chart.lines().filter(|line| line.contains("class=\"title\"")).collect();
+        assert!(titles.len() > 1 && titles[titles.len() - 1].contains("2026-01-31T00:00:00Z<"), "{titles:?}");
+        assert!(wrapped(&report.caption()).iter().chain(&wrapped(&"y".repeat(300))).all(|line| line.chars().count() <= LINE));
     }
 }

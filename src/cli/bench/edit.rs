@@ -36,6 +36,12 @@ pub(super) fn first_run(source: &SourceFile, dockerfile: &Dockerfile, is_wanted:
     is_so.then_some(found)
 }
 
+/// Whether a stage that is wanted has a RUN of any kind.
+pub(super) fn has_run(dockerfile: &Dockerfile, is_wanted: &dyn Fn(usize) -> bool) -> bool {
+    let mut stages = dockerfile.stages.iter().enumerate().filter(|(number, _)| is_wanted(*number));
+    stages.any(|(_, stage)| stage.instructions.iter().any(|instruction| matches!(instruction.kind, InstructionKind::Run(_))))
+}
+
 /// The words of a text with the places where they begin.
 fn words(text: &str) -> impl Iterator<Item = (usize, &str)> {
     text.split_whitespace().map(|word| (word.as_ptr() as usize - text.as_ptr() as usize, word))

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use super::edit::{EarlyRun, blank_line, first_run};
+use super::edit::{EarlyRun, blank_line, first_run, has_run};
 use super::scenario::Scenario;
 use super::tool::{Command, Tool};
 use super::{Failure, io_failure, sample};
@@ -48,6 +48,8 @@ pub(super) struct Subject {
     base: Option<usize>,
     text: String,
     early: Option<EarlyRun>,
+    /// Whether a stage that is built has a RUN at all.
+    has_run: bool,
     touch: Option<PathBuf>,
     /// Makes what is changed new to caches that other runs filled.
     pub(super) nonce: u64,
@@ -93,6 +95,7 @@ impl Subject {
             base,
             text: loaded.source.text().to_owned(),
             early: None,
+            has_run: false,
             touch: touch(args, &context)?,
             nonce,
             store,
@@ -104,6 +107,7 @@ impl Subject {
             let name = parsed.stages[number].name.as_ref().map(|name| name.node.to_lowercase());
             stages.contains(&number.to_string()) || name.is_some_and(|name| stages.contains(&name))
         };
+        subject.has_run = has_run(&parsed, &is_wanted);
         subject.early = first_run(&loaded.source, &parsed, &is_wanted);
         Ok(subject)
     }
@@ -134,6 +138,7 @@ impl Subject {
     pub(super) fn lacks(&self, scenario: Scenario) -> Option<&'static str> {
         match scenario {
             Scenario::TouchedFile if self.touch.is_none() => Some("the context has no file but the Dockerfile"),
+            Scenario::SameResult | Scenario::OtherResult if !self.has_run => Some("there is no RUN"),
             Scenario::SameResult | Scenario::OtherResult if self.early.is_none() => Some("the first RUN is not a command line for a shell"),
             Scenario::ChangedBase => match self.base() {
                 None => Some("there is no base image"),

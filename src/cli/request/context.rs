@@ -49,7 +49,7 @@ pub enum NamedContext {
     Http(String),
 }
 
-pub(super) fn context_source(path: &Path, environment: &Environment) -> Result<ContextSource, RequestError> {
+pub(in crate::cli) fn context_source(path: &Path, environment: &Environment) -> Result<ContextSource, RequestError> {
     if path == Path::new("-") {
         return Ok(ContextSource::Stdin);
     }
