@@ -24,7 +24,7 @@
 //!   steps/last/runs-<0 to f>   the newest key of a step, by words, place, and words anywhere      runs
 //!   lists/<ListId>             long parts of keys                                         list
 //!   images/records/<alg>-<hex> what an image consists of                                  image
-//!   images/names/<escaped>     reference → image id
+//!   images/names/<escaped>     reference → image id, and the image as it was then
 //!   locks/<name>               flock; there only while held                               lock
 //!   tmp/<id>/  tmp/<id>.lock   unfinished things of one process                           tmp
 //!   trash/                     what is being deleted                                      remove

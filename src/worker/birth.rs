@@ -20,7 +20,7 @@ use rustix::process::{Pid, WaitOptions, chdir, geteuid, setsid, waitpid};
 use shale_cache::MapId;
 
 use super::protocol::{self, Ready};
-use super::{NAME, StartError, inner};
+use super::{NAME, OURSELVES, StartError, inner};
 use crate::sandbox::ids::IdMaps;
 use crate::sandbox::sys::{self, Argv};
 use crate::sandbox::{Failure, SandboxError};
@@ -116,7 +116,8 @@ enum Program {
 
 impl Program {
     fn at(program: &Path) -> io::Result<Self> {
-        let path = fs::read_link(program).or_else(|_| fs::canonicalize(program))?;
+        // The kernel's link has the path also of what lies there no more.
+        let path = if program == Path::new(OURSELVES) { fs::read_link(program) } else { fs::canonicalize(program) }?;
         let is = stat(program)?;
         Ok(Self::At { path: CString::new(path.as_os_str().as_bytes())?, identity: (is.st_dev, is.st_ino) })
     }
