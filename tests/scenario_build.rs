@@ -172,3 +172,18 @@ fn the_same_digest_comes_from_cold_stores_of_different_users_and_numbers_of_core
     let digests = digests.into_inner().expect("no panic");
     assert!(digests.iter().all(|d| *d == digests[0]), "{digests:?}");
 }
+
+/// As where a package is replaced while a build runs: steps get the program that the build is, from a copy in memory.
+#[test]
+fn a_program_that_is_deleted_meanwhile_still_runs_steps() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        // What belongs to another user is not root's alone, so that the worker writes the COPY as well.
+        lab.context("ctx", &[("Dockerfile", "FROM busybox\nCOPY --chown=5 f /\nRUN cat /f >/g\n"), ("f", "f\n")]);
+        std::fs::copy(lab.path("shale"), lab.work("own")).expect("a copy");
+        let script = "exec 9<own && rm own && exec /proc/self/fd/9 build -q -o type=tar,dest=out.tar ctx";
+        let said = support::Said::of(lab.command_of("sh", &["-c", script]).output().expect("starts"));
+        assert!(said.ok(), "{:?}: {}", lab.who(), said.stderr);
+        assert!(!lab.work("own").exists() && lab.work("out.tar").exists());
+    });
+}
