@@ -103,3 +103,21 @@ fn a_secret_that_becomes_required_is_asked_for() {
         }
     });
 }
+
+/// What a step sees of a layer that it lies upon is what the image has.
+#[test]
+fn a_step_sees_the_owners_that_the_image_has() {
+    as_everybody(|lab| {
+        let dockerfile = "FROM busybox\nCOPY f /plain\nCOPY --chown=3:4 d /owned\nUSER 7:8\nWORKDIR /w/d\n\
+            RUN stat -c '%n %u:%g' /plain /owned /owned/g /w /w/d >/tmp/seen\n";
+        lab.load_busybox();
+        let files = built(lab, &dockerfile.replace("COPY f", "RUN mkdir -p -m 777 /tmp\nCOPY f"));
+        let seen = String::from_utf8(files["tmp/seen"].content.clone()).expect("text");
+        for line in seen.lines() {
+            let (path, owner) = line.split_once(' ').expect("two words");
+            let (uid, gid) = files[&path[1..]].owner;
+            assert_eq!(owner, format!("{uid}:{gid}"), "{:?}: {path}", lab.who());
+        }
+        assert!(seen.contains("/w/d 7:8\n") && seen.contains("/owned/g 3:4\n") && seen.contains("/plain 0:0\n"), "{seen}");
+    });
+}

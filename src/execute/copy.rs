@@ -14,7 +14,7 @@ use super::{BuildExecutor, StepError, former};
 use crate::layer::LayerError;
 use crate::layer::compress::Encoder;
 use crate::layer::contents::{Contents, Gathered, SourceRef};
-use crate::layer::unpack::{Unpacker, needs_no_worker, write_gathered};
+use crate::layer::unpack::{Unpacker, needs_worker, write_gathered};
 use crate::plan::git::GitRef;
 use crate::plan::graph::{CopyOp, CopySource, Remote, UrlSource};
 use crate::sandbox::SandboxError;
@@ -70,8 +70,6 @@ pub(super) struct Places {
     sources: Vec<(Vec<u8>, SourceRef)>,
     /// Whether only the worker can read some of it.
     mapped: bool,
-    /// Whether only the worker can make some of what is written.
-    privileged: bool,
 }
 
 impl Places {
@@ -412,8 +410,7 @@ fn places(
     landed: &Graft,
     spool: &mut Spool,
 ) -> Result<Places, StepError> {
-    let privileged = !landed.items.iter().all(|item| needs_no_worker(&item.entry));
-    let mut places = Places { privileged, ..Places::default() };
+    let mut places = Places::default();
     let wanted = landed.items.iter().filter_map(|item| item.from.map(|from| (&item.entry, from)));
     match &op.source {
         CopySource::Context(name) => {
@@ -470,6 +467,7 @@ fn context_path(context: &BuildContext) -> Result<PathBuf, StepError> {
 #[derive(Debug)]
 pub(super) struct Gathering {
     pub(super) index: Index,
+    needs_worker: bool,
     places: Places,
     /// Holds files that the places name.
     _spool: Spool,
@@ -487,7 +485,8 @@ pub(super) fn gather(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp,
     let mut spool = Spool::new(executor.store);
     let landed = land(&View::new(Vec::new()), op, &selection.files, None)?;
     let places = places(executor, step, op, (&selection.files, &selection.checkouts), &landed, &mut spool)?;
-    Ok(Gathering { index: index(executor, landed, &places)?, places, _spool: spool })
+    let needs_worker = needs_worker(landed.items.iter().map(|item| &item.entry));
+    Ok(Gathering { needs_worker, index: index(executor, landed, &places)?, places, _spool: spool })
 }
 
 /// The unpacked form of a layer, written unless the store has it.
@@ -495,15 +494,15 @@ pub(super) fn unpacked(executor: &BuildExecutor<'_>, layer: &Gathering) -> Resul
     let id = executor.put_index(&layer.index)?;
     let layers = executor.store.layers();
     let map = executor.forms.map_id()?;
-    layers.fs(&id, &map)?.map_or_else(|| write_unpacked(executor, &id, layer.places.clone()), Ok)
+    layers.fs(&id, &map)?.map_or_else(|| write_unpacked(executor, &id, layer.needs_worker, layer.places.clone()), Ok)
 }
 
 /// Writes the unpacked form, here if that can be: then the worker starts meanwhile.
-fn write_unpacked(executor: &BuildExecutor<'_>, layer: &LayerId, places: Places) -> Result<PathBuf, StepError> {
+fn write_unpacked(executor: &BuildExecutor<'_>, layer: &LayerId, needs_worker: bool, places: Places) -> Result<PathBuf, StepError> {
     let (forms, layers) = (executor.forms, executor.store.layers());
     let index = layers.index_path(layer);
     forms.with_fresh_dir(|dest| {
-        if places.mapped || places.privileged {
+        if places.mapped || needs_worker {
             let request = WriteLayer { index, from: places.into_source(), to: To::Directory(dest.to_owned()) };
             forms.worker()?.write(request, None, None)?;
         } else {
@@ -534,6 +533,7 @@ pub(super) fn write_layer(executor: &BuildExecutor<'_>, step: &Step<'_>, landed:
     if landed.items.is_empty() {
         return executor.empty_layer();
     }
+    let needs_worker = needs_worker(landed.items.iter().map(|item| &item.entry));
     let index = index(executor, landed, &places)?;
     let content = index.content_id_without_mtimes();
     if let Some(layer) = former::layer(executor, step, &content, &index) {
@@ -542,7 +542,7 @@ pub(super) fn write_layer(executor: &BuildExecutor<'_>, step: &Step<'_>, landed:
     let made = executor.made(&index, content)?;
     if executor.is_run_upon(step.id) {
         drop(index);
-        write_unpacked(executor, &made.layer, places)?;
+        write_unpacked(executor, &made.layer, needs_worker, places)?;
         return Ok(made);
     }
     let index_path = executor.store.layers().index_path(&made.layer);

@@ -51,7 +51,7 @@ pub struct Unpacker {
 enum Owners {
     /// As their entries say.
     Entries,
-    /// Root's, as whom the steps know the caller: see [`needs_no_worker`].
+    /// Root's, as whom the steps know the caller: see [`needs_worker`].
     Root,
     /// The caller's, who need not be root: no owner is set, and directories stay writable until all is in them.
     Caller,
@@ -63,7 +63,7 @@ impl Unpacker {
         Self { root, last_dir: None, buffer: vec![0; COPY_BYTES], owners: Owners::Entries, skipped_devices: Vec::new() }
     }
 
-    /// The same for the calling user, if no entry of the layer needs more than that: see [`needs_no_worker`].
+    /// The same for the calling user, if no entry of the layer needs more than that: see [`needs_worker`].
     pub fn for_root_of_steps(root: OwnedFd) -> Self {
         Self { owners: Owners::Root, ..Self::new(root) }
     }
@@ -247,9 +247,14 @@ fn write_with(unpacker: &mut Unpacker, index: &Index, contents: &mut dyn Content
     unpacker.end(index)
 }
 
+/// Whether only the worker can make the unpacked form of a layer.
+pub fn needs_worker<'a>(mut entries: impl Iterator<Item = &'a Entry>) -> bool {
+    !entries.all(needs_no_worker)
+}
+
 /// Whether the user whom the steps know as root can make an entry of an unpacked layer without privileges and without a user namespace:
 /// it is root's, has no attributes, which may be capabilities, and lets its owner make files in it.
-pub fn needs_no_worker(entry: &Entry) -> bool {
+fn needs_no_worker(entry: &Entry) -> bool {
     let is_plain = match entry.kind {
         Kind::Dir => !entry.opaque && entry.mode & 0o700 == 0o700,
         Kind::File { .. } | Kind::Symlink { .. } => true,
