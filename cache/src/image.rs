@@ -186,14 +186,27 @@ impl<'a> Images<'a> {
         Ok(known.is_some_and(|known| known.name == name && known.id == image.id && is_same(&known)))
     }
 
-    /// Keeps an image and gives it names. `image` is the record, `tagged` what the names stand for.
-    pub fn put_named(self, image: &ImageRecord, tagged: &ImageRecord, names: &[String]) -> Result<(), StoreError> {
+    /// Keeps an image, joined with what was known of it before, and gives it names, which stand for it as it is here.
+    pub fn put_named(
+        self,
+        tagged: &ImageRecord,
+        names: &[String],
+        join: fn(ImageRecord, ImageRecord) -> ImageRecord,
+    ) -> Result<(), StoreError> {
+        let joined = || -> Result<ImageRecord, StoreError> {
+            Ok(self.get(&tagged.id)?.map_or_else(|| tagged.clone(), |known| join(tagged.clone(), known)))
+        };
+        let image = joined()?;
         // A name goes before its image does: where all names are there after the record was, nobody removes either.
-        let is_kept = self.read(&image.id)?.is_some_and(|known| known.is_as_good_as(image));
+        let is_kept = self.read(&image.id)?.is_some_and(|known| known.is_as_good_as(&image));
         let is_done =
             is_kept && names.iter().map(|name| self.is_tagged(name, tagged)).collect::<Result<Vec<_>, _>>()?.into_iter().all(|is| is);
-        let _lock = if is_done { None } else { self.lock()? };
-        self.put(image)?;
+        if is_done {
+            return self.put(&image);
+        }
+        let _lock = self.lock()?;
+        // Others may have learnt something about it meanwhile.
+        self.put(&joined()?)?;
         names.iter().try_for_each(|name| self.tag(name, tagged))
     }
 

@@ -516,7 +516,7 @@ fn write_unpacked(executor: &BuildExecutor<'_>, layer: &LayerId, needs_worker: b
 
 /// The index of a grafted layer, with the contents that it carries.
 fn index(executor: &BuildExecutor<'_>, landed: Graft, places: &Places) -> Result<Index, StepError> {
-    let Places { roots, spools, sources, mapped, .. } = places;
+    let Places { roots, spools, sources, mapped } = places;
     let inline: Vec<Vec<u8>> = landed.inline_files().map(|item| item.entry.path.clone()).collect();
     Ok(if *mapped && !inline.is_empty() {
         let from = From::Gathered { roots: roots.clone(), spools: spools.clone(), sources: wanted(sources, &inline) };

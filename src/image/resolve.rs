@@ -133,7 +133,7 @@ impl ImageService {
         let record = self.record_of(reference, &remote)?;
         let is_named = reference.digest().is_none() && !self.has_same_index(reference, &remote.top)?;
         let names: Vec<String> = is_named.then(|| reference.to_string()).into_iter().collect();
-        self.store.images().put_named(&record, &record, &names)?;
+        self.store.images().put_named(&record, &names, merge)?;
         self.base_of(name, record)
     }
 

@@ -3,7 +3,7 @@
 use shale_cache::{Built, ImageLayer, ImageRecord, OciDigest, Packed};
 
 use super::lookup::Named;
-use super::resolve::now_secs;
+use super::resolve::{merge, now_secs};
 use super::{ImageError, ImageService, ResolvedImage};
 use crate::export::{self, Destination, ExportImage, ExportIndex, Exportable, Exported, Format, MediaTypes};
 use crate::oci::manifest::runs_on;
@@ -34,7 +34,7 @@ impl ImageService {
         // Others may have learnt something about the image meanwhile.
         image.record = self.record_of(&reference, &remote)?;
         let names: Vec<String> = reference.digest().is_none().then(|| reference.to_string()).into_iter().collect();
-        self.store.images().put_named(&image.record, &image.record, &names)?;
+        self.store.images().put_named(&image.record, &names, merge)?;
         Ok(image)
     }
 
@@ -55,7 +55,7 @@ impl ImageService {
                 Some(old) if self.is_whole(&old)? => ImageRecord { stored_at_secs: record.stored_at_secs, ..old },
                 _ => record,
             };
-            self.keep(record, &image.names)?;
+            self.keep(&record, &image.names)?;
             Ok(Loaded { id: image.id, names: image.names })
         });
         loaded.collect()

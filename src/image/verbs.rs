@@ -108,19 +108,14 @@ impl ImageService {
     pub fn commit(&self, names: &[Reference], config: &[u8], layers: Vec<ImageLayer>, built: Built) -> Result<OciDigest, ImageError> {
         let id = self.store.blobs().put(config)?;
         let record = ImageRecord { id: id.clone(), manifest: None, layers, repo_digests: Vec::new(), stored_at_secs: now_secs(), built };
-        self.keep(record, names)?;
+        self.keep(&record, names)?;
         Ok(id)
     }
 
     /// Puts a record, with what was known about the image before, and gives it names, which stand for it as it is here.
-    pub(super) fn keep(&self, tagged: ImageRecord, names: &[Reference]) -> Result<(), ImageError> {
-        let images = self.store.images();
-        let record = match images.get(&tagged.id)? {
-            Some(old) => merge(tagged.clone(), old),
-            None => tagged.clone(),
-        };
+    pub(super) fn keep(&self, tagged: &ImageRecord, names: &[Reference]) -> Result<(), ImageError> {
         let names: Vec<String> = names.iter().map(|name| name.clone().with_default_tag().to_string()).collect();
-        Ok(images.put_named(&record, &tagged, &names)?)
+        Ok(self.store.images().put_named(tagged, &names, merge)?)
     }
 
     fn delete(&self, record: &ImageRecord, names: &[Reference]) -> Result<Vec<Removal>, ImageError> {

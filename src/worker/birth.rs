@@ -124,7 +124,7 @@ impl Program {
 
     fn open(&self) -> Result<OwnedFd, io::Error> {
         match self {
-            Self::Copy(copy) => Ok(rustix::io::dup(copy)?),
+            Self::Copy(copy) => Ok(rustix::io::fcntl_dupfd_cloexec(copy, 0)?),
             Self::At { path, identity } => {
                 let mount = open_tree(CWD, path.as_c_str(), OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
                 sys::set_mount_attributes(mount.as_fd(), libc::MOUNT_ATTR_RDONLY, false)?;
