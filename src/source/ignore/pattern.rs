@@ -1,6 +1,7 @@
 //! One compiled pattern and the lexical rules it is made by (Go's `filepath.Clean`, `filepath.Match` syntax, moby's generator).
 
 use std::borrow::Cow;
+use std::sync::OnceLock;
 
 use regex::Regex;
 
@@ -29,15 +30,28 @@ enum Shape {
     Prefix,
     /// A path that ends with the pattern less its leading `**`, or equals that less its `/`.
     Suffix,
-    /// An expression, and the literal ends that any match must have.
-    Regex { regex: Regex, literals: Option<Literals> },
+    /// An expression, and the literals that any match must have.
+    Regex { regex: Expression, literals: Option<Literals> },
 }
 
-/// What any path must begin and end with to match; known only for patterns whose sole metacharacters are `*` and `?`.
+/// A regular expression, compiled when the first path comes that it may match: that takes 0.1 ms, and most of a usual ignore file are
+/// never needed.
+#[derive(Clone, Debug)]
+struct Expression {
+    text: String,
+    compiled: OnceLock<Regex>,
+}
+
+/// Longer patterns are compiled at once: they might come to the limit of what an expression may take.
+const MAX_LAZY_BYTES: usize = 512;
+
+/// What any path must have to match; known only for patterns whose sole metacharacters are `*` and `?`.
 #[derive(Clone, Debug)]
 struct Literals {
     head: Vec<u8>,
     tail: Vec<u8>,
+    /// The longest piece between two metacharacters.
+    inner: Vec<u8>,
     /// How many components a matching path has; `None` if `**` leaves that open.
     components: Option<usize>,
 }
@@ -75,8 +89,7 @@ impl Pattern {
                 path.bytes.ends_with(suffix) || suffix.strip_prefix(b"/").is_some_and(|name| name == path.bytes)
             }
             Shape::Regex { regex, literals } => {
-                let possible = literals.as_ref().is_none_or(|l| path.bytes.starts_with(&l.head) && path.bytes.ends_with(&l.tail));
-                possible && regex.is_match(path.text())
+                literals.as_ref().is_none_or(|literals| literals.are_in(path.bytes)) && regex.is_match(path.text())
             }
         }
     }
@@ -97,6 +110,26 @@ impl Pattern {
     /// A prefix pattern less its trailing `**`. (Of `a/**` that is `a/`, of `a**` it is `a`.)
     fn stem(&self) -> &[u8] {
         &self.text[..self.text.len() - 2]
+    }
+}
+
+impl Expression {
+    /// `is_plain`: nothing is in it that could be invalid.
+    fn new(text: String, is_plain: bool) -> Result<Self, BadPattern> {
+        let at_once = !is_plain || text.len() > MAX_LAZY_BYTES;
+        let compiled = if at_once { Regex::new(&text).map_err(|_| BadPattern)?.into() } else { OnceLock::new() };
+        Ok(Self { text, compiled })
+    }
+
+    fn is_match(&self, text: &str) -> bool {
+        self.compiled.get_or_init(|| Regex::new(&self.text).expect("stars and question marks are valid")).is_match(text)
+    }
+}
+
+impl Literals {
+    fn are_in(&self, path: &[u8]) -> bool {
+        let inner = self.inner.as_slice();
+        path.starts_with(&self.head) && path.ends_with(&self.tail) && (inner.is_empty() || path.windows(inner.len()).any(|at| at == inner))
     }
 }
 
@@ -153,8 +186,9 @@ fn shape(pattern: &[u8]) -> Result<Shape, BadPattern> {
         (Found::Prefix, _) => Shape::Prefix,
         (Found::Suffix, _) => Shape::Suffix,
         (Found::Regex, go) => {
+            let literals = literals(pattern);
             let rust = goregex::translate(&go).map_err(|_| BadPattern)?;
-            Shape::Regex { regex: Regex::new(&rust).map_err(|_| BadPattern)?, literals: literals(pattern) }
+            Shape::Regex { regex: Expression::new(rust, literals.is_some())?, literals }
         }
     })
 }
@@ -223,7 +257,9 @@ fn literals(pattern: &[u8]) -> Option<Literals> {
     let swallowed = pattern[..pattern.len() - tail.len()].ends_with(b"**");
     let tail = if swallowed { tail.strip_prefix(b"/").unwrap_or(tail) } else { tail };
     let components = (!pattern.windows(2).any(|w| w == b"**")).then(|| pattern.split(|b| *b == b'/').count());
-    Some(Literals { head: head.to_vec(), tail: tail.to_vec(), components })
+    let pieces = pattern.split(meta).map(|piece| piece.strip_prefix(b"/").unwrap_or(piece));
+    let inner = pieces.max_by_key(|piece| piece.len()).unwrap_or_default();
+    Some(Literals { head: head.to_vec(), tail: tail.to_vec(), inner: inner.to_vec(), components })
 }
 
 /// Refuses what Go's `filepath.Match` refuses: unclosed or empty classes, a bare `-` in one, a trailing backslash.
@@ -309,6 +345,20 @@ pub(super) fn trim(mut bytes: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_its_literals_rule_out_is_never_compiled() {
+        let is_compiled = |pattern: &Pattern| matches!(&pattern.shape, Shape::Regex { regex, .. } if regex.compiled.get().is_some());
+        for (text, no, yes) in
+            [("**/*.o", "a/x.c", "a/x.o"), ("**/.env*", "a/env", "a/.env.local"), ("a?/**/b*c/d", "ax/y/bc/e", "ax/y/bc/d")]
+        {
+            let pattern = Pattern::compile(text.as_bytes(), false, 1).unwrap();
+            assert!(!pattern.is_match(&Subject::new(no.as_bytes())) && !is_compiled(&pattern), "{text} {no}");
+            assert!(pattern.is_match(&Subject::new(yes.as_bytes())) && is_compiled(&pattern), "{text} {yes}");
+        }
+        // What could be too large is found as it is read, not later.
+        assert!(is_compiled(&Pattern::compile("?*".repeat(300).as_bytes(), false, 1).unwrap()));
+    }
 
     #[test]
     fn clean_is_lexical() {
