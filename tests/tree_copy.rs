@@ -63,8 +63,8 @@ fn list(selection: &Selection) -> Vec<String> {
     let items = selection.matches.iter().flat_map(|m| m.items.iter().map(move |item| (m, item)));
     items
         .map(|(m, item)| {
-            let way = if item.target.is_empty() { format!("[{}]", text(&m.name)) } else { text(&item.target) };
-            format!("{way}={}{}", text(&item.source), if item.implied { "?" } else { "" })
+            let way = if item.target().is_empty() { format!("[{}]", text(&m.name)) } else { text(item.target()) };
+            format!("{way}={}{}", text(item.source()), if item.implied { "?" } else { "" })
         })
         .collect()
 }
@@ -150,7 +150,8 @@ fn the_key_sees_all_but_times() {
     let mut later = base.clone();
     for item in later.matches.iter_mut().flat_map(|m| &mut m.items) {
         item.node.mtime.secs += 1;
-        item.source.push(b'~');
+        item.node.path.insert(0, b'~');
+        item.above += 1;
     }
     assert_eq!(later.canonical(true), base.canonical(true));
     let mut owned = base.clone();
@@ -313,7 +314,7 @@ fn archives_replace_what_is_there() {
     archive.archive = true;
     // A member written through a link stays below the destination.
     let last = archive.items.len() - 1;
-    archive.items[last].target = b"l/z".to_vec();
+    archive.items[last].node.path = b"d/l/z".to_vec();
     let selection = Selection { matches: vec![archive] };
     let parent = view(&format!("{PARENT}\napp/y.md/inside 644 f i\nsrv/sub2 755 d"));
     let made = graft(&parent, &selection, &options("/app", Some(2), None)).expect("unpacks");

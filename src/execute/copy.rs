@@ -136,7 +136,7 @@ impl Selection {
             xattrs: BTreeMap::new(),
         };
         let digest = Some(fetched.content);
-        let item = Selected { source: Vec::new(), target: Vec::new(), node, digest, implied: false, inline: None };
+        let item = Selected { digest, ..Selected::matched(node) };
         let number = self.files.matches.len();
         self.files.matches.push(Match { name: url.name.clone().into_bytes(), items: vec![item], archive: false });
         let path = executor.store.blobs().path(&fetched.blob);
@@ -258,7 +258,7 @@ fn select_once(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp) -> Re
     let created = now();
     if let CopySource::Vertex(_) = op.source {
         // The root of an image has no entry, and no time.
-        let roots = files.matches.iter_mut().filter_map(|matched| matched.items.first_mut()).filter(|item| item.source.is_empty());
+        let roots = files.matches.iter_mut().filter_map(|matched| matched.items.first_mut()).filter(|item| item.source().is_empty());
         roots.for_each(|root| root.node.mtime = created);
     }
     files.matches.extend(op.inline.iter().enumerate().map(|(n, file)| Match::inline(n, &file.name, file.content.as_bytes(), created)));
@@ -424,13 +424,13 @@ fn places(
             let root_of = |number| checkouts.iter().position(|(n, _)| *n == number).map_or(0, |at| own_roots + at);
             for (entry, (m, i)) in wanted {
                 let item = &files.matches[m].items[i];
-                let held = context.filter(|_| root_of(m) < own_roots).and_then(|context| context.held(&item.source));
+                let held = context.filter(|_| root_of(m) < own_roots).and_then(|context| context.held(item.source()));
                 let source = match (item.inline, spool.member(m, i).or_else(|| held.map(|held| spool.take_held(&held)))) {
                     (Some(n), _) => SourceRef::Inline(op.inline[n].content.clone().into_bytes()),
                     (None, Some(member)) => member,
                     // Nothing to read, and a socket of the context cannot be.
                     (None, None) if matches!(item.node.kind, NodeKind::File { size: 0, .. }) => SourceRef::Inline(Vec::new()),
-                    (None, None) => SourceRef::Root { root: root_of(m), path: item.source.clone() },
+                    (None, None) => SourceRef::Root { root: root_of(m), path: item.source().to_vec() },
                 };
                 places.sources.push((entry.path.clone(), source));
             }
@@ -443,7 +443,7 @@ fn places(
                 let item = &files.matches[m].items[i];
                 if let Some(n) = item.inline {
                     places.sources.push((entry.path.clone(), SourceRef::Inline(op.inline[n].content.clone().into_bytes())));
-                } else if let Some((layer, found)) = view.get(&item.source) {
+                } else if let Some((layer, found)) = view.get(item.source()) {
                     from_layers[layer].push((entry.path.clone(), found));
                 }
             }

@@ -124,7 +124,7 @@ impl Spool {
                 _ if member.path.is_empty() => continue,
                 tar::EntryType::Link => {
                     let first = linked(&member, &items, &names).map_err(failed)?;
-                    if items[first].target == member.path {
+                    if items[first].target() == member.path {
                         continue;
                     }
                     if let Some(source) = self.members.get(&(number, first)).cloned() {
@@ -142,7 +142,7 @@ impl Spool {
                     item
                 }
             };
-            names.insert(item.target.clone(), at);
+            names.insert(item.target().to_vec(), at);
             items.push(item);
         }
         out.flush().map_err(StepError::io("write", "a spool file"))?;
@@ -199,7 +199,7 @@ pub(super) fn archives(
     let context = executor.contexts.get(name.as_deref()).ok_or(StepError::NoContext)?;
     let mut found = Vec::new();
     for (number, matched) in files.matches.iter().enumerate() {
-        let [Selected { source, node: Node { kind: NodeKind::File { .. }, .. }, inline: None, .. }] = matched.items.as_slice() else {
+        let [Selected { node: Node { path: source, kind: NodeKind::File { .. }, .. }, inline: None, .. }] = matched.items.as_slice() else {
             continue;
         };
         if fetched.iter().any(|file| file.number == number) {
@@ -280,7 +280,7 @@ fn hardlink(member: &Member, first: usize, item: &Selected) -> Selected {
     if let NodeKind::File { inode, .. } = &mut node.kind {
         inode.get_or_insert((u64::MAX, first as u64));
     }
-    Selected { source: member.path.clone(), target: member.path.clone(), node, ..item.clone() }
+    Selected { node, ..item.clone() }
 }
 
 /// A member as something that is copied.
@@ -295,9 +295,8 @@ fn selected(member: &Member) -> Result<Selected, LayerError> {
         EntryType::Block => NodeKind::BlockDevice { major: member.device.0, minor: member.device.1 },
         other => return Err(invalid(member, format!("a member of type {:?}", char::from(other.as_byte())))),
     };
-    let path = member.path.clone();
     let node = Node {
-        path: path.clone(),
+        path: member.path.clone(),
         kind,
         mode: member.mode,
         uid: member.uid,
@@ -305,7 +304,7 @@ fn selected(member: &Member) -> Result<Selected, LayerError> {
         mtime: member.mtime,
         xattrs: member.xattrs.clone(),
     };
-    Ok(Selected { source: path.clone(), target: path, node, digest: None, implied: false, inline: None })
+    Ok(Selected { above: 0, ..Selected::matched(node) })
 }
 
 /// The first name of a linked file carries the same number as its links.

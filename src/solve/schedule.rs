@@ -268,7 +268,7 @@ impl<E: Executor> State<E> {
 
     /// Whether something can begin before any running step ends.
     fn has_more(&self) -> bool {
-        let reads_early = || self.early.len() < cores() && self.readers.iter().any(|id| self.waiting[id.0] > 0);
+        let reads_early = || self.early.len() <= cores() && self.readers.iter().any(|id| self.waiting[id.0] > 0);
         !self.ready.is_empty() || reads_early()
     }
 
@@ -278,10 +278,10 @@ impl<E: Executor> State<E> {
         self.ready.iter().filter(is_running).copied().collect()
     }
 
-    /// A step that nobody has begun and that may look at its files now. No more of them wait for their turn than there are cores:
-    /// what a large context selects takes memory.
+    /// A step that nobody has begun and that may look at its files now. No more of them wait for their turn than there are cores, and one:
+    /// what a large context selects takes memory, and each ends with work for one core.
     fn next_early(&mut self) -> Option<VertexId> {
-        if self.early.len() >= cores() {
+        if self.early.len() > cores() {
             return None;
         }
         loop {

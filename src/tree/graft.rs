@@ -227,7 +227,7 @@ impl Stage<'_> {
         let above = if is_dir && there.is_none() { base.clone() } else { parent(&base).to_vec() };
         self.make_dirs(&above, mode, owner)?;
         for (i, item) in matched.items.iter().enumerate() {
-            let path = if item.target.is_empty() { base.clone() } else { join(&base, &item.target) };
+            let path = if item.target().is_empty() { base.clone() } else { join(&base, item.target()) };
             self.copy_one(&path, number, i, item)?;
         }
         Ok(())
@@ -255,7 +255,7 @@ impl Stage<'_> {
             return Err(GraftError::DirectoryOverFile { path: shown(path) });
         }
         let mut entry = there.clone();
-        if item.target.is_empty() {
+        if item.target().is_empty() {
             entry.mtime = item.node.mtime;
         } else if item.implied {
             entry.mode = item.node.mode;
@@ -274,10 +274,10 @@ impl Stage<'_> {
     fn unpack(&mut self, number: usize, matched: &Match) -> Result<(), GraftError> {
         let root = self.resolve(&[], self.options.destination.clone().as_bytes())?;
         self.make_dirs(&root, 0o755, self.options.owner.unwrap_or_default())?;
-        for (i, item) in matched.items.iter().enumerate().filter(|(_, item)| !item.target.is_empty()) {
-            let above = self.resolve(&root, parent(&item.target))?;
+        for (i, item) in matched.items.iter().enumerate().filter(|(_, item)| !item.target().is_empty()) {
+            let above = self.resolve(&root, parent(item.target()))?;
             self.make_dirs(&above, 0o755, Owner::default())?;
-            let path = join(&above, super::entry::file_name(&item.target));
+            let path = join(&above, super::entry::file_name(item.target()));
             let there = self.lookup(&path);
             let mut slot = self.slot(&path, number, i, item, None);
             if let Some(there) = there.filter(Entry::is_dir) {

@@ -96,12 +96,11 @@ pub struct Match {
 /// One path that is copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selected {
-    /// Path in the source tree, links resolved; empty for its root and for inline files.
-    pub source: Vec<u8>,
-    /// Path below the match; empty for the match itself.
-    pub target: Vec<u8>,
-    /// What it is, without its path, which is `source`. Its owner is the tree's: local contexts say 0:0.
+    /// What it is, and where it lies in the source tree, links resolved: nowhere if it is inline. Its owner is the tree's: local contexts
+    /// say 0:0.
     pub node: Node,
+    /// Bytes of its path that lead to what was matched; what follows is its path below it.
+    pub above: usize,
     /// blake3 of a regular file's content, once [`Selection::digest`] has run.
     pub digest: Option<ContentDigest>,
     /// A directory that is there only because something below it was selected.
@@ -110,13 +109,31 @@ pub struct Selected {
     pub inline: Option<usize>,
 }
 
+impl Selected {
+    /// What was matched itself.
+    pub fn matched(node: Node) -> Self {
+        let above = node.path.len();
+        Self { node, above, digest: None, implied: false, inline: None }
+    }
+
+    /// Path in the source tree; empty for its root and for inline files.
+    pub fn source(&self) -> &[u8] {
+        &self.node.path
+    }
+
+    /// Path below the match; empty for the match itself.
+    pub fn target(&self) -> &[u8] {
+        &self.node.path[self.above..]
+    }
+}
+
 impl Match {
     /// A file that the Dockerfile itself holds.
     pub fn inline(number: usize, name: &str, content: &[u8], mtime: Mtime) -> Self {
         let kind = NodeKind::File { size: content.len() as u64, inode: None };
         let node = Node { path: Vec::new(), kind, mode: 0o644, uid: 0, gid: 0, mtime, xattrs: std::collections::BTreeMap::new() };
         let digest = Some(*blake3::hash(content).as_bytes());
-        let item = Selected { source: Vec::new(), target: Vec::new(), node, digest, implied: false, inline: Some(number) };
+        let item = Selected { digest, inline: Some(number), ..Selected::matched(node) };
         Self { name: file_name(name.as_bytes()).to_vec(), items: vec![item], archive: false }
     }
 }
@@ -245,38 +262,38 @@ impl Walk<'_> {
         let is_dir = node.kind == NodeKind::Dir;
         let mut items = Vec::new();
         if node.kind != NodeKind::Socket {
-            let node = Node { path: Vec::new(), ..node };
-            items.push(Selected { source: source.clone(), target: Vec::new(), node, digest: None, implied: false, inline: None });
+            items.push(Selected::matched(Node { path: source.clone(), ..node }));
         }
         if is_dir {
-            self.below(&source, &[], MAX_SPLITS, &mut items)?;
+            let above = if source.is_empty() { 0 } else { source.len() + 1 };
+            self.below(&source, above, MAX_SPLITS, &mut items)?;
         }
         Ok(Match { name, items, archive: false })
     }
 
     /// Takes what lies below a directory, in walking order. A directory that was not asked for itself comes along with what was below it.
-    fn below(&self, dir: &[u8], target: &[u8], splits: usize, items: &mut Vec<Selected>) -> Result<(), SelectError> {
-        let depth = target.split(|b| *b == b'/').filter(|c| !c.is_empty()).count();
+    fn below(&self, dir: &[u8], above: usize, splits: usize, items: &mut Vec<Selected>) -> Result<(), SelectError> {
+        let depth = dir.get(above..).map_or(0, |target| clean(target).len());
         let mut nodes = children(self.tree, dir)?;
         nodes.retain(|node| {
             let is_beside = || self.only.get(depth).is_some_and(|only| only != file_name(&node.path));
             node.kind != NodeKind::Socket && !is_beside()
         });
-        let mut walked = self.at_once(&nodes, target, splits)?.map(Vec::into_iter);
-        for mut node in nodes {
-            let source = std::mem::take(&mut node.path);
-            let target = join(target, file_name(&source));
-            let wanted = self.include.is_none_or(|f| f(&target)) && self.exclude.is_none_or(|f| !f(&target));
-            let below = (node.kind == NodeKind::Dir).then(|| (source.clone(), target.clone()));
-            if !wanted && below.is_none() {
+        let mut walked = self.at_once(&nodes, above, splits)?.map(Vec::into_iter);
+        items.reserve(nodes.len());
+        for node in nodes {
+            let target = &node.path[above..];
+            let wanted = self.include.is_none_or(|f| f(target)) && self.exclude.is_none_or(|f| !f(target));
+            let dir = (node.kind == NodeKind::Dir).then(|| node.path.clone());
+            if !wanted && dir.is_none() {
                 continue;
             }
-            items.push(Selected { source, target, node, digest: None, implied: !wanted, inline: None });
-            let Some((source, target)) = below else { continue };
+            items.push(Selected { node, above, digest: None, implied: !wanted, inline: None });
+            let Some(dir) = dir else { continue };
             let before = items.len();
             match walked.as_mut().and_then(Iterator::next) {
                 Some(walked) => items.extend(walked),
-                None => self.below(&source, &target, splits, items)?,
+                None => self.below(&dir, above, splits, items)?,
             }
             if !wanted && items.len() == before {
                 items.pop();
@@ -286,15 +303,15 @@ impl Walk<'_> {
     }
 
     /// What lies below each directory among `nodes`, if there are enough of them to be walked at once.
-    fn at_once(&self, nodes: &[Node], target: &[u8], splits: usize) -> Result<Option<Vec<Vec<Selected>>>, SelectError> {
+    fn at_once(&self, nodes: &[Node], above: usize, splits: usize) -> Result<Option<Vec<Vec<Selected>>>, SelectError> {
         let dirs: Vec<&Node> = nodes.iter().filter(|node| node.kind == NodeKind::Dir).collect();
         if dirs.len() < MIN_DIRS_AT_ONCE || splits == 0 {
             return Ok(None);
         }
         let walked: Vec<_> = dirs.iter().map(|_| OnceLock::new()).collect();
         self.tree.at_once(dirs.len(), &|number| {
-            let (dir, mut items) = (&dirs[number].path, Vec::new());
-            let below = self.below(dir, &join(target, file_name(dir)), splits - 1, &mut items);
+            let mut items = Vec::new();
+            let below = self.below(&dirs[number].path, above, splits - 1, &mut items);
             drop(walked[number].set(below.map(|()| items)));
         });
         // Of several errors the first in walking order is told, whoever met one first.
@@ -307,7 +324,7 @@ impl Selection {
     pub fn digest(&mut self, tree: &dyn Tree) -> io::Result<()> {
         let wanted = |item: &Selected| matches!(item.node.kind, NodeKind::File { .. }) && item.digest.is_none();
         let items = || self.matches.iter().flat_map(|m| &m.items).filter(|item| wanted(item));
-        let paths: Vec<&[u8]> = items().map(|item| item.source.as_slice()).collect();
+        let paths: Vec<&[u8]> = items().map(Selected::source).collect();
         let mut digests = tree.digests(&paths)?.into_iter();
         for item in self.matches.iter_mut().flat_map(|m| &mut m.items) {
             if wanted(item) {
@@ -341,23 +358,29 @@ impl Selection {
             out.push(b'\n');
             let mut inodes: HashMap<(u64, u64), usize> = HashMap::new();
             for (i, item) in matched.items.iter().enumerate() {
-                escape(&mut out, &item.target);
+                escape(&mut out, item.target());
                 let node = &item.node;
-                put(&mut out, format_args!(" {:o}", node.mode));
+                out.push(b' ');
+                digits(&mut out, node.mode.into(), 8);
                 if with_owners {
-                    put(&mut out, format_args!(" {}:{}", node.uid, node.gid));
+                    out.push(b' ');
+                    digits(&mut out, node.uid.into(), 10);
+                    out.push(b':');
+                    digits(&mut out, node.gid.into(), 10);
                 }
                 match &node.kind {
                     NodeKind::Dir => out.extend(if item.implied { &b" implied-dir"[..] } else { b" dir" }),
                     NodeKind::File { size, inode } => {
-                        put(&mut out, format_args!(" file {size} "));
+                        out.extend(b" file ");
+                        digits(&mut out, *size, 10);
+                        out.push(b' ');
                         if let Some(digest) = item.digest {
                             out.extend_from_slice(blake3::Hash::from(digest).to_hex().as_bytes());
                         }
                         let first = inode.map_or(i, |inode| *inodes.entry(inode).or_insert(i));
                         if first != i {
                             out.extend(b" link ");
-                            escape(&mut out, &matched.items[first].target);
+                            escape(&mut out, matched.items[first].target());
                         }
                     }
                     NodeKind::Symlink { target } => {
@@ -386,17 +409,32 @@ fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     out.write_fmt(text).expect("a vector takes everything");
 }
 
+/// Writes a number. [`write!`] takes several times as long, and a large context has many.
+fn digits(out: &mut Vec<u8>, mut number: u64, radix: u64) {
+    let mut text = [0; 22];
+    let mut at = text.len();
+    loop {
+        at -= 1;
+        text[at] = b'0' + (number % radix) as u8;
+        number /= radix;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&text[at..]);
+}
+
 /// Writes bytes so that neither blanks nor line ends are left, and nothing is ambiguous.
-pub(super) fn escape(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(super) fn escape(out: &mut Vec<u8>, mut bytes: &[u8]) {
     if bytes.is_empty() {
         out.push(b'\\');
     }
-    for byte in bytes {
-        match byte {
-            b'\\' | b'=' | 0..=0x20 | 0x7f => out.extend(format!("\\{byte:02x}").into_bytes()),
-            byte => out.push(*byte),
-        }
+    while let Some(at) = bytes.iter().position(|byte| matches!(byte, b'\\' | b'=' | 0..=0x20 | 0x7f)) {
+        out.extend_from_slice(&bytes[..at]);
+        put(out, format_args!("\\{:02x}", bytes[at]));
+        bytes = &bytes[at + 1..];
     }
+    out.extend_from_slice(bytes);
 }
 
 /// The components of a source; `..` goes up as text and stops at the root.

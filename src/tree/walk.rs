@@ -4,9 +4,10 @@
 //! [`super::entry::cmp_paths`]: a directory first, then what it holds, names sorted as bytes.
 
 use std::collections::BTreeMap;
-use std::ffi::CString;
+use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -110,7 +111,7 @@ pub struct Walked<'a> {
     /// The directory it is in, for `openat` with [`Self::name`].
     pub dir: BorrowedFd<'a>,
     /// Its name there.
-    pub name: CString,
+    pub name: &'a CStr,
     /// What `statx` says.
     pub stat: Stat,
     /// A symlink's target.
@@ -129,7 +130,7 @@ impl Walked<'_> {
     /// Opens a regular file for reading, without following links.
     pub fn open(&self) -> Result<std::fs::File, WalkError> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let fd = rustix::fs::openat(self.dir, &self.name, flags, Mode::empty()).map_err(WalkError::at("open", &self.path))?;
+        let fd = rustix::fs::openat(self.dir, self.name, flags, Mode::empty()).map_err(WalkError::at("open", &self.path))?;
         Ok(fd.into())
     }
 
@@ -198,11 +199,11 @@ struct Walker<'a, E> {
 
 impl<E: From<WalkError>> Walker<'_, E> {
     fn directory(&mut self, dir: BorrowedFd<'_>, path: &[u8]) -> Result<(), E> {
-        for (name, file_type) in list(dir).map_err(WalkError::at("list", path))? {
-            let child = join(path, name.as_bytes());
+        for (name, file_type) in list(dir).map_err(WalkError::at("list", path))?.iter() {
+            let child = join(path, name.to_bytes());
             let (is_dir, early) = match file_type {
                 FileType::Unknown => {
-                    let stat = stat_at(dir, &name).map_err(WalkError::at("stat", &child))?;
+                    let stat = stat_at(dir, name).map_err(WalkError::at("stat", &child))?;
                     (stat.is_dir(), Some(stat))
                 }
                 known => (known == FileType::Directory, None),
@@ -212,7 +213,7 @@ impl<E: From<WalkError>> Walker<'_, E> {
             }
             let stat = match early {
                 Some(stat) => stat,
-                None => stat_at(dir, &name).map_err(WalkError::at("stat", &child))?,
+                None => stat_at(dir, name).map_err(WalkError::at("stat", &child))?,
             };
             if !stat.is_dir() {
                 let walked = self.describe(dir, child, name, stat)?;
@@ -220,7 +221,7 @@ impl<E: From<WalkError>> Walker<'_, E> {
                 continue;
             }
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let below = rustix::fs::openat(dir, &name, flags, Mode::empty()).map_err(WalkError::at("open", &child))?;
+            let below = rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(WalkError::at("open", &child))?;
             let walked = self.describe(dir, child.clone(), name, stat)?;
             (self.visit)(walked)?;
             self.directory(below.as_fd(), &child)?;
@@ -228,7 +229,7 @@ impl<E: From<WalkError>> Walker<'_, E> {
         Ok(())
     }
 
-    fn describe<'d>(&self, dir: BorrowedFd<'d>, path: Vec<u8>, name: CString, stat: Stat) -> Result<Walked<'d>, WalkError> {
+    fn describe<'d>(&self, dir: BorrowedFd<'d>, path: Vec<u8>, name: &'d CStr, stat: Stat) -> Result<Walked<'d>, WalkError> {
         let mut walked = Walked {
             path,
             dir,
@@ -242,7 +243,7 @@ impl<E: From<WalkError>> Walker<'_, E> {
         };
         match stat.file_type() {
             FileType::Symlink => {
-                let target = rustix::fs::readlinkat(dir, &walked.name, Vec::new());
+                let target = rustix::fs::readlinkat(dir, walked.name, Vec::new());
                 walked.target = target.map_err(WalkError::at("read the link", &walked.path))?.into_bytes();
             }
             FileType::CharacterDevice => walked.whiteout = stat.rdev == (0, 0),
@@ -254,19 +255,51 @@ impl<E: From<WalkError>> Walker<'_, E> {
     }
 }
 
-/// The names in a directory, sorted.
-pub fn list(dir: BorrowedFd<'_>) -> io::Result<Vec<(CString, FileType)>> {
-    let mut names = Vec::new();
+/// The names in a directory, sorted, all in one piece of memory.
+#[derive(Debug, Default)]
+pub struct Names {
+    /// Each with the NUL behind it.
+    bytes: Vec<u8>,
+    places: Vec<(Range<usize>, FileType)>,
+}
+
+impl Names {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether the directory is empty.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// Each name with its type, as far as the directory knows it.
+    pub fn iter(&self) -> impl Iterator<Item = (&CStr, FileType)> {
+        self.places.iter().map(|(place, file_type)| {
+            let name = CStr::from_bytes_with_nul(&self.bytes[place.clone()]);
+            (name.expect("names are kept as the kernel gave them"), *file_type)
+        })
+    }
+}
+
+/// The names in a directory.
+pub fn list(dir: BorrowedFd<'_>) -> io::Result<Names> {
+    let mut names = Names::default();
     let mut buffer = [MaybeUninit::uninit(); 16 << 10];
     let mut reader = RawDir::new(dir, &mut buffer);
     while let Some(entry) = reader.next() {
         let entry = entry?;
         let name = entry.file_name();
         if !matches!(name.to_bytes(), b"." | b"..") {
-            names.push((name.to_owned(), entry.file_type()));
+            let start = names.bytes.len();
+            names.bytes.extend_from_slice(name.to_bytes_with_nul());
+            names.places.push((start..names.bytes.len(), entry.file_type()));
         }
     }
-    names.sort_unstable_by(|a, b| a.0.as_bytes().cmp(b.0.as_bytes()));
+    let Names { bytes, places } = &mut names;
+    // A NUL is less than anything in a name, so that a name comes before those that it begins.
+    places.sort_unstable_by(|(a, _), (b, _)| bytes[a.clone()].cmp(&bytes[b.clone()]));
     Ok(names)
 }
 
@@ -282,7 +315,7 @@ pub fn is_internal_xattr(name: &[u8]) -> bool {
 
 fn read_xattrs(walked: &mut Walked<'_>) -> Result<(), WalkError> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let fd = match rustix::fs::openat(walked.dir, &walked.name, flags, Mode::empty()) {
+    let fd = match rustix::fs::openat(walked.dir, walked.name, flags, Mode::empty()) {
         Ok(fd) => fd,
         // What the owner of the mapped ids cannot open here has no attributes that it could keep.
         Err(rustix::io::Errno::ACCESS) => return Ok(()),

@@ -164,8 +164,8 @@ impl Directory {
         let state = self.state(path);
         let names = list(dir.as_fd()).map_err(ContextError::io("list", path))?;
         let mut nodes = Vec::with_capacity(names.len());
-        for (name, file_type) in names {
-            let child = join(path, name.as_bytes());
+        for (name, file_type) in names.iter() {
+            let child = join(path, name.to_bytes());
             if self.is_left_out(&child) {
                 continue;
             }
@@ -173,11 +173,11 @@ impl Directory {
             if ignored && !matches!(file_type, FileType::Directory | FileType::Unknown) {
                 continue;
             }
-            let Some(stat) = stat_or_gone(dir.as_fd(), &name).map_err(ContextError::io("stat", &child))? else { continue };
+            let Some(stat) = stat_or_gone(dir.as_fd(), name).map_err(ContextError::io("stat", &child))? else { continue };
             if ignored && !(stat.is_dir() && self.has_opening(&child)?) {
                 continue;
             }
-            nodes.extend(self.describe(dir.as_fd(), &name, child, &stat)?);
+            nodes.extend(self.describe(dir.as_fd(), name, child, &stat)?);
         }
         Ok(nodes)
     }
@@ -337,13 +337,13 @@ impl Directory {
             Err(error) => return Err(ContextError::io("open", path)(error)),
         };
         let mut below = Vec::new();
-        for (name, file_type) in list(dir.as_fd()).map_err(ContextError::io("list", path))? {
-            let child = join(path, name.as_bytes());
+        for (name, file_type) in list(dir.as_fd()).map_err(ContextError::io("list", path))?.iter() {
+            let child = join(path, name.to_bytes());
             if !self.ignore.ignores_child(state, &child) {
                 return Ok(true);
             }
             let is_dir = match file_type {
-                FileType::Unknown => stat_or_gone(dir.as_fd(), &name).is_ok_and(|stat| stat.is_some_and(|s| s.is_dir())),
+                FileType::Unknown => stat_or_gone(dir.as_fd(), name).is_ok_and(|stat| stat.is_some_and(|s| s.is_dir())),
                 known => known == FileType::Directory,
             };
             if is_dir {

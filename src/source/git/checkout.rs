@@ -256,13 +256,13 @@ fn level(out: &Path, time: Option<i64>) -> Result<(), GitError> {
     let keeps_git_dir = out.join(".git").is_dir();
     let mut stray = Vec::new();
     walk(&root, &mut |walked| {
-        if !keeps_git_dir && walked.name.as_bytes() == b".git" {
+        if !keeps_git_dir && walked.name.to_bytes() == b".git" {
             stray.push(walked.path.clone());
             return Ok(());
         }
         let mode = open_mode(walked.stat.mode);
         if walked.stat.file_type() != FileType::Symlink && mode != walked.stat.mode & 0o7777 {
-            rustix::fs::chmodat(walked.dir, &walked.name, Mode::from_raw_mode(mode), AtFlags::empty())
+            rustix::fs::chmodat(walked.dir, walked.name, Mode::from_raw_mode(mode), AtFlags::empty())
                 .map_err(WalkError::at("change the mode of", &walked.path))?;
         }
         Ok(())
@@ -276,7 +276,7 @@ fn level(out: &Path, time: Option<i64>) -> Result<(), GitError> {
     let time = Timespec { tv_sec: secs, tv_nsec: 0 };
     let times = Timestamps { last_access: time, last_modification: time };
     walk(&root, &mut |walked| {
-        rustix::fs::utimensat(walked.dir, &walked.name, &times, AtFlags::SYMLINK_NOFOLLOW)
+        rustix::fs::utimensat(walked.dir, walked.name, &times, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(WalkError::at("set the time of", &walked.path))
             .map_err(GitError::from)
     })?;
