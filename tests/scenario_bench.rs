@@ -132,13 +132,16 @@ fn other_builders_get_the_same_and_nothing_of_the_user_s_changes() {
         fake(lab, "buildah", BUILDAH);
         fake(lab, "docker", DOCKER);
         let dockerfile = "FROM scratch AS other\nCOPY ignored /\nFROM busybox AS tools\nRUN --network=none \\\n  echo tool >/tool\nFROM busybox\n\
-            ARG WHAT=x\nCOPY --from=tools /tool /tool\nCOPY . /src\nRUN echo $WHAT; cat /src/a >/b\n";
+            ARG WHAT=x\nCOPY --from=tools /tool /tool\nCOPY . /src\n\
+            RUN --mount=type=secret,id=s,required grep -q vault /etc/hosts && echo $WHAT; cat /src/a >/b\n";
         lab.context("ctx", &[("Dockerfile", dockerfile), (".dockerignore", "ignored\n"), ("ignored", "i\n"), ("a", "1\n"), ("old", "o\n")]);
         let old = fs::File::options().write(true).open(lab.work("ctx/old")).expect("open");
         old.set_modified(std::time::SystemTime::UNIX_EPOCH).expect("a time");
         let before = listing(lab, "ctx");
         let path = format!("{}:{}", lab.work("bin").display(), std::env::var("PATH").expect("a PATH"));
         let args = ["--rounds=1", "--against=buildah,docker,podman", "--format=json", "--build-arg", "WHAT=y", "--touch=a", "ctx"];
+        lab.write("secret", "s\n");
+        let args: Vec<&str> = args.into_iter().chain(["--secret=id=s,src=secret", "--add-host=vault:10.1.2.3", "--network=none"]).collect();
         let mut command = bench(lab, &args);
         // There is no podman here, whatever the machine has.
         let bare = lab.work("bin");
@@ -163,7 +166,14 @@ fn other_builders_get_the_same_and_nothing_of_the_user_s_changes() {
         let calls = fs::read_to_string(lab.work("calls")).expect("calls");
         let builds: Vec<&str> = calls.lines().filter(|line| line.contains(" bud ")).collect();
         assert_eq!(builds.len(), 6, "{calls}");
-        for part in ["--root ", "--runroot ", "--layers", "--build-arg WHAT=y", "-f "] {
+        for part in [
+            "--root ",
+            "--runroot ",
+            "--layers",
+            "--build-arg WHAT=y",
+            "--secret id=s,src=secret --network none --add-host vault:10.1.2.3",
+            "-f ",
+        ] {
             assert!(builds.iter().all(|line| line.contains(part)), "{part}: {calls}");
         }
         assert!(builds[0].contains("--no-cache") && !builds[1].contains("--no-cache"), "{calls}");

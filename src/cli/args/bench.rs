@@ -35,6 +35,18 @@ pub struct BenchArgs {
     /// As for `shale build`.
     #[arg(long, value_name = "STAGE")]
     pub target: Option<String>,
+    /// As for `shale build`.
+    #[arg(long = "secret", value_name = "ID=…")]
+    pub secrets: Vec<String>,
+    /// As for `shale build`.
+    #[arg(long = "ssh", value_name = "ID[=SOCKET]")]
+    pub agents: Vec<String>,
+    /// As for `shale build`.
+    #[arg(long, value_name = "MODE")]
+    pub network: Option<String>,
+    /// As for `shale build`.
+    #[arg(long = "add-host", value_name = "HOST:IP")]
+    pub add_hosts: Vec<String>,
     /// A directory. It is copied; nothing in it changes.
     #[arg(value_name = "CONTEXT")]
     pub context: Option<PathBuf>,

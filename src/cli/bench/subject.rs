@@ -318,9 +318,19 @@ fn images_of(dockerfile: &Dockerfile, source: &SourceFile, args: &BenchArgs, env
     image_refs(dockerfile, &options).map_err(|errors| told(BuildError::Plan { file: source.clone(), errors }))
 }
 
+/// What every builder is called with, in words that all of them know.
 fn arguments(args: &BenchArgs) -> Vec<String> {
-    let build_args = args.build_args.iter().flat_map(|arg| ["--build-arg".to_owned(), arg.clone()]);
-    build_args.chain(args.target.iter().flat_map(|target| ["--target".to_owned(), target.clone()])).collect()
+    let BenchArgs { build_args, target, secrets, agents, network, add_hosts, .. } = args;
+    let (target, network) = (target.as_slice(), network.as_slice());
+    let flags = [
+        ("--build-arg", build_args.as_slice()),
+        ("--target", target),
+        ("--secret", secrets),
+        ("--ssh", agents),
+        ("--network", network),
+        ("--add-host", add_hosts),
+    ];
+    flags.into_iter().flat_map(|(flag, values)| values.iter().flat_map(move |value| [flag.to_owned(), value.clone()])).collect()
 }
 
 /// Brings an image into the private store: from the user's store, where it stays as it is, or from its registry.
