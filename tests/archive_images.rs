@@ -238,6 +238,8 @@ fn broken_archives_change_nothing() {
         ("a cut stream", zstd::stream::encode_all(&good[..], 1).expect("memory")[..5000].to_vec(), "invalid image archive"),
         ("no archive", b"hello world".to_vec(), "image archive"),
         ("nothing", Vec::new(), "is no image archive"),
+        ("a text", b"hello\n".to_vec(), "is no image archive: it is no tar"),
+        ("a longer text", b"hello\n".repeat(999), "is no image archive: it is no tar"),
         ("another tar", tar_of([("x", &b"y"[..])]), "is no image archive"),
         ("a wrong DiffID", bare(&config, b"not it"), "content does not match its digest"),
         ("a wrong DiffID in gzip", bare(&config, &layer("b", b"b").gzip), "content does not match its digest"),

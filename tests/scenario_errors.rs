@@ -108,7 +108,7 @@ fn bad_command_lines_and_contexts() {
             (&["build", "ctx/f"], 1, &["must be a directory", "ctx/f"]),
             (&["build", "empty"], 1, &["open Dockerfile: no such file or directory", "hint: "]),
             (&["build", "-f", "-", "-"], 1, &["can't use stdin for both"]),
-            (&["load", "-i", "garbage.tar"], 1, &["garbage.tar", "hint: the store is as it was"]),
+            (&["load", "-i", "garbage.tar"], 1, &["garbage.tar is no image archive: it is no tar"]),
             (&["load", "-i", "zeros.tar"], 1, &["zeros.tar is no image archive"]),
             (&["load", "-i", "no.tar"], 1, &["open no.tar: no such file or directory"]),
             (&["inspect", "none"], 1, &["No such object: none"]),

@@ -194,7 +194,10 @@ fn index(path: PathBuf, file: File, spool: Option<TmpDir>) -> Result<Files, Arch
     let len = file.metadata().map_err(broken)?.len();
     let mut entries = BTreeMap::new();
     let mut archive = tar::Archive::new(&file);
-    for entry in archive.entries_with_seek().map_err(broken)? {
+    for (number, entry) in archive.entries_with_seek().map_err(broken)?.enumerate() {
+        if number == 0 && entry.is_err() {
+            return Err(ArchiveError::NotATar { path });
+        }
         let entry = entry.map_err(broken)?;
         let raw_name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         let Some(name) = normal(&raw_name) else { continue };

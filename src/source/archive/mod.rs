@@ -67,6 +67,12 @@ pub enum ArchiveError {
         /// The archive; `-` is the stream.
         path: PathBuf,
     },
+    /// Not even a tar.
+    #[error("{} is no image archive: it is no tar", path.display())]
+    NotATar {
+        /// The file; `-` is the stream.
+        path: PathBuf,
+    },
     /// A manifest in it cannot be used.
     #[error("invalid image archive {}: {source}", path.display())]
     Manifest {
