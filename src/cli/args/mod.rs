@@ -304,6 +304,10 @@ mod tests {
             ("bild .", "unknown command: shale bild\nDid you mean build?\n"),
             ("push", "'shale push' requires 1 argument\n"),
             ("search x", "ERROR: 'shale search' is not supported: registries are not searched"),
+            (
+                "buildx history export x",
+                "ERROR: 'shale buildx history export' is not supported: records of builds stay in their store; `inspect` shows one",
+            ),
         ] {
             match cli(line) {
                 Err(Refusal::Usage(text)) => assert!(text.starts_with(start), "{line}:\n{text}"),

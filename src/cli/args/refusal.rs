@@ -55,6 +55,16 @@ const OTHER_COMMANDS: &[(&[&str], &str)] = &[
     (&["service", "swarm", "node", "secret", "config"], NO_CONTAINERS),
 ];
 
+/// Why a command of `docker` is not there, if it is one.
+fn why_not(path: &str, name: &str) -> Option<&'static str> {
+    match name {
+        "export" | "import" | "open" | "trace" if path.ends_with(" history") => {
+            Some("records of builds stay in their store; `inspect` shows one")
+        }
+        _ => OTHER_COMMANDS.iter().find(|(names, _)| names.contains(&name)).map(|(_, why)| *why),
+    }
+}
+
 /// Words a clap error as Docker would.
 pub(super) fn refusal(error: &clap::Error, argv: &[OsString], program: Program) -> Refusal {
     let Named { path, command, .. } = named(argv.iter().skip(1));
@@ -116,10 +126,10 @@ pub(super) fn refusal(error: &clap::Error, argv: &[OsString], program: Program) 
         }
         ErrorKind::InvalidSubcommand => {
             let name = context(ContextKind::InvalidSubcommand).unwrap_or_default();
-            if let Some((_, why)) = OTHER_COMMANDS.iter().find(|(names, _)| names.contains(&name.as_str())) {
+            if let Some(why) = why_not(path, &name) {
                 let prefix = if program == Program::Docker { "docker" } else { "ERROR" };
                 let text = format!("{prefix}: '{path} {name}' is not supported: {why}");
-                return if *why == NO_CONTAINERS { Refusal::Flag(text) } else { Refusal::Usage(text) };
+                return if why == NO_CONTAINERS { Refusal::Flag(text) } else { Refusal::Usage(text) };
             }
             let guess = guess(context(ContextKind::SuggestedSubcommand));
             let usage = if path.contains(' ') { format!("\n\nUsage:  {path}") } else { String::new() };
