@@ -187,3 +187,45 @@ fn a_program_that_is_deleted_meanwhile_still_runs_steps() {
         assert!(!lab.work("own").exists() && lab.work("out.tar").exists());
     });
 }
+
+/// Whoever starts a program hands down which signals it ignores; Jenkins agents and init scripts ignore that of a child's end.
+#[test]
+fn a_build_started_by_one_that_waits_for_no_children_runs_steps() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        lab.context("ctx", &[("Dockerfile", "FROM busybox\nRUN echo 1 >/f\n")]);
+        let binary = lab.path("shale");
+        let script = "trap '' CHLD && exec \"$0\" \"$@\"";
+        let args = ["-c", script, binary.to_str().expect("text"), "build", "-q", "-o", "type=tar,dest=out.tar", "ctx"];
+        let said = support::Said::of(lab.command_of("sh", &args).output().expect("starts"));
+        assert!(said.ok() && lab.work("out.tar").exists(), "{:?}: {}", lab.who(), said.stderr);
+    });
+}
+
+#[test]
+fn a_workdir_is_as_old_as_the_epoch() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        lab.context("ctx", &[("Dockerfile", "FROM busybox\nWORKDIR /a/b\nRUN echo 1 >/f\n")]);
+        let without = lab.build("ctx", &[]);
+        assert!(without.image.files["a/b"].mtime > 1_600_000_000);
+        for epoch in ["1500000000", "1400000000"] {
+            let dated = lab.build("ctx", &["--build-arg", &format!("SOURCE_DATE_EPOCH={epoch}")]);
+            let mtimes = ["a", "a/b"].map(|path| dated.image.files[path].mtime.to_string());
+            assert_eq!(mtimes, [epoch, epoch], "{:?}", lab.who());
+        }
+    });
+}
+
+#[test]
+fn a_program_privileged_on_this_machine_is_not_so_in_the_image() {
+    let lab = Lab::new(support::Who::Caller);
+    let ctx = lab.context("ctx", &[("Dockerfile", "FROM scratch\nCOPY f /\n"), ("f", "1\n")]);
+    // cap_net_bind_service, as `setcap` writes it.
+    let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let flags = rustix::fs::XattrFlags::empty();
+    if let Err(error) = rustix::fs::setxattr(ctx.join("f"), "security.capability", &capability, flags) {
+        return skip("capabilities of files", &error.to_string());
+    }
+    assert!(lab.build("ctx", &[]).image.files["f"].xattrs.is_empty());
+}

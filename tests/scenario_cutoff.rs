@@ -105,20 +105,41 @@ fn only_what_has_other_content_below_it_runs_again() {
     });
 }
 
+fn write_archive(lab: &Lab, mtime_secs: u64) {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_mode(0o644);
+    header.set_size(2);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(mtime_secs);
+    tar.append_data(&mut header, "member", &b"m\n"[..]).expect("memory");
+    lab.write("ctx/files.tar", tar.into_inner().expect("memory"));
+}
+
+/// Unlike those of a context's files, they are the same wherever it is unpacked, and a command may look at them.
+#[test]
+fn the_times_in_an_archive_are_content() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        lab.context("ctx", &[("Dockerfile", "FROM busybox AS added\nADD files.tar /d/\nFROM added\nRUN stat -c %Y /d/member >/time\n")]);
+        for mtime in ["1700000000\n", "1600000000\n"] {
+            write_archive(lab, mtime.trim().parse().expect("a number"));
+            assert_eq!(lab.build("ctx", &[]).image.text("time"), mtime, "{:?}", lab.who());
+        }
+        // The time of the directory above is that of the step, and nobody's content.
+        lab.build("ctx", &["--no-cache-filter", "added", "--metadata-file", "meta.json"]);
+        let told: Vec<String> = statuses(lab).into_iter().map(|(_, status)| status).collect();
+        assert_eq!(told, ["executed", "cut-off-hit"], "{:?}", lab.who());
+    });
+}
+
 #[test]
 fn an_archive_is_unpacked_again_upon_a_changed_base() {
     as_everybody(|lab| {
         lab.load_busybox();
         make_base(lab, "1");
-        let mut tar = tar::Builder::new(Vec::new());
-        let mut header = tar::Header::new_ustar();
-        header.set_mode(0o644);
-        header.set_size(2);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(1_700_000_000);
-        tar.append_data(&mut header, "member", &b"m\n"[..]).expect("memory");
-        lab.write("ctx/files.tar", tar.into_inner().expect("memory"));
+        write_archive(lab, 1_700_000_000);
         lab.context("ctx", &[("Dockerfile", "FROM base\nADD files.tar plain /d/\nADD plain /e/\n"), ("plain", "p\n")]);
         lab.build("ctx", &[]);
         make_base(lab, "2");

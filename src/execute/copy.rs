@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use shale_cache::ListId;
 
-pub(super) use layer::{PLAIN, write_layer};
+pub(super) use layer::{PLAIN, Times, write_layer};
 pub(super) use places::Places;
 pub(super) use selection::{Fetched, Selection, select, source_key};
 
@@ -106,7 +106,8 @@ fn is_changed(error: &StepError) -> bool {
 
 fn write_once(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp, selection: Selection) -> Result<Made, StepError> {
     let Selection { mut files, fetched, checkouts, landed } = selection;
-    let mut spool = Spool::new(executor.store);
+    let (mut spool, begun) = (Spool::new(executor.store), now());
+    let mut times = Times::Incidental;
     for file in &fetched {
         spool.take_fetched(file, &mut files)?;
     }
@@ -115,6 +116,9 @@ fn write_once(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp, select
         if let Some((number, _)) = archives.first().filter(|_| landed.get().is_some()) {
             // The second look took it for a plain file.
             return Err(LayerError::Changed { path: crate::layer::shown(&files.matches[*number].name) }.into());
+        }
+        if !archives.is_empty() {
+            times = Times::Content(begun);
         }
         spool.unpack_archives(archives, &mut files)?;
     }
@@ -125,7 +129,7 @@ fn write_once(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp, select
     let places = places(executor, step, op, (&files, &checkouts), &landed, &mut spool)?;
     // Of a large context the names alone are tens of megabytes.
     drop(files);
-    write_layer(executor, step, landed, places)
+    write_layer(executor, step, landed, places, times)
 }
 
 /// A layer that is known and not written yet.

@@ -450,4 +450,6 @@ pub struct WorkdirOp {
     pub path: String,
     /// USER as written at that point: owner of what is created (as BuildKit does).
     pub user: String,
+    /// SOURCE_DATE_EPOCH in Unix seconds: the time of what is created (as BuildKit does).
+    pub created_secs: Option<i64>,
 }

@@ -435,7 +435,7 @@ impl<'l, 'a, 't> StageLowering<'l, 'a, 't> {
             return Ok(());
         }
         let name = self.display(step);
-        let op = WorkdirOp { path: paths::clean(&directory), user: self.state.config.config.user.clone() };
+        let op = WorkdirOp { path: paths::clean(&directory), user: self.state.config.config.user.clone(), created_secs: self.plan.epoch };
         // The parts of keys call it the path.
         let secret_parts = self.state.secret_parts.iter().map(|part| part.replace("workdir", "path")).collect();
         self.advance(step, Op::Workdir(op), name, false, text, secret_parts);

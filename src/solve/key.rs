@@ -6,7 +6,7 @@
 //! | all | format version and op kind (in the hash's frame), `parent` |
 //! | RUN | `platform`, `command`, `env` (image ENV in order), one `arg NAME` per ARG in scope, `secret env NAME` per variable of ENV that is secret, `user`, `workdir`, `network`, `security`, one `device NAME` per wish, `hostname`, `add-host`, `ulimit`, `shm-size`, per mount `mount TARGET` and `files at TARGET`, `heredoc NAME` |
 //! | COPY, ADD | `destination`, `chown`, `chmod`, `unpack`, `heredoc NAME`, `files` (the selection's list: never an mtime) |
-//! | WORKDIR | `path`, `user` |
+//! | WORKDIR | `path`, `user`, `SOURCE_DATE_EPOCH` if there is one |
 //!
 //! A part with a secret in it is called `secret PART` and has a hash for its value, under the store's own key. Of a mount the target may be secret, too: it is
 //! `secret mount N` and `files at mount N`.
@@ -251,6 +251,9 @@ fn workdir_parts(workdir: &WorkdirOp, parent: &ChainId) -> KeyParts {
     parts.push_text("parent", parent.to_string());
     parts.push_text("path", workdir.path.clone());
     parts.push_text("user", workdir.user.clone());
+    if let Some(secs) = workdir.created_secs {
+        parts.push_text("SOURCE_DATE_EPOCH", secs.to_string());
+    }
     parts
 }
 

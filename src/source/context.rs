@@ -4,8 +4,9 @@
 //! asked for and the stat cache does not vouch for it. Everything goes through one open directory, and no path leaves it: symlinks are
 //! reported, never followed. An archive on stdin is spooled instead ([`archive`]).
 //!
-//! As in BuildKit, every owner is 0:0, the mode is the true one, and of the extended attributes `security.capability` is kept. An
-//! ignored directory that holds something re-included is visible, with its true mode. The rules of the ignore file apply to local
+//! As in BuildKit, every owner is 0:0, the mode is the true one, and extended attributes are left behind, a capability too: a program
+//! that is privileged on this machine is not so in the image. An ignored directory that holds something re-included is visible, with
+//! its true mode. The rules of the ignore file apply to local
 //! directories only: BuildKit applies none to archives.
 
 pub mod archive;

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use base64::Engine as _;
+use flate2::read::MultiGzDecoder;
 use serde::{Deserialize, Serialize};
 use shale_cache::{OciDigest, Store, StoreError};
 use ureq::http::StatusCode;
@@ -190,7 +191,7 @@ fn without_user(url: &str) -> (String, Option<String>) {
     split().unwrap_or_else(|| (url.to_owned(), None))
 }
 
-/// Takes the body into the store. Failures of the store end the tries; they are left in `failure`.
+/// Takes the body into the store, decompressed where a `Content-Encoding: gzip` says how it travels (as BuildKit does). Failures of the store end the tries; they are left in `failure`.
 fn take(
     store: &Store,
     response: Response,
@@ -200,14 +201,16 @@ fn take(
 ) -> Result<Download, Fault> {
     let header = |name: &str| response.header(name).map(str::to_owned);
     let (etag, last_modified) = (header("etag"), header("last-modified"));
-    let total_bytes: Option<u64> = header("content-length").and_then(|length| length.parse().ok());
+    let is_packed = header("content-encoding").is_some_and(|encoding| encoding.eq_ignore_ascii_case("gzip"));
+    let total_bytes: Option<u64> = header("content-length").filter(|_| !is_packed).and_then(|length| length.parse().ok());
     let mut fail = |error: HttpError| {
         failure.get_or_insert(error);
         Fault::from(RegistryError::Cancelled)
     };
     let mut writer = store.blobs().writer().map_err(|error| fail(error.into()))?;
     let mut hash = blake3::Hasher::new();
-    let mut body = response.into_reader();
+    let body = response.into_reader();
+    let mut body: Box<dyn io::Read> = if is_packed { Box::new(MultiGzDecoder::new(body)) } else { Box::new(body) };
     let mut buffer = vec![0; READ_BYTES];
     let (mut size_bytes, mut told) = (0_u64, std::time::Instant::now());
     loop {
@@ -279,7 +282,7 @@ mod tests {
     use super::*;
 
     /// Serves `answers` one after the other and keeps what was asked.
-    fn serve(answers: Vec<&'static str>) -> (String, Arc<Mutex<Vec<String>>>) {
+    fn serve(answers: Vec<impl AsRef<[u8]> + Send + 'static>) -> (String, Arc<Mutex<Vec<String>>>) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("bound");
         let asked: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -290,7 +293,7 @@ mod tests {
                 let lines = BufReader::new(&stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
                 let text: Vec<String> = lines.map(|line| line.to_lowercase()).collect();
                 kept.lock().expect("no panic").push(text.join("\n"));
-                stream.write_all(answer.as_bytes()).expect("the client listens");
+                stream.write_all(answer.as_ref()).expect("the client listens");
             }
         });
         (format!("http://{address}/dir/file?token=secret"), asked)
@@ -316,6 +319,26 @@ mod tests {
         assert_eq!(downloads.get(&store, &url, Some(&first.blob.clone()), &()).expect("known"), first);
         let record = fs::read_dir(store.root().join("contexts")).expect("there").flatten().next().expect("one");
         assert!(!fs::read_to_string(record.path()).expect("text").contains("secret"));
+    }
+
+    #[test]
+    fn a_file_that_travels_compressed_is_kept_as_it_is() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = Store::open(&dir.path().join("store")).expect("a store");
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        gzip.write_all(b"hello").expect("memory");
+        let packed = gzip.finish().expect("memory");
+        let answer = |encoding: &str| {
+            let length = packed.len();
+            let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n{encoding}\r\n");
+            [head.as_bytes(), &packed].concat()
+        };
+        let (url, _) = serve(vec![answer("Content-Encoding: GZip\r\n"), answer("Content-Type: application/gzip\r\n")]);
+        let downloads = Downloads::new(RegistryConfig::default(), Lent::default());
+        for (name, content) in [("1", b"hello".as_slice()), ("2", &packed)] {
+            let got = downloads.get(&store, &format!("{url}{name}"), None, &()).expect("served");
+            assert_eq!(store.blobs().read(&got.blob).expect("a store").as_deref(), Some(content), "{name}");
+        }
     }
 
     #[test]

@@ -49,20 +49,11 @@ impl From<&Stat> for Fingerprint {
     }
 }
 
-/// What is remembered of a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Known {
-    /// blake3 of the content.
-    pub digest: ContentDigest,
-    /// `security.capability`, empty if there is none. A change of it changes ctime, so it is as trustworthy as the digest.
-    pub capability: Vec<u8>,
-}
-
 /// A file hashed by this build.
 #[derive(Clone, Debug)]
 struct Fresh {
     seen: Fingerprint,
-    known: Known,
+    digest: ContentDigest,
 }
 
 /// Why there is no old state to compare with. Never an error: the build only takes longer.
@@ -142,14 +133,14 @@ impl StatCache {
     }
 
     /// What is known of a file that looks like this now. The answer also settles what [`StatCache::digest`] says from here on.
-    pub fn lookup(&self, path: &[u8], now: &Fingerprint) -> Option<Known> {
+    pub fn lookup(&self, path: &[u8], now: &Fingerprint) -> Option<ContentDigest> {
         let fresh = self.fresh.read().and_then(|fresh| fresh.get(path).cloned());
         if let Some(fresh) = fresh {
             if fresh.seen == *now {
-                return Some(fresh.known);
+                return Some(fresh.digest);
             }
             self.fresh.write().remove(path);
-            self.note_changed(path, Some(fresh.known.digest));
+            self.note_changed(path, Some(fresh.digest));
             return None;
         }
         let i = self.old.find(path)?;
@@ -161,12 +152,12 @@ impl StatCache {
             return None;
         }
         self.verdicts[i].store(VERIFIED, Ordering::Relaxed);
-        Some(Known { digest: record.digest, capability: record.capability.to_vec() })
+        Some(record.digest)
     }
 
     /// The digest of a file, as of the last [`StatCache::lookup`] or [`StatCache::insert`]; `None` if neither vouched for it.
     pub fn digest(&self, path: &[u8]) -> Option<ContentDigest> {
-        if let Some(digest) = self.fresh.read().and_then(|fresh| fresh.get(path).map(|fresh| fresh.known.digest)) {
+        if let Some(digest) = self.fresh.read().and_then(|fresh| fresh.get(path).map(|fresh| fresh.digest)) {
             return Some(digest);
         }
         let i = self.old.find(path)?;
@@ -189,12 +180,12 @@ impl StatCache {
     }
 
     /// Remembers a file that was just hashed.
-    pub fn insert(&self, path: &[u8], seen: Fingerprint, known: Known) {
-        let is_same = self.changed.read().is_some_and(|changed| changed.get(path) == Some(&Some(known.digest)));
+    pub fn insert(&self, path: &[u8], seen: Fingerprint, digest: ContentDigest) {
+        let is_same = self.changed.read().is_some_and(|changed| changed.get(path) == Some(&Some(digest)));
         if is_same {
             self.changed.write().remove(path);
         }
-        self.fresh.write().insert(path.to_vec(), Fresh { seen, known });
+        self.fresh.write().insert(path.to_vec(), Fresh { seen, digest });
     }
 
     /// Writes what is known to `path`, if this build learned anything that may be stored: to a temporary name in the same directory,
@@ -227,13 +218,7 @@ impl StatCache {
                 records.push(record);
             }
         }
-        records.extend(settled.iter().map(|(path, fresh)| format::Record {
-            path,
-            seen: fresh.seen,
-            digest: fresh.known.digest,
-            capability: &fresh.known.capability,
-            age: 0,
-        }));
+        records.extend(settled.iter().map(|(path, fresh)| format::Record { path, seen: fresh.seen, digest: fresh.digest, age: 0 }));
         records.sort_unstable_by_key(|r| r.path);
         records
     }
@@ -265,8 +250,8 @@ mod tests {
         Fingerprint { size: n, mtime: time, ctime: time, inode: n, dev: 7 }
     }
 
-    fn known(n: u8) -> Known {
-        Known { digest: [n; 32], capability: vec![n; usize::from(n % 2) * 20] }
+    fn known(n: u8) -> ContentDigest {
+        [n; 32]
     }
 
     /// Everything before the year 2001 is old enough.

@@ -55,6 +55,8 @@ const OURSELVES: &str = "/proc/self/exe";
 
 /// To be called before anything else: does not return in a process that was started as a worker.
 pub fn hook() {
+    // Whoever started us may wait for no children, which is inherited: then nobody here could, either.
+    crate::sandbox::sys::heed_children();
     let mut args = std::env::args_os();
     if args.next().is_none_or(|name| name != NAME) {
         return;

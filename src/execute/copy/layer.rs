@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use shale_cache::LayerId;
 
+use super::now;
 use super::places::Places;
 use crate::execute::{BuildExecutor, StepError, former};
 use crate::layer::compress::Encoder;
@@ -12,6 +13,7 @@ use crate::layer::contents::{Contents as _, SourceRef};
 use crate::layer::unpack::{Unpacker, needs_worker, write_gathered};
 use crate::sandbox::SandboxError;
 use crate::solve::{Made, Step};
+use crate::tree::entry::Mtime;
 use crate::tree::graft::Graft;
 use crate::tree::index::Index;
 use crate::tree::walk::open_dir;
@@ -53,20 +55,37 @@ pub(super) fn index(executor: &BuildExecutor<'_>, landed: Graft, places: &Places
     })
 }
 
+/// What the times of a layer's entries are to the steps above.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::execute) enum Times {
+    /// Nothing, as in BuildKit: those of a context are no part of its digest, and those of directories are when they were made.
+    Incidental,
+    /// Nothing, but somebody asked for these: no other layer stands for this one.
+    Asked,
+    /// Content, as those in an archive are, but for what was made since then.
+    Content(Mtime),
+}
+
 /// Commits a grafted layer: its index, and unpacked if a RUN comes to lie upon it, else packed.
 pub(in crate::execute) fn write_layer(
     executor: &BuildExecutor<'_>,
     step: &Step<'_>,
     landed: Graft,
     places: Places,
+    times: Times,
 ) -> Result<Made, StepError> {
     if landed.items.is_empty() {
         return executor.empty_layer();
     }
     let needs_worker = needs_worker(landed.items.iter().map(|item| &item.entry));
     let index = index(executor, landed, &places)?;
-    let content = index.content_id_without_mtimes();
-    if let Some(layer) = former::layer(executor, step, &content, &index) {
+    let content = match times {
+        Times::Incidental | Times::Asked => index.content_id_without_mtimes(),
+        Times::Content(since) => index.content_id(Some((since, now()))),
+    };
+    if !matches!(times, Times::Asked)
+        && let Some(layer) = former::layer(executor, step, &content, &index)
+    {
         return Ok(Made { layer, content, inputs: None });
     }
     let made = executor.made(&index, content)?;

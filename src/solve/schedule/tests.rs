@@ -64,7 +64,7 @@ impl Reporter for Silent {
 
 fn workdir(path: &str) -> Vertex {
     Vertex {
-        op: Op::Workdir(WorkdirOp { path: path.into(), user: String::new() }),
+        op: Op::Workdir(WorkdirOp { path: path.into(), user: String::new(), created_secs: None }),
         parent: None,
         name: path.into(),
         source: None,

@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::num::NonZero;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,14 +18,12 @@ use super::ContextError;
 use super::held::{Held, HeldFile};
 use crate::scoped::open_scoped;
 use crate::source::ignore::{Ignore, MatchState};
-use crate::source::statcache::{Fingerprint, Horizon, Known, LoadNote, Saved, StatCache};
+use crate::source::statcache::{Fingerprint, Horizon, LoadNote, Saved, StatCache};
 use crate::tree::entry::{ContentDigest, file_name, join, parent};
 use crate::tree::index::is_below;
 use crate::tree::walk::{Stat, list, node_kind, stat_at};
 use crate::tree::{Node, NodeKind};
 
-/// The one extended attribute that BuildKit takes from a local context into a layer.
-const CAPABILITY: &CStr = c"security.capability";
 /// Each hashing thread reads through a buffer of this size, however large the file is.
 const BUFFER_BYTES: usize = 256 << 10;
 /// Hashing waits for the disk at least as often as for the processor.
@@ -252,8 +250,7 @@ impl Directory {
             let after = look(&file)?;
             self.hashed.fetch_add(1, Ordering::Relaxed);
             if before == after && size == after.size {
-                let capability = capability_of_fd(&file);
-                self.cache.insert(path, after, Known { digest, capability });
+                self.cache.insert(path, after, digest);
                 return Ok(digest);
             }
         }
@@ -293,15 +290,11 @@ impl Directory {
             Some(held) => (NodeKind::File { size: held.size_bytes, inode: None }, held.mtime),
             None => (kind, stat.mtime),
         };
-        let mut xattrs = BTreeMap::new();
-        if let NodeKind::File { .. } = kind {
-            let known = if held.is_some() { None } else { self.cache.lookup(&path, &Fingerprint::from(stat)) };
-            let capability = known.map_or_else(|| capability_at(dir, name), |known| known.capability);
-            if !capability.is_empty() {
-                xattrs.insert(CAPABILITY.to_bytes().to_vec(), capability);
-            }
+        if matches!(kind, NodeKind::File { .. }) && held.is_none() {
+            // From here on the cache vouches for the file, if it looks as it did.
+            self.cache.lookup(&path, &Fingerprint::from(stat));
         }
-        Ok(Some(Node { path, kind, mode: stat.mode & 0o7777, uid: 0, gid: 0, mtime, xattrs }))
+        Ok(Some(Node { path, kind, mode: stat.mode & 0o7777, uid: 0, gid: 0, mtime, xattrs: BTreeMap::new() }))
     }
 
     /// Whether a path is there for COPY: not ignored, or a directory on the way to something that is not.
@@ -432,19 +425,6 @@ fn open_by_steps(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<Own
     }
     let from = dir.as_ref().map_or(root, AsFd::as_fd);
     rustix::fs::openat(from, file_name(path), flags, Mode::empty())
-}
-
-/// The capability of a file that is not open, empty if it has none or the file system knows none.
-fn capability_at(dir: BorrowedFd<'_>, name: &CStr) -> Vec<u8> {
-    let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
-    path.extend_from_slice(name.to_bytes());
-    let mut buffer = [0; 64];
-    rustix::fs::lgetxattr(path.as_slice(), CAPABILITY, &mut buffer[..]).map_or_else(|_| Vec::new(), |len| buffer[..len].to_vec())
-}
-
-fn capability_of_fd(file: &File) -> Vec<u8> {
-    let mut buffer = [0; 64];
-    rustix::fs::fgetxattr(file, CAPABILITY, &mut buffer[..]).map_or_else(|_| Vec::new(), |len| buffer[..len].to_vec())
 }
 
 /// Hashes a stream to its end through a fixed buffer. No mmap: a file that is cut short under a mapping kills the process.

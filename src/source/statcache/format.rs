@@ -6,10 +6,10 @@
 //! count     u32
 //! checksum  32  blake3 of all that follows
 //! records   count × 88, sorted by path, little-endian:
-//!             path_start u32 · path_len u16 · capability_len u8 · age u8
+//!             path_start u32 · path_len u16 · 0 u8 · age u8
 //!             size u64 · mtime_secs i64 · ctime_secs i64 · mtime_nanos u32 · ctime_nanos u32
 //!             inode u64 · dev u64 · digest 32
-//! heap          per record: its path, then its capability
+//! heap          the paths
 //! ```
 //! Mapped, and searched in place.
 
@@ -31,7 +31,6 @@ pub(super) struct Record<'a> {
     pub(super) path: &'a [u8],
     pub(super) seen: Fingerprint,
     pub(super) digest: ContentDigest,
-    pub(super) capability: &'a [u8],
     pub(super) age: u8,
 }
 
@@ -63,8 +62,8 @@ impl Table {
         let table = Self { bytes, count };
         let heap = count.checked_mul(RECORD).and_then(|size| table.bytes.len().checked_sub(HEADER + size)).ok_or("it is cut short")?;
         let inside = |i: usize| {
-            let (start, path, capability) = table.place(i);
-            start + path + capability <= heap
+            let (start, path) = table.place(i);
+            start + path <= heap
         };
         if (0..count).all(inside) { Ok(table) } else { Err("an entry points outside") }
     }
@@ -73,15 +72,15 @@ impl Table {
         self.count
     }
 
-    /// Where a record's path starts in the heap, its length, and the capability's.
-    fn place(&self, i: usize) -> (usize, usize, usize) {
+    /// Where a record's path starts in the heap, and its length.
+    fn place(&self, i: usize) -> (usize, usize) {
         let at = HEADER + i * RECORD;
         let length = u16::from_le_bytes([self.bytes[at + 4], self.bytes[at + 5]]);
-        (u32_at(&self.bytes, at) as usize, usize::from(length), usize::from(self.bytes[at + 6]))
+        (u32_at(&self.bytes, at) as usize, usize::from(length))
     }
 
     fn path(&self, i: usize) -> &[u8] {
-        let (start, length, _) = self.place(i);
+        let (start, length) = self.place(i);
         &self.bytes[HEADER + self.count * RECORD + start..][..length]
     }
 
@@ -109,7 +108,7 @@ impl Table {
 
     pub(super) fn record(&self, i: usize) -> Record<'_> {
         let at = HEADER + i * RECORD;
-        let (start, length, capability) = self.place(i);
+        let (start, length) = self.place(i);
         let heap = &self.bytes[HEADER + self.count * RECORD..];
         let time = |secs: usize, nanos: usize| Mtime { secs: u64_at(&self.bytes, secs) as i64, nanos: u32_at(&self.bytes, nanos) };
         let mut digest = [0; 32];
@@ -124,7 +123,6 @@ impl Table {
                 dev: u64_at(&self.bytes, at + 48),
             },
             digest,
-            capability: &heap[start + length..start + length + capability],
             age: self.bytes[at + 7],
         }
     }
@@ -138,10 +136,10 @@ pub(super) struct Encoded {
 
 /// Encodes records that are sorted by path. One that does not fit the format (a path over 64 KiB) is left out.
 pub(super) fn encode(mut records: Vec<Record<'_>>) -> Encoded {
-    records.retain(|r| u16::try_from(r.path.len()).is_ok() && u8::try_from(r.capability.len()).is_ok());
+    records.retain(|r| u16::try_from(r.path.len()).is_ok());
     let mut heap_size = 0usize;
     let fitting = records.iter().take_while(|r| {
-        heap_size += r.path.len() + r.capability.len();
+        heap_size += r.path.len();
         u32::try_from(heap_size).is_ok()
     });
     records.truncate(fitting.count());
@@ -154,7 +152,7 @@ pub(super) fn encode(mut records: Vec<Record<'_>>) -> Encoded {
     for record in &records {
         bytes.extend_from_slice(&start.to_le_bytes());
         bytes.extend_from_slice(&(record.path.len() as u16).to_le_bytes());
-        bytes.extend_from_slice(&[record.capability.len() as u8, record.age]);
+        bytes.extend_from_slice(&[0, record.age]);
         let seen = &record.seen;
         for word in [seen.size, seen.mtime.secs as u64, seen.ctime.secs as u64] {
             bytes.extend_from_slice(&word.to_le_bytes());
@@ -164,11 +162,10 @@ pub(super) fn encode(mut records: Vec<Record<'_>>) -> Encoded {
         bytes.extend_from_slice(&seen.inode.to_le_bytes());
         bytes.extend_from_slice(&seen.dev.to_le_bytes());
         bytes.extend_from_slice(&record.digest);
-        start += (record.path.len() + record.capability.len()) as u32;
+        start += record.path.len() as u32;
     }
     for record in &records {
         bytes.extend_from_slice(record.path);
-        bytes.extend_from_slice(record.capability);
     }
     let checksum = blake3::hash(&bytes[HEADER..]);
     bytes[16..HEADER].copy_from_slice(checksum.as_bytes());
