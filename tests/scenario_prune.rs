@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::fs;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
@@ -192,6 +193,47 @@ fn verify_finds_nothing_in_what_builds_left_and_everything_that_was_changed() {
         assert!(ok(lab, &["store", "verify"]).ends_with("Damaged: 0\n"));
         let again = lab.run(&["build", "--progress", "plain", "-o", "type=oci,dest=again.tar", "ctx"]);
         assert!(again.ok(), "{:?}: {}", lab.who(), again.stderr);
+    });
+}
+
+#[test]
+fn a_damaged_layer_of_a_base_is_named_and_taken_away_and_got_again() {
+    as_everybody(|lab| {
+        lab.context("base", &[("Dockerfile", "FROM scratch\nADD rootfs.tar /\n")]);
+        lab.write("base/rootfs.tar", support::busybox_rootfs());
+        ok(lab, &["build", "-q", "-o", "type=docker,dest=base.tar,name=base", "base"]);
+        ok(lab, &["builder", "prune", "--all", "--force"]);
+        let said = ok(lab, &["load", "-i", "base.tar"]);
+        assert!(said.contains("base"), "{said}");
+        let blobs = lab.store().join("blobs/sha256");
+        let largest = || {
+            let files = fs::read_dir(&blobs).expect("there").map(|entry| entry.expect("read").path());
+            files.max_by_key(|path| path.metadata().expect("there").len()).expect("a blob")
+        };
+        let layer = largest();
+        let mut bytes = fs::read(&layer).expect("read");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&layer, bytes).expect("written");
+        let named = format!("sha256:{}", layer.file_name().expect("a name").display());
+        for instruction in ["RUN true", "COPY --from=base /bin /b/"] {
+            lab.context("ctx", &[("Dockerfile", &format!("FROM base\n{instruction}\n"))]);
+            let said = lab.run(&["build", "ctx"]);
+            let words = [&format!("the layer {named} is damaged in the store"), "store verify --repair"];
+            assert!(words.iter().all(|word| said.stderr.contains(*word)), "{:?}: {instruction}: {}", lab.who(), said.stderr);
+        }
+        let said = lab.run(&["store", "verify", "--repair"]);
+        assert!(
+            said.code == 1 && said.stderr.contains("has lost the layer") && said.stderr.contains("hint: load, pull"),
+            "{}",
+            said.stderr
+        );
+        // It stays lost until somebody brings it.
+        let said = lab.run(&["store", "verify"]);
+        assert!(said.code == 1 && said.stdout.contains("has lost the layer"), "{}", said.stdout);
+        ok(lab, &["load", "-i", "base.tar"]);
+        assert!(ok(lab, &["store", "verify"]).ends_with("Damaged: 0\n"));
+        ok(lab, &["build", "-q", "ctx"]);
     });
 }
 

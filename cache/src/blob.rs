@@ -94,6 +94,12 @@ impl<'a> Blobs<'a> {
         })
     }
 
+    /// Reads a blob that is there; what is wrong with it, if anything.
+    pub fn damage(self, digest: &OciDigest) -> Result<Option<String>, StoreError> {
+        let made = self.store.read_entry::<Made>(entry::MADE, &self.made_path(digest))?.whole();
+        made.map_or(Ok(None), |made| self.damage_of(digest, made.size_bytes))
+    }
+
     fn rely_on(self, digest: &OciDigest) -> Result<(), StoreError> {
         if self.store.has_lease() { self.store.rely_on_file(blob_name(digest), &self.path(digest)) } else { Ok(()) }
     }

@@ -233,9 +233,12 @@ impl<'a> Layers<'a> {
         if self.made(layer)?.trusted().is_some_and(|made| made.map.as_ref() == Some(map)) && born.is_dir() {
             return Ok(Some(born));
         }
-        let later = self.fs_dir(layer, map);
-        let made = self.store.read_entry::<Made>(entry::MADE, &later.join("made"))?;
-        Ok(Some(later.join(ROOT)).filter(|root| made.trusted().is_some() && root.is_dir()))
+        self.fs_in(&self.fs_dir(layer, map))
+    }
+
+    fn fs_in(self, dir: &Path) -> Result<Option<PathBuf>, StoreError> {
+        let made = self.store.read_entry::<Made>(entry::MADE, &dir.join("made"))?;
+        Ok(Some(dir.join(ROOT)).filter(|root| made.trusted().is_some() && root.is_dir()))
     }
 
     /// Whether there is an unpacked form under another map: nobody can read that with ours.
@@ -243,6 +246,22 @@ impl<'a> Layers<'a> {
         let born = self.dir(layer).join(BORN).join(ROOT);
         let is_born = self.made(layer)?.trusted().and_then(|made| made.map).is_some_and(|other| other != *map) && born.is_dir();
         Ok(is_born || crate::tmp::names_in(&self.dir(layer).join("fs"))?.iter().any(|name| *name != escape(&map.0)))
+    }
+
+    /// Whether the files of the layer are there in any form, whoever can read that.
+    pub fn has_form(self, layer: &LayerId) -> Result<bool, StoreError> {
+        if let Some(map) = self.made(layer)?.trusted().and_then(|made| made.map)
+            && self.fs(layer, &map)?.is_some()
+        {
+            return Ok(true);
+        }
+        let later = self.dir(layer).join("fs");
+        for name in crate::tmp::names_in(&later)? {
+            if self.fs_in(&later.join(name))?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(self.any_packed(layer)?.is_some())
     }
 
     /// Makes the directory `from`, which is in the store's `tmp/`, the layer's unpacked form. If there is one already, that one

@@ -223,9 +223,10 @@ impl Store {
         self.inner.durability.take_job(self.inner.root())
     }
 
-    /// Reads everything but unpacked forms and says what is damaged.
-    pub fn verify(&self) -> Result<Findings, StoreError> {
-        verify::verify(&self.inner)
+    /// Reads everything but unpacked forms and says what is damaged. `has_contents` says of an index whether its layer has files with
+    /// contents: one that has none is whole without any form.
+    pub fn verify(&self, has_contents: impl Fn(Vec<u8>) -> bool) -> Result<Findings, StoreError> {
+        verify::verify(&self.inner, &has_contents)
     }
 
     /// Removes damaged things, so that they are made again when they are needed. Returns what had to stay: what running builds use, and

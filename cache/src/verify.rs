@@ -9,7 +9,7 @@
 //! | packed form, pointer | what it names is another size, or was never whole |
 //! | image | a blob or layer that it needs is gone |
 //!
-//! What leads to something that was deleted is no damage: it does not hit, and the next pruning takes it. Nor is a blob without a
+//! A blob of an image that a registry has is not gone. What leads to something that was deleted is no damage: it does not hit, and the next pruning takes it. Nor is a blob without a
 //! note, or a layer without an index file: both were never finished, or are half deleted. Unpacked forms are checked by the caller, who
 //! knows what an index means; cache mounts, stat caches and logs are not the store's.
 
@@ -67,8 +67,15 @@ pub struct Findings {
 }
 
 /// Reads everything but the unpacked forms.
-pub(crate) fn verify(store: &Arc<Inner>) -> Result<Findings, StoreError> {
-    let mut check = Check { store, found: Findings::default(), bad_blobs: BTreeSet::new(), good_layers: BTreeSet::new() };
+pub(crate) fn verify(store: &Arc<Inner>, has_contents: &dyn Fn(Vec<u8>) -> bool) -> Result<Findings, StoreError> {
+    let mut check = Check {
+        store,
+        has_contents,
+        found: Findings::default(),
+        bad_blobs: BTreeSet::new(),
+        good_layers: BTreeSet::new(),
+        kept_layers: BTreeSet::new(),
+    };
     check.blobs()?;
     check.layers()?;
     check.steps()?;
@@ -104,9 +111,12 @@ pub(crate) fn repair(store: &Arc<Inner>, damage: &[Damage]) -> Result<Vec<Damage
 
 struct Check<'a> {
     store: &'a Arc<Inner>,
+    has_contents: &'a dyn Fn(Vec<u8>) -> bool,
     found: Findings,
     bad_blobs: BTreeSet<OciDigest>,
     good_layers: BTreeSet<LayerId>,
+    /// Layers that are there with all contents.
+    kept_layers: BTreeSet<LayerId>,
 }
 
 impl Check<'_> {
@@ -172,10 +182,14 @@ impl Check<'_> {
             }
             self.good_layers.insert(layer);
             self.forms(layer, &relative)?;
+            if !(self.has_contents)(bytes) {
+                self.kept_layers.insert(layer);
+            }
             let path = relative.join(BORN);
             let root = self.store.root().join(&path).join(ROOT);
             if let Some(map) = map.filter(|_| root.is_dir()) {
                 self.found.unpacked.push(UnpackedForm { layer, map, path, index, root });
+                self.kept_layers.insert(layer);
             }
         }
         Ok(())
@@ -191,6 +205,8 @@ impl Check<'_> {
                 self.bad(path, format!("its blob {} is damaged", packed.blob));
             } else if Blobs::new(self.store).is_there(&packed.blob)? && self.size_of(&packed.blob)? != Some(packed.size_bytes) {
                 self.bad(path, format!("its blob {} has another size", packed.blob));
+            } else if self.has_blob(&packed.blob)? {
+                self.kept_layers.insert(layer);
             }
         }
         for name in diffs {
@@ -202,6 +218,7 @@ impl Check<'_> {
             if self.entry::<Made>(entry::MADE, &path.join("made"))?.is_some() && root.is_dir() {
                 let index = self.store.root().join(relative).join("index");
                 self.found.unpacked.push(UnpackedForm { layer, map: MapId(name), path, index, root });
+                self.kept_layers.insert(layer);
             }
         }
         Ok(())
@@ -274,6 +291,7 @@ impl Check<'_> {
             let path = Path::new("images/names").join(name);
             self.entry::<Named>(entry::NAME, &path)?;
         }
+        let fetchable = self.fetchable()?;
         for name in self.names("images/records")? {
             let path = Path::new("images/records").join(&name);
             let Some(record) = self.entry::<crate::ImageRecord>(entry::IMAGE, &path)? else { continue };
@@ -288,8 +306,13 @@ impl Check<'_> {
             }
             for layer in &record.layers {
                 // A layer that was never fetched is fetched when somebody needs it.
-                let damaged_blob = layer.blob.as_ref().is_some_and(|blob| self.bad_blobs.contains(&blob.digest));
-                let lost_layer = layer.blob.is_none() && layer.layer.is_none_or(|id| !self.good_layers.contains(&id));
+                let damaged_blob = match &layer.blob {
+                    Some(blob) => {
+                        self.bad_blobs.contains(&blob.digest) || !(fetchable.contains(&blob.digest) || self.has_blob(&blob.digest)?)
+                    }
+                    None => false,
+                };
+                let lost_layer = layer.blob.is_none() && layer.layer.is_none_or(|id| !self.kept_layers.contains(&id));
                 if damaged_blob || lost_layer {
                     lost.push(format!("the layer {}", layer.diff_id));
                 }
@@ -300,6 +323,13 @@ impl Check<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The blobs of images that a registry is known to have.
+    fn fetchable(&self) -> Result<BTreeSet<OciDigest>, StoreError> {
+        let images = Images::new(self.store).list()?.into_iter().map(|(record, _)| record);
+        let known = images.filter(|record| !record.repo_digests.is_empty());
+        Ok(known.flat_map(|record| record.layers).filter_map(|layer| layer.blob).map(|blob| blob.digest).collect())
     }
 
     fn has_blob(&self, digest: &OciDigest) -> Result<bool, StoreError> {

@@ -387,6 +387,7 @@ fn step(cause: &StepError, place: Option<(crate::span::SourceFile, Span)>) -> Di
         StepError::OtherIds { .. } | StepError::LostLayer { .. } => {
             diagnostic.hint("`shale builder prune --all --force` drops what is left of it, and the next build makes it again")
         }
+        StepError::DamagedBlob { .. } => diagnostic.hint("`shale store verify --repair` takes it away; load or pull the image again then"),
         StepError::Git(cause) => with_hint(diagnostic, cause.hint()),
         StepError::Device(cause) => with_hint(diagnostic, cause.hint()),
         StepError::Foreign { .. } => diagnostic.hint(EMULATOR),

@@ -6,15 +6,25 @@ use shale_cache::Damage;
 
 use super::Failure;
 use super::args::VerifyArgs;
-use super::console::{print, warn};
+use super::console::{print, say, warn};
 use super::environment::Environment;
 use super::image::{open_store, store_failure};
+use crate::tree::index::Index;
 use crate::worker::Mapped;
+
+const TAKE_AWAY: &str =
+    "`shale store verify --repair` takes away what is damaged; builds make it again, and images are loaded or pulled again";
+const GET_AGAIN: &str = "load, pull or build these images again, or remove them with `shale rmi`";
+
+/// Whether the layer of an index needs more than that.
+fn has_contents(index: Vec<u8>) -> bool {
+    Index::from_bytes(index).is_ok_and(|index| index.has_contents())
+}
 
 /// `shale store verify`. Exit code 1 if anything is damaged, or stays so after a repair.
 pub fn run(args: &VerifyArgs, environment: &Environment) -> Result<(), Failure> {
     let store = open_store(environment)?;
-    let findings = store.verify().map_err(|error| store_failure(&error))?;
+    let findings = store.verify(has_contents).map_err(|error| store_failure(&error))?;
     let mut damage = findings.damage;
     let forms: Vec<(PathBuf, PathBuf)> = findings.unpacked.iter().map(|form| (form.root.clone(), form.index.clone())).collect();
     let mut mapped = Mapped::new(store.root());
@@ -33,6 +43,8 @@ pub fn run(args: &VerifyArgs, environment: &Environment) -> Result<(), Failure> 
         return Ok(());
     }
     if !args.repair {
+        let what = if damage.iter().any(|damage| damage.is_removable) { TAKE_AWAY } else { GET_AGAIN };
+        say(&format!("hint: {what}\n"));
         return Err(Failure::Told);
     }
     let left = store.repair(&damage).map_err(|error| store_failure(&error))?;
@@ -45,5 +57,9 @@ pub fn run(args: &VerifyArgs, environment: &Environment) -> Result<(), Failure> 
     for damage in &left {
         warn(&damage.what);
     }
-    if left.is_empty() { Ok(()) } else { Err(Failure::Told) }
+    if left.is_empty() {
+        return Ok(());
+    }
+    say(&format!("hint: {GET_AGAIN}\n"));
+    Err(Failure::Told)
 }

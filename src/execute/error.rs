@@ -129,6 +129,14 @@ pub enum StepError {
         /// Of the bytes.
         found: shale_cache::OciDigest,
     },
+    /// The bytes of a layer are not those that were stored.
+    #[error("the layer {digest} is damaged in the store: {damage}")]
+    DamagedBlob {
+        /// The packed layer.
+        digest: shale_cache::OciDigest,
+        /// What is wrong with it.
+        damage: String,
+    },
     /// Every form of a layer is gone from the store.
     #[error("the layer {layer} has neither an unpacked nor a packed form in the store any more")]
     LostLayer {

@@ -14,7 +14,7 @@ use std::io::{self, BufWriter, Read};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use shale_cache::{BlobRef, DiffId, ImageLayer, LayerId, MapId, PackKey, Packed, Store, StoreError, TmpDir};
+use shale_cache::{BlobRef, DiffId, ImageLayer, LayerId, MapId, OciDigest, PackKey, Packed, Store, StoreError, TmpDir};
 
 use super::StepError;
 use super::place::Place;
@@ -27,7 +27,7 @@ use crate::oci::manifest::media;
 use crate::plan::graph::BaseId;
 use crate::solve::snapshot::LayerRef;
 use crate::source::registry::Progress;
-use crate::tree::entry::{Entry, Kind};
+use crate::tree::entry::Entry;
 use crate::tree::index::Index;
 use crate::tree::walk::open_dir;
 use crate::worker::{From, Packing, To, Worker, WriteLayer, pack};
@@ -108,7 +108,7 @@ impl<'a> Forms<'a> {
     pub fn layer_id(&self, layer: &LayerRef) -> Result<LayerId, StepError> {
         match layer {
             LayerRef::Own { layer, .. } => Ok(*layer),
-            LayerRef::Base { image, number, diff_id } => {
+            LayerRef::Base { image, diff_id, .. } => {
                 if let Some(known) = self.known_layer(diff_id)? {
                     return Ok(known);
                 }
@@ -117,9 +117,11 @@ impl<'a> Forms<'a> {
                 if let Some(known) = self.known_layer(diff_id)? {
                     return Ok(known);
                 }
-                let blob = self.base_blob(*image, *number)?;
-                let (index, found) = index_and_diff_id(Decoder::new(blob).map_err(StepError::io("read", diff_id.0.to_string()))?)?;
-                self.is_as_said(*image, diff_id, found)?;
+                let index = self.read_blob(layer, |blob| {
+                    let tar = Decoder::new(blob).map_err(StepError::io("read", diff_id.0.to_string()))?;
+                    let (index, found) = index_and_diff_id(tar)?;
+                    self.is_as_said(*image, diff_id, found).map(|()| index)
+                })?;
                 let id = self.store.layers().put_index(index.as_bytes())?;
                 self.store.layers().set_by_diff(diff_id, &id)?;
                 Ok(id)
@@ -223,26 +225,28 @@ impl<'a> Forms<'a> {
         if has_tar && !self.reads_everything() { Ok(None) } else { self.fs_if_there(layer) }
     }
 
-    /// A layer's tar, compressed or not: a base's own blob, else any packed form.
-    pub fn blob(&self, layer: &LayerRef) -> Result<File, StepError> {
-        match layer {
-            LayerRef::Base { image, number, .. } => self.base_blob(*image, *number),
-            LayerRef::Own { layer, .. } => self.any_packed(layer),
-        }
-    }
-
-    fn any_packed(&self, id: &LayerId) -> Result<File, StepError> {
-        let Some((_, packed)) = self.store.layers().any_packed(id)? else {
-            let is_of_others = self.store.layers().has_other_fs(id, &self.map_id()?)?;
-            return Err(if is_of_others { StepError::OtherIds { layer: *id } } else { StepError::LostLayer { layer: *id } });
+    /// Reads a layer's tar, compressed or not: a base's own blob, else any packed form. A base's that only the store's own steps made is
+    /// packed first. If reading fails, the store may be to blame.
+    pub fn read_blob<T>(&self, layer: &LayerRef, read: impl FnOnce(&File) -> Result<T, StepError>) -> Result<T, StepError> {
+        let digest = match layer {
+            LayerRef::Base { image, number, .. } => {
+                self.base_packed(*image, *number, Packing { encoder: Encoder::None, clamp_secs: None })?.blob
+            }
+            LayerRef::Own { layer, .. } => self.any_packed(layer)?,
         };
-        self.store.blobs().open(&packed.blob)?.ok_or(StepError::LostLayer { layer: *id })
+        let file = self.store.blobs().open(&digest)?.ok_or_else(|| StepError::LostBlob { digest: digest.clone() })?;
+        read(&file).map_err(|error| match self.store.blobs().damage(&digest) {
+            Ok(Some(damage)) => StepError::DamagedBlob { digest, damage },
+            _ => error,
+        })
     }
 
-    /// A base's blob; one that only the store's own steps made is packed first.
-    fn base_blob(&self, image: BaseId, number: usize) -> Result<File, StepError> {
-        let packed = self.base_packed(image, number, Packing { encoder: Encoder::None, clamp_secs: None })?;
-        self.store.blobs().open(&packed.blob)?.ok_or(StepError::LostBlob { digest: packed.blob })
+    fn any_packed(&self, id: &LayerId) -> Result<OciDigest, StepError> {
+        if let Some((_, packed)) = self.store.layers().any_packed(id)? {
+            return Ok(packed.blob);
+        }
+        let is_of_others = self.store.layers().has_other_fs(id, &self.map_id()?)?;
+        Err(if is_of_others { StepError::OtherIds { layer: *id } } else { StepError::LostLayer { layer: *id } })
     }
 
     fn base_packed(&self, image: BaseId, number: usize, packing: Packing) -> Result<Packed, StepError> {
@@ -397,7 +401,7 @@ impl<'a> Forms<'a> {
     fn pack_into(&self, id: &LayerId, packing: Packing, out: File) -> Result<PackNumbers, StepError> {
         let own = LayerRef::Own { layer: *id, created: (0, 0) };
         let index = self.index_of(id)?;
-        let has_content = index.iter().any(|entry| matches!(entry.kind, Kind::File { hardlink: None, .. }));
+        let has_content = index.has_contents();
         // Where a tar is there, or nothing to read, nobody needs a worker for files of mapped ids.
         let is_easy = || Ok::<bool, StepError>(!has_content || self.store.layers().any_packed(id)?.is_some());
         let fs = match self.fs_if_there(&own)? {
@@ -405,12 +409,13 @@ impl<'a> Forms<'a> {
             fs => fs,
         };
         let Some(fs) = fs else {
-            let mut contents: Box<dyn Contents> = if has_content {
-                Box::new(SameTar::new(Decoder::new(self.any_packed(id)?).map_err(StepError::io("read", id.to_string()))?))
-            } else {
-                Box::new(SameTar::new(std::io::empty()))
-            };
-            return self.pack(&index, contents.as_mut(), packing, out);
+            if !has_content {
+                return self.pack(&index, &mut SameTar::new(std::io::empty()), packing, out);
+            }
+            return self.read_blob(&own, |blob| {
+                let tar = Decoder::new(blob).map_err(StepError::io("read", id.to_string()))?;
+                self.pack(&index, &mut SameTar::new(tar), packing, out)
+            });
         };
         if self.reads_everything() {
             let root = open_dir(&fs).map_err(StepError::io("open", &fs))?;

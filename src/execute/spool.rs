@@ -154,7 +154,7 @@ impl Spool {
     /// Takes files out of a packed layer, in one pass. `wanted`: path in the new layer, entry in the packed one.
     pub(super) fn extract(
         &mut self,
-        blob: File,
+        blob: &File,
         index: &Index,
         wanted: Vec<(Vec<u8>, Entry)>,
     ) -> Result<Vec<(Vec<u8>, SourceRef)>, StepError> {

@@ -115,6 +115,7 @@ impl ImageError {
             Self::Registry(error) => error.hint(),
             Self::Archive(error) => error.hint(),
             Self::Ambiguous { .. } => Some("give more digits of the id".into()),
+            Self::MissingBlob { .. } => Some("load or pull the image again; `shale store verify` names all that is damaged or lost".into()),
             Self::Conflict { .. } => Some("use --force, or remove the names one by one".into()),
             _ => None,
         }

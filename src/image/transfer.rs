@@ -1,6 +1,6 @@
 //! pull, load, save.
 
-use shale_cache::{Built, ImageLayer, ImageRecord, OciDigest, Packed};
+use shale_cache::{Built, ImageLayer, ImageRecord, LayerId, OciDigest, Packed};
 
 use super::lookup::Named;
 use super::resolve::{merge, now_secs};
@@ -11,6 +11,7 @@ use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::source::archive::{self, Input};
 use crate::source::registry::Progress;
+use crate::tree::index::Index;
 
 /// An image that `load` brought.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +68,7 @@ impl ImageService {
         for layer in &record.layers {
             let is_here = match (&layer.blob, &layer.layer) {
                 (Some(blob), _) => self.store.blobs().size(&blob.digest)?.is_some(),
-                (None, Some(id)) => self.store.layers().has_index(id)?,
+                (None, Some(id)) => self.is_layer_whole(id)?,
                 (None, None) => false,
             };
             if !is_here {
@@ -75,6 +76,13 @@ impl ImageService {
             }
         }
         Ok(true)
+    }
+
+    /// Whether a layer is here with what its files hold.
+    fn is_layer_whole(&self, layer: &LayerId) -> Result<bool, ImageError> {
+        let layers = self.store.layers();
+        Ok(layers.has_index(layer)?
+            && (layers.has_form(layer)? || Index::of_layer(&layers.index_path(layer), *layer).is_ok_and(|index| !index.has_contents())))
     }
 
     /// The image of a platform without those that it was built with, if there is one.

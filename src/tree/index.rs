@@ -281,6 +281,11 @@ impl Index {
         (0..self.count).map(|i| self.entry(i))
     }
 
+    /// Whether there is a file whose content is kept elsewhere: a layer without one is its index.
+    pub fn has_contents(&self) -> bool {
+        self.iter().any(|entry| matches!(entry.kind, Kind::File { hardlink: None, .. }))
+    }
+
     /// How many bytes the files hold, each inode counted once.
     pub fn content_bytes(&self) -> u64 {
         let size = |record: Record<'_>| if record.link.is_none() { record.size.unwrap_or(0) } else { 0 };

@@ -54,7 +54,8 @@ impl Places {
             self.mapped = !forms.reads_everything();
             self.sources.extend(wanted.into_iter().map(|(path, e)| (path, SourceRef::Root { root, path: e.path })));
         } else {
-            self.sources.extend(spool.extract(forms.blob(layer)?, forms.index(layer)?.as_ref(), wanted)?);
+            let index = forms.index(layer)?;
+            self.sources.extend(forms.read_blob(layer, |blob| spool.extract(blob, index.as_ref(), wanted))?);
             self.spools = spool.files().to_vec();
         }
         Ok(())

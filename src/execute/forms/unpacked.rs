@@ -165,8 +165,8 @@ impl Forms<'_> {
             return Ok(found);
         }
         let (id, fs) = match layer {
-            LayerRef::Base { image, number, diff_id } => self.unpack_base(*image, *number, diff_id, &map)?,
-            LayerRef::Own { layer: id, .. } => (*id, self.unpack_own(id, &map)?),
+            LayerRef::Base { image, diff_id, .. } => self.unpack_base(layer, *image, diff_id, &map)?,
+            LayerRef::Own { layer: id, .. } => (*id, self.unpack_own(layer, id, &map)?),
         };
         self.as_unpacked(id, fs)
     }
@@ -244,11 +244,12 @@ impl Forms<'_> {
         })
     }
 
-    fn unpack_base(&self, image: BaseId, number: usize, diff_id: &DiffId, map: &MapId) -> Result<(LayerId, PathBuf), StepError> {
-        let blob = self.base_blob(image, number)?;
+    fn unpack_base(&self, layer: &LayerRef, image: BaseId, diff_id: &DiffId, map: &MapId) -> Result<(LayerId, PathBuf), StepError> {
         self.with_fresh_dir(|dest| {
-            let (index, found) = self.worker()?.unpack(&blob, dest)?;
-            self.is_as_said(image, diff_id, found)?;
+            let index = self.read_blob(layer, |blob| {
+                let (index, found) = self.worker()?.unpack(blob, dest)?;
+                self.is_as_said(image, diff_id, found).map(|()| index)
+            })?;
             let id = self.store.layers().put_index(&index)?;
             let fs = self.store.layers().commit_fs(&id, map, dest)?;
             self.store.layers().set_by_diff(diff_id, &id)?;
@@ -257,11 +258,10 @@ impl Forms<'_> {
     }
 
     /// A layer of ours exists packed: its own index says what the unpacked form is to be.
-    fn unpack_own(&self, id: &LayerId, map: &MapId) -> Result<PathBuf, StepError> {
-        let blob = self.any_packed(id)?;
+    fn unpack_own(&self, layer: &LayerRef, id: &LayerId, map: &MapId) -> Result<PathBuf, StepError> {
         self.with_fresh_dir(|dest| {
             let request = WriteLayer { index: self.store.layers().index_path(id), from: From::Packed, to: To::Directory(dest.to_owned()) };
-            self.worker()?.write(request, None, Some(&blob))?;
+            self.read_blob(layer, |blob| Ok(self.worker()?.write(request, None, Some(blob))?))?;
             Ok(self.store.layers().commit_fs(id, map, dest)?)
         })
     }
