@@ -274,7 +274,7 @@ fn what_cannot_be_measured_is_said_before_and_what_fails_is_shown() {
         (&["--touch=none", "scratch"], "the context has no file none"),
         (&["--svg=/nowhere/x.svg", "scratch"], "cannot write /nowhere/x.svg"),
         (&["--svg=-", "scratch"], "--svg writes a file: standard output has the figures"),
-        (&["-f", "nofile", "scratch"], "open nofile: no such file or directory\nhint: the path after -f begins at the working directory"),
+        (&["-f", "nofile", "scratch"], "nofile: the path after -f begins at the working directory"),
         (&["far"], "ERROR: shale pull failed\n  because: cannot reach 127.0.0.1:1"),
         (&["bad"], "exit code: 3"),
         (&["nowhere"], "nowhere"),

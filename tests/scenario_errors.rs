@@ -466,8 +466,15 @@ fn what_nobody_gave_is_asked_for_when_a_step_fails_without_it() {
         let hint = "\nhint: out is a link to /etc/passwd, which the context does not have\n";
         assert!(said.code == 1 && said.stderr.contains(hint), "{:?}: {}", lab.who(), said.stderr);
         let said = lab.run(&["build", "-f", "ctx/none", "ctx"]);
-        let hint = "\nhint: the path after -f begins at the working directory, not at the context\n";
-        assert!(said.code == 1 && said.stderr.contains(hint), "{:?}: {}", lab.who(), said.stderr);
+        let hint =
+            format!("\nhint: there is no {}: the path after -f begins at the working directory, not at", lab.work("ctx/none").display());
+        assert!(said.code == 1 && said.stderr.contains(&hint), "{:?}: {}", lab.who(), said.stderr);
+        lab.write("ctx/Dockerfile", "FROM scratch\nCOPY ../above /\n");
+        let said = lab.run(&["build", "ctx"]);
+        assert!(said.stderr.contains("\nhint: sources begin at the context and cannot leave it"), "{:?}: {}", lab.who(), said.stderr);
+        lab.write("ctx/Dockerfile", "FROM busybox\nRUN --mount=type=secret,id=tok,required true\n");
+        let said = lab.run(&["build", "ctx"]);
+        assert!(said.stderr.contains("\nhint: give it with --secret id=tok,src=FILE"), "{:?}: {}", lab.who(), said.stderr);
     });
 }
 

@@ -47,6 +47,9 @@ const CANCELED: &str = "ERROR: failed to build: failed to solve: Canceled: conte
 const EMULATOR: &str = "register qemu-user as root with the flag F (apt-get install qemu-user-static binfmt-support), or cross-compile in a stage \
      that begins with FROM --platform=$BUILDPLATFORM: stages that only COPY need no emulator";
 
+const CLIMBS: &str = "sources begin at the context and cannot leave it, `../` stays at its top: build a directory further up, or add another one by \
+     --build-context NAME=DIR and COPY --from=NAME";
+
 /// Runs `shale build`.
 pub fn run(args: &BuildArgs, environment: &Environment) -> Result<(), Failure> {
     let mut behind = Behind::default();
@@ -383,6 +386,8 @@ fn step(cause: &StepError, place: Option<(crate::span::SourceFile, Span)>) -> Di
         StepError::Missing { why: Some(Missing::Absent { similar }), .. } if !similar.is_empty() => {
             diagnostic.hint(format!("the context has {}", similar.join(", ")))
         }
+        StepError::Missing { why: Some(Missing::Absent { .. }), .. } if climbs(&diagnostic) => diagnostic.hint(CLIMBS),
+        StepError::NoSecret { id } => diagnostic.hint(format!("give it with --secret id={id},src=FILE or --secret id={id},env=NAME")),
         StepError::Sandbox(SandboxError::Refused(_)) => diagnostic.hint("`shale doctor` tells what this machine allows and what to change"),
         StepError::OtherIds { .. } | StepError::LostLayer { .. } => {
             diagnostic.hint("`shale builder prune --all --force` drops what is left of it, and the next build makes it again")
@@ -396,6 +401,12 @@ fn step(cause: &StepError, place: Option<(crate::span::SourceFile, Span)>) -> Di
         cause if room::fullness(cause).is_some() => diagnostic.hint(image::DISK_FULL),
         _ => diagnostic,
     }
+}
+
+/// Whether an instruction names something above the context.
+fn climbs(diagnostic: &Diagnostic) -> bool {
+    let instruction = diagnostic.excerpt.as_ref().map_or("", |(file, span)| file.slice(*span));
+    instruction.split_whitespace().any(|word| word.starts_with("../"))
 }
 
 /// What can be done for a command that found no space.

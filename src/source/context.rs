@@ -87,7 +87,9 @@ pub enum ContextError {
     Dockerfile {
         /// Its name without directories, as BuildKit prints it.
         name: String,
-        /// It was looked for in the context, not on this machine.
+        /// Where it was looked for.
+        path: PathBuf,
+        /// That is in the context, not on this machine.
         is_inside: bool,
         /// Why.
         source: io::Error,
@@ -142,13 +144,16 @@ impl ContextError {
     /// What the user can do, if anything.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Dockerfile { name, is_inside, source } if source.kind() == io::ErrorKind::NotFound => {
-                let hint = match (name.as_str(), is_inside) {
-                    ("Dockerfile", _) => "is the context the right directory? A Dockerfile elsewhere is named with -f",
-                    (_, true) => "the path after -f begins at the root of the context, for that is no directory of this machine",
-                    (_, false) => "the path after -f begins at the working directory, not at the context",
-                };
-                Some(hint.into())
+            Self::Dockerfile { name, path, is_inside, source } if source.kind() == io::ErrorKind::NotFound => {
+                let absent = format!("there is no {}", path.display());
+                Some(match (name.as_str(), is_inside) {
+                    ("Dockerfile", true) => "is the context the right one? A Dockerfile elsewhere in it is named with -f".into(),
+                    ("Dockerfile", false) => {
+                        format!("{absent}: is the context the right directory? A Dockerfile elsewhere is named with -f")
+                    }
+                    (_, true) => "the path after -f begins at the root of the context, for that is no directory of this machine".into(),
+                    (_, false) => format!("{absent}: the path after -f begins at the working directory, not at the context"),
+                })
             }
             Self::NotUtf8 { .. } => Some("save it as UTF-8, say with iconv -f latin1 -t utf-8".into()),
             _ => None,

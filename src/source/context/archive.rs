@@ -70,7 +70,7 @@ impl ArchiveTree {
     }
 
     pub(super) fn children(&self, path: &[u8]) -> Result<Vec<Node>, ContextError> {
-        let names = self.names.get(path).ok_or_else(|| ContextError::io("list", path)(io::ErrorKind::NotFound.into()))?;
+        let names = self.names.get(path).ok_or_else(|| ContextError::io("list", path)(rustix::io::Errno::NOENT.into()))?;
         Ok(names.iter().filter_map(|name| self.node(&join(path, name))).collect())
     }
 
@@ -94,7 +94,7 @@ impl ArchiveTree {
             }
             let next = join(&at, &component);
             match self.nodes.get(&next).map(|node| &node.kind) {
-                None => return Err(io::ErrorKind::NotFound.into()),
+                None => return Err(rustix::io::Errno::NOENT.into()),
                 Some(NodeKind::Symlink { target }) => {
                     links += 1;
                     if links > LINK_LIMIT {

@@ -93,7 +93,7 @@ impl Reader<'_> {
 
     fn read(&self, path: &Path, name: &str) -> Result<Vec<u8>, ContextError> {
         let is_inside = matches!(self, Reader::Inside(_));
-        let failed = |source| ContextError::Dockerfile { name: name.to_owned(), is_inside, source };
+        let failed = |source| ContextError::Dockerfile { name: name.to_owned(), path: path.to_owned(), is_inside, source };
         let mut bytes = Vec::new();
         self.open(path).and_then(|file| file.take(LIMIT_BYTES + 1).read_to_end(&mut bytes)).map_err(failed)?;
         if bytes.len() as u64 > LIMIT_BYTES {
