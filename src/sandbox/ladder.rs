@@ -150,6 +150,8 @@ pub(crate) struct Facts {
     pub(crate) root: bool,
     /// More than one user and one group, in our own namespace.
     pub(crate) many_ids: bool,
+    /// Capabilities of [`NEEDED`] that we do not have.
+    pub(crate) lacking: Vec<&'static str>,
     pub(crate) no_new_privs: bool,
     /// A seccomp filter lies on us already: we are in a container.
     pub(crate) filtered: bool,
@@ -172,6 +174,7 @@ impl Facts {
         Self {
             root,
             many_ids,
+            lacking: lacking(u64::from_str_radix(&status_of("CapEff:"), 16).unwrap_or(u64::MAX)),
             no_new_privs: status_of("NoNewPrivs:") == "1",
             filtered: status_of("Seccomp:") == "2",
             apparmor_restricts: setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == Some(1),
@@ -181,6 +184,13 @@ impl Facts {
             store: store.to_owned(),
         }
     }
+}
+
+/// What root needs to give files to others and to map ids, by bits as in capabilities(7). Docker and containerd leave all of it to root in a container.
+const NEEDED: [(u32, &str); 6] = [(0, "CHOWN"), (1, "DAC_OVERRIDE"), (3, "FOWNER"), (6, "SETGID"), (7, "SETUID"), (31, "SETFCAP")];
+
+fn lacking(effective: u64) -> Vec<&'static str> {
+    NEEDED.iter().filter(|(bit, _)| effective >> bit & 1 == 0).map(|(_, name)| *name).collect()
 }
 
 /// File systems that hold no upper directory, by their magic numbers.
@@ -251,10 +261,21 @@ fn single_id(call: String, fix: &str) -> Refusal {
 }
 
 fn no_map(refused: &Refused, facts: &Facts) -> Refusal {
+    if facts.root && !facts.lacking.is_empty() {
+        return Refusal {
+            call: refused.to_string(),
+            cause: format!("root lacks the capabilities {} here", facts.lacking.join(", ")),
+            fix: "let the container have them (--cap-add, Kubernetes: securityContext.capabilities), or start shale as an ordinary user \
+                  with a range in /etc/subuid"
+                .to_owned(),
+        };
+    }
     let fix = if facts.no_new_privs {
         "start shale without no_new_privs (Kubernetes: allowPrivilegeEscalation: true), which keeps newuidmap from working"
-    } else if refused.call.contains("cannot start") {
+    } else if refused.call.contains("cannot start") && refused.call.contains("o such file") {
         "install newuidmap and newgidmap (package uidmap or shadow-utils)"
+    } else if refused.call.contains("cannot start") {
+        "let this user start newuidmap and newgidmap: they are there, or a directory of PATH cannot be searched"
     } else {
         "add USER:100000:65536 to /etc/subuid and to /etc/subgid, where USER is your name"
     };
@@ -349,6 +370,12 @@ mod tests {
             (with(&[(Direct, 0)], &[]), Facts { many_ids: false, ..root() }, Rung::SingleId, "single id"),
             (with(&[(UserNamespace, 0), (IdMap, eperm)], &[]), user(), Rung::SingleId, "/etc/subuid"),
             (with(&[(UserNamespace, 0), (IdMap, eperm)], &[]), Facts { no_new_privs: true, ..user() }, Rung::SingleId, "no_new_privs"),
+            (
+                with(&[(Direct, eperm), (UserNamespace, 0), (IdMap, eperm)], &[]),
+                Facts { lacking: lacking(0x8000_004b), ..root() },
+                Rung::SingleId,
+                "the capabilities SETUID here",
+            ),
             (with(&mapped, &[(Mount, eacces)]), Facts { apparmor_restricts: true, ..user() }, Rung::None, "apparmor_restrict"),
             (vec![feature(UserNamespace, eperm)], Facts { filtered: true, ..user() }, Rung::None, "seccomp=unconfined"),
             (
