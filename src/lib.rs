@@ -5,6 +5,7 @@
 
 mod scoped;
 pub mod span;
+mod threads;
 
 pub mod dockerfile;
 pub mod plan;

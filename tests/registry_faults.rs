@@ -442,6 +442,21 @@ fn what_is_not_there_is_named() {
     let error = registry_error(error);
     assert!(error.to_string().starts_with(&format!("cannot reach {nobody}: ")) && error.hint().is_some(), "{error}");
     assert!(started.elapsed() < Duration::from_secs(3));
+    // It is not the registry that cannot be reached.
+    let config = RegistryConfig { https_proxy: Some(format!("http://{nobody}")), ..RegistryConfig::default() };
+    let service = home.service_with(config);
+    let error = service.resolve("registry.invalid/app", &amd64(), PullPolicy::Missing, &()).expect_err("nobody listens");
+    let error = registry_error(error).to_string();
+    assert!(error.starts_with(&format!("cannot reach registry.invalid by the proxy {nobody}: ")), "{error}");
+}
+
+#[test]
+fn a_web_page_is_called_one() {
+    let page = Reply::ok("<html>log in</html>").with("content-type", "text/html; charset=utf-8");
+    let server =
+        server(Repository::new(&[("amd64", &[&one_layer()])]), move |seen, _| seen.path.contains("/manifests/").then(|| page.clone()));
+    let error = pull(&Home::new(), &server, RegistryConfig::default()).expect_err("no registry");
+    assert!(error.to_string().ends_with("answers with a web page instead of a manifest") && error.hint().is_some(), "{error}");
 }
 
 #[test]

@@ -66,7 +66,8 @@ impl Watch {
                 cancel.cancel();
                 if count == 0 {
                     let (shared, cancel) = (Arc::clone(&shared), cancel.clone());
-                    thread::spawn(move || shared.lose_patience(&cancel));
+                    // Without it the next signal ends what does not end by itself.
+                    drop(thread::Builder::new().spawn(move || shared.lose_patience(&cancel)));
                 }
             }
         })?;

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, PipeReader};
+use std::thread::Builder;
 
 use super::StepError;
 use super::copy::Places;
@@ -95,7 +96,8 @@ impl Flat {
         let worker = forms.worker()?;
         let (reader, writer) = io::pipe().map_err(StepError::io("make", "a pipe"))?;
         std::thread::scope(|scope| {
-            let sent = scope.spawn(move || worker.write(request, Some(&File::from(std::os::fd::OwnedFd::from(writer))), None).map(drop));
+            let send = move || worker.write(request, Some(&File::from(std::os::fd::OwnedFd::from(writer))), None).map(drop);
+            let sent = Builder::new().spawn_scoped(scope, send).map_err(StepError::io("start", "a thread"))?;
             let written = write(&self.index, &mut SameTar::<PipeReader>::new(reader));
             match (written, sent.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))) {
                 // What the worker could not read is why the writer lacks it.

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 use shale_cache::{BlobRef, OciDigest};
 
@@ -12,6 +11,7 @@ use super::{ImageError, ImageService};
 use crate::oci::manifest::{Descriptor, DescriptorPlatform, Document, Manifest, ManifestError};
 use crate::oci::reference::Reference;
 use crate::source::registry::{BlobState, Progress, RegistryError, Sent};
+use crate::threads::in_parallel;
 
 /// An index may name another index; deeper nesting is nobody's image.
 const INDEX_DEPTH_LIMIT: usize = 3;
@@ -114,12 +114,7 @@ impl ImageService {
                 }
             }
         };
-        thread::scope(|scope| {
-            for _ in 1..PARALLEL_BLOBS.min(rest.len()) {
-                scope.spawn(work);
-            }
-            work();
-        });
+        in_parallel(PARALLEL_BLOBS.min(rest.len()), work);
         failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 

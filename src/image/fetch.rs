@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
 
 use shale_cache::{BlobRef, BlobWriter, OciDigest, StoreError};
 
@@ -14,6 +13,7 @@ use super::{ImageError, ImageService, InFlight, Origin, ResolvedImage};
 use crate::oci::reference::Reference;
 use crate::source::archive::Layout;
 use crate::source::registry::{BlobState, Progress, RegistryError};
+use crate::threads::in_parallel;
 
 /// Blobs that one image fetches at a time; registries throttle who asks for more.
 const PARALLEL_BLOBS: usize = 4;
@@ -72,12 +72,7 @@ impl ImageService {
                 locked(&results)[n] = Some(result);
             }
         };
-        thread::scope(|scope| {
-            for _ in 1..PARALLEL_BLOBS.min(count) {
-                scope.spawn(work);
-            }
-            work();
-        });
+        in_parallel(PARALLEL_BLOBS.min(count), work);
         results.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().flatten().collect()
     }
 

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use shale_cache::{BlobRef, ImageLayer, ImageRecord, OciDigest, Packed};
@@ -18,6 +17,7 @@ use crate::oci::manifest::Descriptor;
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::source::registry::{BlobState, NewManifest, Progress, Sent, UploadSession};
+use crate::threads::in_parallel;
 
 /// Blobs that one image sends at a time, as Docker does.
 pub(super) const PARALLEL_BLOBS: usize = 5;
@@ -312,12 +312,7 @@ impl ImageService {
                 }
             }
         };
-        thread::scope(|scope| {
-            for _ in 1..PARALLEL_BLOBS.min(blobs.len()) {
-                scope.spawn(work);
-            }
-            work();
-        });
+        in_parallel(PARALLEL_BLOBS.min(blobs.len()), work);
         failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, OnceLock, mpsc};
-use std::thread;
+use std::thread::{self, Builder};
 
 use shale_cache::Store;
 
@@ -91,12 +91,21 @@ impl<E: Executor> Solver<'_, E> {
                             running = 1;
                             break;
                         }
-                        scope.spawn(move || {
-                            let task = step.task;
-                            sender.send(caught(|| Done::Step(id, task, self.one(step, early, filing, reporter)))).ok();
-                        });
+                        let work = move || sender.send(caught(|| Done::Step(id, task, self.one(step, early, filing, reporter)))).ok();
+                        if Builder::new().spawn_scoped(scope, work).is_err() {
+                            // The machine has no thread to give: this one does it, whatever it learnt early went with the other.
+                            let step = self.step(id, task, state);
+                            alone = Some(Done::Step(id, task, self.one(step, None, filing, reporter)));
+                            running += 1;
+                            break;
+                        }
                     } else if let Some(id) = state.next_early() {
-                        scope.spawn(move || sender.send(caught(|| Done::Early(id, self.early(id)))).ok());
+                        let work = move || sender.send(caught(|| Done::Early(id, self.early(id)))).ok();
+                        if Builder::new().spawn_scoped(scope, work).is_err() {
+                            alone = Some(Done::Early(id, self.early(id)));
+                            running += 1;
+                            break;
+                        }
                     } else {
                         break;
                     }

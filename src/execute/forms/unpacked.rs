@@ -6,7 +6,6 @@ use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use shale_cache::{ContentId, DiffId, KnownLayer, LayerId, MapId};
@@ -15,6 +14,7 @@ use super::{Forms, SMALL_INDEX_BYTES, lock, stack};
 use crate::execute::StepError;
 use crate::plan::graph::BaseId;
 use crate::solve::snapshot::{LayerRef, Snapshot};
+use crate::threads::in_parallel;
 use crate::tree::index::Index;
 use crate::worker::{From, LowerLayer, To, WriteLayer};
 
@@ -125,12 +125,7 @@ impl Forms<'_> {
                 lock(&made).push((*n, result));
             }
         };
-        thread::scope(|scope| {
-            for _ in 1..PARALLEL_LAYERS.min(absent.len()) {
-                scope.spawn(work);
-            }
-            work();
-        });
+        in_parallel(PARALLEL_LAYERS.min(absent.len()), work);
         let mut made = made.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         made.sort_by_key(|(n, _)| *n);
         for (n, result) in made {

@@ -14,6 +14,7 @@ use crate::image::assemble::{NewLayer, assemble};
 use crate::plan::graph::{Plan, PlannedImage};
 use crate::solve::Solved;
 use crate::solve::snapshot::{LayerRef, Snapshot};
+use crate::threads::in_parallel;
 
 /// Layers that are packed at a time. More than cores, for some of them wait for the disk or for another process.
 const AT_ONCE: usize = 8;
@@ -109,12 +110,7 @@ fn side_by_side<T: Send>(layers: &[LayerRef], one: impl Fn(&LayerRef) -> Result<
             done.lock().unwrap_or_else(PoisonError::into_inner).push((number, result));
         }
     };
-    std::thread::scope(|scope| {
-        for _ in 1..AT_ONCE.min(layers.len()) {
-            scope.spawn(work);
-        }
-        work();
-    });
+    in_parallel(AT_ONCE.min(layers.len()), work);
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_by_key(|(number, _)| *number);
     done.into_iter().map(|(_, result)| result).collect()

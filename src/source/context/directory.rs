@@ -19,6 +19,7 @@ use super::held::{Held, HeldFile};
 use crate::scoped::open_scoped;
 use crate::source::ignore::{Ignore, MatchState};
 use crate::source::statcache::{Fingerprint, Horizon, LoadNote, Saved, StatCache};
+use crate::threads::in_parallel;
 use crate::tree::entry::{ContentDigest, file_name, join, parent};
 use crate::tree::index::is_below;
 use crate::tree::walk::{Stat, list, node_kind, stat_at};
@@ -215,17 +216,8 @@ impl Directory {
             }
             Ok(done)
         };
-        let threads = self.threads.min(numbers.len());
-        let parts = if threads < 2 {
-            vec![work()]
-        } else {
-            std::thread::scope(|scope| {
-                let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-                running.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-            })
-        };
         let mut digests = vec![[0; 32]; numbers.len()];
-        for part in parts {
+        for part in in_parallel(self.threads.min(numbers.len()), work) {
             for (i, digest) in part? {
                 digests[i] = digest;
             }

@@ -61,6 +61,14 @@ pub enum RegistryError {
         /// The cause.
         detail: String,
     },
+    /// Who answers is no registry.
+    #[error("{reference}: {host} answers with a web page instead of a manifest")]
+    WebPage {
+        /// What was asked for.
+        reference: String,
+        /// Host and port.
+        host: String,
+    },
     /// The server's certificate is not trusted, or it speaks no TLS.
     #[error("cannot reach {host}: tls: {detail}")]
     Tls {
@@ -94,7 +102,7 @@ pub enum RegistryError {
         wait: Duration,
     },
     /// The connection broke or stood still, more often than we try.
-    #[error("{url}: {detail} (tried {attempts} times)")]
+    #[error("{url}: {detail}{}", tried(*attempts))]
     Interrupted {
         /// Without its query.
         url: String,
@@ -232,6 +240,7 @@ impl RegistryError {
                 format!("check the name; {host} does not accept the credentials that were found, or they give no access")
             }
             Self::Unreachable { .. } => "check the network, the proxy variables and the registry's name".into(),
+            Self::WebPage { host, .. } => format!("is {host} a registry? A login page, a proxy or a firewall may answer in its place"),
             Self::Tls { host, plain_http: true, .. } => {
                 format!("the registry seems to speak plain HTTP; allow it with --insecure-registry={host}")
             }
@@ -256,6 +265,10 @@ fn refusal(reference: &str, is_push: bool, detail: &str) -> String {
         return detail.into();
     }
     format!("{reference}: pull access denied, repository does not exist or may require authorization: {detail}")
+}
+
+fn tried(attempts: u32) -> String {
+    if attempts > 1 { format!(" (tried {attempts} times)") } else { String::new() }
 }
 
 fn colon(detail: &str) -> String {

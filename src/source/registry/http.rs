@@ -288,7 +288,7 @@ impl Transport {
                 agent.run(agent.configure_request(request).timeout_recv_response(Some(patience)).build())
             }
         };
-        sent.map_err(|error| sort_failure(error, host, without_query(&url.to_string())))
+        sent.map_err(|error| sort_failure(error, host, agent.config().proxy(), without_query(&url.to_string())))
     }
 }
 
@@ -408,8 +408,9 @@ fn unreachable(host: &str, detail: impl ToString) -> RegistryError {
 }
 
 /// Which failures of the transport are worth another try.
-fn sort_failure(error: ureq::Error, host: &str, url: &str) -> Fault {
-    let connecting = |detail: String| Fault::Retry { error: unreachable(host, detail), after: None, connecting: true };
+fn sort_failure(error: ureq::Error, host: &str, proxy: Option<&ureq::Proxy>, url: &str) -> Fault {
+    let way = proxy.map_or_else(|| host.to_owned(), |proxy| format!("{host} by the proxy {}:{}", proxy.host(), proxy.port()));
+    let connecting = |detail: String| Fault::Retry { error: unreachable(&way, detail), after: None, connecting: true };
     let interrupted = |detail: String| Fault::Retry {
         error: RegistryError::Interrupted { url: url.into(), detail, attempts: 1 },
         after: None,
@@ -437,7 +438,7 @@ fn sort_failure(error: ureq::Error, host: &str, url: &str) -> Fault {
             None => interrupted(e.to_string()),
         },
         ureq::Error::Protocol(e) => interrupted(e.to_string()),
-        other => unreachable(host, other).into(),
+        other => unreachable(&way, other).into(),
     }
 }
 

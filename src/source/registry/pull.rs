@@ -251,6 +251,9 @@ impl Client {
                 return Err(self.unexpected(reference, response).into());
             }
             let media_type = response.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default().trim().to_owned();
+            if media_type == "text/html" {
+                return Err(RegistryError::WebPage { reference: reference.to_string(), host: reference.domain().to_owned() }.into());
+            }
             Ok((media_type, response.read(MANIFEST_LIMIT_BYTES)?))
         })
     }

@@ -60,9 +60,10 @@ impl<'a> Attempts<'a> {
             Fault::Retry { error, after, connecting } => (error, after, connecting),
         };
         self.made += 1;
+        let error = with_attempts(error, self.made);
         let attempts = if connecting { CONNECT_ATTEMPTS.min(self.policy.attempts) } else { self.policy.attempts };
         if self.made >= attempts {
-            return Err(with_attempts(error, self.made));
+            return Err(error);
         }
         let delay = after.unwrap_or_else(|| jitter(self.policy.first_delay * 2_u32.saturating_pow(self.made - 1))).min(
             // A server's own figure is taken as it is: coming back earlier only prolongs the ban.
@@ -73,7 +74,7 @@ impl<'a> Attempts<'a> {
                 (RegistryError::Status { url, status, .. }, Some(wait)) => {
                     RegistryError::RateLimited { host: host_of(&url).into(), status, wait }
                 }
-                (error, _) => with_attempts(error, self.made),
+                (error, _) => error,
             });
         }
         self.waited += delay;
