@@ -18,6 +18,7 @@ use crate::plan::graph::Warning;
 use crate::solve::event::{Event, Reporter, TaskId};
 use crate::span::SourceFile;
 
+use super::diagnostic::Diagnostic;
 use super::request::ProgressMode;
 use board::Board;
 pub use board::LogLine;
@@ -99,7 +100,12 @@ impl Display {
             ProgressMode::Quiet => View::Quiet,
         };
         let thread = std::thread::Builder::new().name("progress".into()).spawn(move || show(&receiver, view, screen, start));
-        let thread = thread.expect("a process that cannot start one thread cannot build");
+        let thread = thread.unwrap_or_else(|error| {
+            // Nothing has begun that would have to be ended.
+            let hint = "the limit of processes is reached (`ulimit -u`, or pids of the container)";
+            super::console::say(&Diagnostic::new(format!("cannot start a thread: {error}")).hint(hint).render());
+            std::process::exit(1)
+        });
         Self { sender, thread: Mutex::new(Some(thread)), tasks: AtomicUsize::new(0), start }
     }
 
