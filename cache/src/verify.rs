@@ -9,9 +9,9 @@
 //! | packed form, pointer | what it names is another size, or was never whole |
 //! | image | a blob or layer that it needs is gone |
 //!
-//! A blob of an image that a registry has is not gone. What leads to something that was deleted is no damage: it does not hit, and the next pruning takes it. Nor is a blob without a
-//! note, or a layer without an index file: both were never finished, or are half deleted. Unpacked forms are checked by the caller, who
-//! knows what an index means; cache mounts, stat caches and logs are not the store's.
+//! A blob of an image that a registry has is not gone. What leads to something that was deleted is no damage: it does not hit, and the
+//! next pruning takes it. Nor is a blob without a note, or a layer without an index file: both were never finished, or are half deleted.
+//! Unpacked forms are checked by the caller, who knows what an index means; cache mounts, stat caches and logs are not the store's.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
