@@ -1,9 +1,5 @@
 //! Statements → nodes: keyword, flags and arguments in the form that the keyword asks for. What they say is not checked here.
 
-use std::sync::LazyLock;
-
-use regex::Regex;
-
 use super::ast::{CommandLine, Heredoc, KeyValue};
 use super::error::ErrorKind;
 use super::flags::{self, Split};
@@ -256,13 +252,14 @@ pub struct HeredocWord {
     pub expand: bool,
 }
 
-static HEREDOC: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"^([0-9]*)<<(-?)[\t\n\f\r ]*([^<]*)$").expect("the expression is well-formed"));
-
 /// Reads `3<<-"EOF"`; `None` for any other word.
 pub fn heredoc_word(word: &str) -> Result<Option<HeredocWord>, WordError> {
-    let Some(found) = HEREDOC.captures(word) else { return Ok(None) };
-    let delimiter = &found[3];
+    let Some((fd, rest)) = word.split_once("<<").filter(|(fd, _)| fd.bytes().all(|b| b.is_ascii_digit())) else { return Ok(None) };
+    let unchomped = rest.strip_prefix('-');
+    let delimiter = unchomped.unwrap_or(rest).trim_start_matches(['\t', '\n', '\x0c', '\r', ' ']);
+    if delimiter.contains('<') {
+        return Ok(None);
+    }
     let lexer = Lexer { keep_unset: true, ..Lexer::new('\\') };
     let words = lexer.words(delimiter, &|_| None)?;
     let [name] = &words[..] else { return Ok(None) };
@@ -270,8 +267,8 @@ pub fn heredoc_word(word: &str) -> Result<Option<HeredocWord>, WordError> {
     let quotes = |text: &str| text.matches(['\'', '"']).count();
     Ok(Some(HeredocWord {
         name: name.clone(),
-        fd: found[1].parse().unwrap_or(if found[1].is_empty() { 0 } else { u32::MAX }),
-        chomp: !found[2].is_empty(),
+        fd: fd.parse().unwrap_or(if fd.is_empty() { 0 } else { u32::MAX }),
+        chomp: unchomped.is_some(),
         expand: quotes(name) == quotes(&raw),
     }))
 }

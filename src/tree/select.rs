@@ -58,6 +58,9 @@ const MIN_DIRS_AT_ONCE: usize = 4;
 /// On how many levels, one below the other, a walk is divided: each costs a copy, and a thread that waits takes up other parts upon its stack.
 const MAX_SPLITS: usize = 3;
 
+/// About how long a line of [`Selection::canonical`] is.
+const LINE_BYTES: usize = 128;
+
 /// What is asked for besides the sources.
 #[derive(Clone, Copy)]
 pub struct Options<'a> {
@@ -125,9 +128,64 @@ impl Selected {
     pub fn target(&self) -> &[u8] {
         &self.node.path[self.above..]
     }
+
+    /// Its line in [`Selection::canonical`]; `first` are the names that others of the same file are links to.
+    fn put_line(&self, with_owners: bool, first: &HashMap<(u64, u64), &Self>, out: &mut Vec<u8>) {
+        escape(out, self.target());
+        let node = &self.node;
+        out.push(b' ');
+        digits(out, node.mode.into(), 8);
+        if with_owners {
+            out.push(b' ');
+            digits(out, node.uid.into(), 10);
+            out.push(b':');
+            digits(out, node.gid.into(), 10);
+        }
+        match &node.kind {
+            NodeKind::Dir => out.extend(if self.implied { &b" implied-dir"[..] } else { b" dir" }),
+            NodeKind::File { size, inode } => {
+                out.extend(b" file ");
+                digits(out, *size, 10);
+                out.push(b' ');
+                if let Some(digest) = self.digest {
+                    out.extend_from_slice(blake3::Hash::from(digest).to_hex().as_bytes());
+                }
+                if let Some(first) = inode.and_then(|inode| first.get(&inode)).filter(|first| !std::ptr::eq(**first, self)) {
+                    out.extend(b" link ");
+                    escape(out, first.target());
+                }
+            }
+            NodeKind::Symlink { target } => {
+                out.extend(b" symlink ");
+                escape(out, target);
+            }
+            NodeKind::Fifo => out.extend(b" fifo"),
+            NodeKind::Socket => out.extend(b" socket"),
+            NodeKind::CharDevice { major, minor } => put(out, format_args!(" char {major}:{minor}")),
+            NodeKind::BlockDevice { major, minor } => put(out, format_args!(" block {major}:{minor}")),
+        }
+        for (name, value) in &node.xattrs {
+            out.push(b' ');
+            escape(out, name);
+            out.push(b'=');
+            escape(out, value);
+        }
+        out.push(b'\n');
+    }
 }
 
 impl Match {
+    /// The first of the names of each file that may have several.
+    fn first_names(&self) -> HashMap<(u64, u64), &Selected> {
+        let mut first = HashMap::new();
+        for item in &self.items {
+            if let NodeKind::File { inode: Some(inode), .. } = item.node.kind {
+                first.entry(inode).or_insert(item);
+            }
+        }
+        first
+    }
+
     /// A file that the Dockerfile itself holds.
     pub fn inline(number: usize, name: &str, content: &[u8], mtime: Mtime) -> Self {
         let kind = NodeKind::File { size: content.len() as u64, inode: None };
@@ -350,56 +408,14 @@ impl Selection {
     /// What enters a key, one line per path: everything that reaches the layer but times, and where the files lie. Without owners
     /// if `--chown` replaces them. Digests must have been read.
     pub fn canonical(&self, with_owners: bool) -> Vec<u8> {
-        let mut out = Vec::new();
+        let mut out = Vec::with_capacity(self.matches.iter().map(|matched| matched.items.len() * LINE_BYTES).sum());
         for (number, matched) in self.matches.iter().enumerate() {
             let what = if matched.archive { "archive" } else { "match" };
             put(&mut out, format_args!("{what} {number} "));
             escape(&mut out, &matched.name);
             out.push(b'\n');
-            let mut inodes: HashMap<(u64, u64), usize> = HashMap::new();
-            for (i, item) in matched.items.iter().enumerate() {
-                escape(&mut out, item.target());
-                let node = &item.node;
-                out.push(b' ');
-                digits(&mut out, node.mode.into(), 8);
-                if with_owners {
-                    out.push(b' ');
-                    digits(&mut out, node.uid.into(), 10);
-                    out.push(b':');
-                    digits(&mut out, node.gid.into(), 10);
-                }
-                match &node.kind {
-                    NodeKind::Dir => out.extend(if item.implied { &b" implied-dir"[..] } else { b" dir" }),
-                    NodeKind::File { size, inode } => {
-                        out.extend(b" file ");
-                        digits(&mut out, *size, 10);
-                        out.push(b' ');
-                        if let Some(digest) = item.digest {
-                            out.extend_from_slice(blake3::Hash::from(digest).to_hex().as_bytes());
-                        }
-                        let first = inode.map_or(i, |inode| *inodes.entry(inode).or_insert(i));
-                        if first != i {
-                            out.extend(b" link ");
-                            escape(&mut out, matched.items[first].target());
-                        }
-                    }
-                    NodeKind::Symlink { target } => {
-                        out.extend(b" symlink ");
-                        escape(&mut out, target);
-                    }
-                    NodeKind::Fifo => out.extend(b" fifo"),
-                    NodeKind::Socket => out.extend(b" socket"),
-                    NodeKind::CharDevice { major, minor } => put(&mut out, format_args!(" char {major}:{minor}")),
-                    NodeKind::BlockDevice { major, minor } => put(&mut out, format_args!(" block {major}:{minor}")),
-                }
-                for (name, value) in &node.xattrs {
-                    out.push(b' ');
-                    escape(&mut out, name);
-                    out.push(b'=');
-                    escape(&mut out, value);
-                }
-                out.push(b'\n');
-            }
+            let first = matched.first_names();
+            matched.items.iter().for_each(|item| item.put_line(with_owners, &first, &mut out));
         }
         out
     }
