@@ -188,7 +188,9 @@ fn a_reader_that_leaves_is_no_error_to_talk_about() {
 /// What is refused in its turn is not what was meant.
 #[test]
 fn flags_that_are_refused_are_not_suggested() {
-    for (flag, near) in [("--roott", None), ("--attesst", None), ("--taget", Some("--target")), ("--memry", Some("--memory"))] {
+    for (flag, near) in
+        [("--roott", None), ("--attesst", None), ("--taget", Some("--target")), ("--gpus", None), ("--memry", Some("--memory"))]
+    {
         let (code, _, err) = run(&["build", flag, "x", "."]);
         assert!(code == 125 && err.starts_with(&format!("unknown flag: {flag}\n")), "{flag}: {err}");
         let told = err.lines().find_map(|line| line.strip_prefix("Did you mean ")?.strip_suffix('?'));

@@ -12,7 +12,7 @@ use registry::Registry;
 use shale::export::{Destination, Format, MediaTypes, export};
 use shale::image::{ImageError, PullPolicy};
 use shale::oci::platform::Platform;
-use shale::source::registry::{RegistryConfig, RegistryError};
+use shale::source::registry::{RegistryConfig, RegistryError, TlsFault};
 
 fn amd64() -> Platform {
     "linux/amd64".parse().expect("a platform")
@@ -128,11 +128,12 @@ fn tls_with(is_ca: &str) {
     pull(RegistryConfig { insecure: vec![registry.host.clone()], ..RegistryConfig::default() }).expect("no check");
 
     let error = pull(RegistryConfig { cert_dirs: vec![empty], ..RegistryConfig::default() }).expect_err("an unknown issuer");
-    let ImageError::Registry(error @ RegistryError::Tls { plain_http: false, .. }) = error else { panic!("{error}") };
+    let ImageError::Registry(error @ RegistryError::Tls { fault: TlsFault::Untrusted, .. }) = error else { panic!("{error}") };
     assert!(error.hint().expect("a hint").contains(&format!("/etc/docker/certs.d/{}/ca.crt", registry.host)));
+    assert!(error.to_string().ends_with(": tls: certificate signed by unknown authority"), "{error}");
     // Without such a folder a loopback registry is taken for one of plain HTTP until it says otherwise.
     let unknown = pull(RegistryConfig::default()).expect_err("an unknown issuer");
-    assert!(matches!(unknown, ImageError::Registry(RegistryError::Tls { plain_http: false, .. })), "{unknown}");
+    assert!(matches!(unknown, ImageError::Registry(RegistryError::Tls { fault: TlsFault::Untrusted, .. })), "{unknown}");
     let with_ca = || RegistryConfig { ca_files: vec![path("cert.pem").into()], ..RegistryConfig::default() };
     pull(with_ca()).expect("found out");
     // By several threads at once, too.
@@ -159,6 +160,6 @@ fn an_insecure_host_may_speak_plain_http() {
     let config = RegistryConfig { cert_dirs: vec![certs], ..RegistryConfig::default() };
     let other = Home::new();
     let error = other.service_with(config).pull(&name, &amd64(), &()).expect_err("no TLS");
-    let ImageError::Registry(error @ RegistryError::Tls { plain_http: true, .. }) = error else { panic!("{error:?}") };
+    let ImageError::Registry(error @ RegistryError::Tls { fault: TlsFault::PlainHttp, .. }) = error else { panic!("{error:?}") };
     assert!(error.hint().expect("a hint").contains("--insecure-registry"));
 }

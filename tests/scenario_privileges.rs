@@ -183,6 +183,10 @@ fn a_command_of_another_platform_without_an_emulator_is_refused_with_what_helps(
         ] {
             assert!(said.stderr.contains(part), "{part}: {}", said.stderr);
         }
+        // Nobody emulates another system.
+        let said = lab.run(&["build", "--progress", "plain", "--platform", "windows/amd64", "ctx"]);
+        assert!(said.code == 1 && said.stderr.contains("no emulator for it is known"), "{}", said.stderr);
+        assert!(said.stderr.contains("$BUILDPLATFORM") && !said.stderr.contains("qemu"), "{}", said.stderr);
         // What only copies needs none.
         assert!(lab.run(&["build", "--platform", "linux/arm64", "--target", "copied", "ctx"]).ok());
     });

@@ -241,7 +241,8 @@ fn a_build_pushes_its_result() {
         assert!(lab.run(&["logout", host]).ok());
         let said = lab.run(&["build", "--push", "-t", &format!("{host}/refused:1"), "app"]);
         assert_eq!(said.code, 1);
-        assert!(said.stderr.contains("unauthorized: authentication required"), "{}", said.stderr);
+        let words = format!("failed to push {host}/refused:1: unauthorized: authentication required");
+        assert!(said.stderr.contains(&words), "{}", said.stderr);
     });
 }
 

@@ -23,8 +23,8 @@ use super::request::{self, BuildRequest, NamedContext, ProgressMode};
 use super::signals::Watch;
 use super::{Failure, call, engine, human, image};
 use crate::dockerfile::lint::is_secret_name;
-use crate::execute::StepError;
 use crate::execute::room::{self, Lack, Room};
+use crate::execute::{NoEmulator, StepError};
 use crate::export::ExportError;
 use crate::image::{ImageError, ImageService};
 use crate::oci::reference::Reference;
@@ -46,6 +46,10 @@ const CANCELED: &str = "ERROR: failed to build: failed to solve: Canceled: conte
 /// What helps where commands of another platform do not run.
 const EMULATOR: &str = "register qemu-user as root with the flag F (apt-get install qemu-user-static binfmt-support), or cross-compile in a stage \
      that begins with FROM --platform=$BUILDPLATFORM: stages that only COPY need no emulator";
+
+/// What helps where they never will.
+const NO_EMULATOR: &str =
+    "cross-compile in a stage that begins with FROM --platform=$BUILDPLATFORM: stages of other platforms can only COPY";
 
 const CLIMBS: &str = "sources begin at the context and cannot leave it, `../` stays at its top: build a directory further up, or add another one by \
      --build-context NAME=DIR and COPY --from=NAME";
@@ -360,6 +364,7 @@ pub(super) fn diagnostics(error: &BuildError) -> Vec<Diagnostic> {
             image::store_diagnostic(Diagnostic::build(cause.to_string()).caused_by(cause), cause)
         }
         BuildError::Keep(cause) => with_hint(Diagnostic::build(cause.to_string()).caused_by(cause), cause.hint()),
+        BuildError::Push { cause, .. } => with_hint(Diagnostic::build(error.to_string()).caused_by(&**cause), cause.hint()),
         BuildError::Store(cause) => image::store_diagnostic(Diagnostic::build(cause.to_string()), cause),
         BuildError::Git(cause) => with_hint(Diagnostic::build(cause.to_string()).caused_by(cause), cause.hint()),
         BuildError::Context(cause) => with_hint(Diagnostic::build(cause.to_string()).caused_by(cause), cause.hint()),
@@ -395,6 +400,7 @@ fn step(cause: &StepError, place: Option<(crate::span::SourceFile, Span)>) -> Di
         StepError::DamagedBlob { .. } => diagnostic.hint("`shale store verify --repair` takes it away; load or pull the image again then"),
         StepError::Git(cause) => with_hint(diagnostic, cause.hint()),
         StepError::Device(cause) => with_hint(diagnostic, cause.hint()),
+        StepError::Foreign { why: NoEmulator::Impossible, .. } => diagnostic.hint(NO_EMULATOR),
         StepError::Foreign { .. } => diagnostic.hint(EMULATOR),
         StepError::Image(ImageError::Store(cause)) | StepError::Store(cause) => image::store_diagnostic(diagnostic, cause),
         StepError::Image(cause) if room::fullness(cause).is_none() => with_hint(diagnostic, cause.hint()),
@@ -413,7 +419,8 @@ fn climbs(diagnostic: &Diagnostic) -> bool {
 fn no_space(lack: Lack) -> String {
     let free = human::size(lack.free_bytes);
     if lack.is_full {
-        return format!("the disk of the store had {free} left when the command ended: {}", image::DISK_FULL);
+        let left = if lack.lacks_inodes { format!("next to no inodes left for files, and {free},") } else { format!("{free} left") };
+        return format!("the disk of the store had {left} when the command ended: {}", image::DISK_FULL);
     }
     format!(
         "the command says that it found no space; the disk of the store has {free} left now. What a command writes lies there, but for \

@@ -26,6 +26,8 @@ const LOAD_ADDRESS: u64 = 0x40_0000;
 pub enum NoEmulator {
     /// Nobody is registered for it.
     None,
+    /// Programs of another system, or of an architecture that nobody emulates.
+    Impossible,
     /// The emulator is registered by its path alone, which means nothing inside of a step.
     ByPath(PathBuf),
 }
@@ -34,6 +36,7 @@ impl std::fmt::Display for NoEmulator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::None => f.write_str("no emulator is registered"),
+            Self::Impossible => f.write_str("no emulator for it is known"),
             Self::ByPath(path) => {
                 write!(f, "the emulator {} is registered without the flag F, so no step can find it", path.display())
             }
@@ -48,7 +51,9 @@ pub(super) fn check(platform: &Platform, tmp: &Path) -> Result<(), StepError> {
         return Ok(());
     }
     let refused = |why| Err(StepError::Foreign { platform: platform.to_string(), native: native.to_string(), why });
-    let Some(program) = program(&platform.architecture).filter(|_| platform.os == native.os) else { return refused(NoEmulator::None) };
+    let Some(program) = program(&platform.architecture).filter(|_| platform.os == native.os) else {
+        return refused(NoEmulator::Impossible);
+    };
     if !runs(&program, tmp)? {
         return refused(NoEmulator::None);
     }

@@ -144,6 +144,8 @@ impl Watch {
 pub struct Lack {
     /// What the store's disk had left when the command had ended.
     pub free_bytes: u64,
+    /// There are no inodes left for more files, whatever the bytes.
+    pub lacks_inodes: bool,
     /// That is next to nothing. If not, the command only said that it found no space: it deleted what it had written, or wrote it elsewhere.
     pub is_full: bool,
 }
@@ -153,8 +155,9 @@ impl Lack {
     pub fn of(dir: &Path, last_words: &[u8]) -> Option<Self> {
         let disk = Disk::of(dir).ok()?;
         let has_said = NO_SPACE.iter().any(|words| last_words.windows(words.len()).any(|part| part.eq_ignore_ascii_case(words)));
-        let is_full = disk.free_bytes < (disk.total_bytes / 1000).clamp(1 << 20, 64 << 20) || has_said && disk.lacks_inodes;
-        (is_full || has_said).then_some(Self { free_bytes: disk.free_bytes, is_full })
+        let lacks_inodes = has_said && disk.lacks_inodes;
+        let is_full = disk.free_bytes < (disk.total_bytes / 1000).clamp(1 << 20, 64 << 20) || lacks_inodes;
+        (is_full || has_said).then_some(Self { free_bytes: disk.free_bytes, lacks_inodes, is_full })
     }
 }
 

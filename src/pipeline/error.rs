@@ -96,6 +96,14 @@ pub enum BuildError {
     /// An image could not be kept.
     #[error(transparent)]
     Keep(#[from] ImageError),
+    /// An image does not arrive at its registry.
+    #[error("failed to push {name}: {cause}")]
+    Push {
+        /// Where it should go.
+        name: String,
+        /// Why it did not.
+        cause: Box<ImageError>,
+    },
     /// An output could not be written.
     #[error(transparent)]
     Export(#[from] ExportError),

@@ -272,9 +272,9 @@ fn no_map(refused: &Refused, facts: &Facts) -> Refusal {
     }
     let fix = if facts.no_new_privs {
         "start shale without no_new_privs (Kubernetes: allowPrivilegeEscalation: true), which keeps newuidmap from working"
-    } else if refused.call.contains("cannot start") && refused.call.contains("o such file") {
+    } else if refused.errno == libc::ENOENT {
         "install newuidmap and newgidmap (package uidmap or shadow-utils)"
-    } else if refused.call.contains("cannot start") {
+    } else if refused.errno == libc::EACCES {
         "let this user start newuidmap and newgidmap: they are there, or a directory of PATH cannot be searched"
     } else {
         "add USER:100000:65536 to /etc/subuid and to /etc/subgid, where USER is your name"
@@ -369,6 +369,8 @@ mod tests {
             (with(&[(Direct, eperm), (UserNamespace, 0), (IdMap, 0)], &[]), root(), Rung::Nested, ""),
             (with(&[(Direct, 0)], &[]), Facts { many_ids: false, ..root() }, Rung::SingleId, "single id"),
             (with(&[(UserNamespace, 0), (IdMap, eperm)], &[]), user(), Rung::SingleId, "/etc/subuid"),
+            (with(&[(UserNamespace, 0), (IdMap, libc::ENOENT)], &[]), user(), Rung::SingleId, "package uidmap"),
+            (with(&[(UserNamespace, 0), (IdMap, eacces)], &[]), user(), Rung::SingleId, "let this user start newuidmap"),
             (with(&[(UserNamespace, 0), (IdMap, eperm)], &[]), Facts { no_new_privs: true, ..user() }, Rung::SingleId, "no_new_privs"),
             (
                 with(&[(Direct, eperm), (UserNamespace, 0), (IdMap, eperm)], &[]),

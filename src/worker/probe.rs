@@ -57,7 +57,7 @@ pub fn probe_with(program: &Path, config: &WorkerConfig) -> Result<Report, Sandb
         match word {
             Word::Tried(feature) => features.push(feature),
             Word::MapIds => {
-                let outcome = map(&ours, child.id()).map_err(|e| Refused { call: e.to_string(), errno: 0 });
+                let outcome = map(&ours, child.id()).map_err(no_map);
                 features.push(Feature { need: Need::IdMap, outcome: outcome.clone() });
                 protocol::send_start(&control, &Word::Mapped(outcome)).map_err(|e| SandboxError::call("talk to the probe", e))?;
             }
@@ -66,6 +66,16 @@ pub fn probe_with(program: &Path, config: &WorkerConfig) -> Result<Report, Sandb
     }
     child.wait().map_err(|e| SandboxError::call("wait for the probe", e))?;
     Ok(interpret(features, &facts))
+}
+
+/// With the number of the error, if it was the helper that could not be started.
+fn no_map(error: IdsError) -> Refused {
+    match error {
+        IdsError::Helper { program, source } if let Some(errno) = source.raw_os_error() => {
+            Refused { call: format!("cannot start {program}"), errno }
+        }
+        other => Refused { call: other.to_string(), errno: 0 },
+    }
 }
 
 fn map(ours: &IdMaps, pid: u32) -> Result<(), IdsError> {

@@ -103,7 +103,8 @@ pub(super) fn refusal(error: &clap::Error, argv: &[OsString], program: Program) 
             // What would be refused in its turn is no help.
             let takes = |flag: &String| !(path.ends_with("build") && flags::is_refused(flag));
             // Clap takes words for alike that share a few letters.
-            let is_near = |flag: &String| distance(name, flag.trim_start_matches('-')) <= 2.max(name.len() / 3);
+            let far = if name.len() < 5 { 1 } else { 2.max(name.len() / 3) };
+            let is_near = |flag: &String| distance(name, flag.trim_start_matches('-')) <= far;
             let guess = guess(context(ContextKind::SuggestedArg).filter(takes).filter(is_near));
             Refusal::Flag(format!("{what}{guess}{tail}"))
         }

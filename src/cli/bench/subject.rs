@@ -15,6 +15,7 @@ use super::tool::{Command, Tool};
 use super::{Failure, io_failure, sample};
 use crate::cli::args::BenchArgs;
 use crate::cli::build::{self, with_hint};
+use crate::cli::console::say;
 use crate::cli::diagnostic::Diagnostic;
 use crate::cli::environment::Environment;
 use crate::dockerfile::ast::Dockerfile;
@@ -251,18 +252,24 @@ fn renamed(mut text: String, dockerfile: &Dockerfile, names: &[(String, String)]
 /// Writes the sample and says where.
 fn write_sample(args: &BenchArgs, place: &Path, user: &Command) -> Result<PathBuf, Failure> {
     let dir = place.join("sample");
-    let base = args.base.clone().map_or_else(|| base_of(user), Ok)?;
+    let base = match &args.base {
+        Some(base) => base.clone(),
+        None => base_of(user)?.unwrap_or_else(|| {
+            say("The store has no image: the sample is built upon busybox, which is pulled. Another base is named by --base.\n");
+            "busybox".to_owned()
+        }),
+    };
     sample::write(&dir, &base).map_err(|error| io_failure("write", &dir, &error))?;
     Ok(dir)
 }
 
-/// An image of the user's store that has a shell for sure, else its newest one with a name, else busybox.
-fn base_of(user: &Command) -> Result<String, Failure> {
+/// An image of the user's store that has a shell for sure, else its newest one with a name.
+fn base_of(user: &Command) -> Result<Option<String>, Failure> {
     let listed = user.clone().args(["images", "--filter", "dangling=false", "--format", "{{.Repository}}:{{.Tag}}"]).run()?;
     let names: Vec<&str> = listed.lines().filter(|line| !line.contains('<')).collect();
     let known = ["busybox", "alpine", "debian", "ubuntu"];
     let first = known.iter().find_map(|wanted| names.iter().find(|name| name.rsplit_once(':').is_some_and(|(name, _)| name == *wanted)));
-    Ok((*first.or(names.first()).unwrap_or(&"busybox")).to_owned())
+    Ok(first.or(names.first()).map(|name| (*name).to_owned()))
 }
 
 /// Copies what a build would take of a context, by a build of just that.

@@ -56,7 +56,7 @@ impl Outputs<'_> {
                 self.note(task, "pushing layers");
                 let name = if push.by_digest { PushAs::Digest } else { PushAs::Tag };
                 let progress = Pulling::of(self.services, task);
-                let pushed = images.push(outgoing, target, name, &progress).map_err(|error| self.push_failed(error))?;
+                let pushed = images.push(outgoing, target, name, &progress).map_err(|error| self.push_failed(target, error))?;
                 self.note(task, format!("pushing manifest for {target}@{}", pushed.digest));
                 Ok(target.at_digest(&pushed.digest).to_string())
             })?;
@@ -69,8 +69,13 @@ impl Outputs<'_> {
         Ok(Arrived { digest: descriptor.digest.clone(), descriptor, canonical })
     }
 
-    fn push_failed(&self, error: ImageError) -> BuildError {
-        if self.services.cancel.is_cancelled() { BuildError::Cancelled } else { BuildError::Keep(error) }
+    fn push_failed(&self, target: &Reference, cause: ImageError) -> BuildError {
+        match cause {
+            _ if self.services.cancel.is_cancelled() => BuildError::Cancelled,
+            // What is wrong here has nothing to do with the registry.
+            ImageError::Store(_) => BuildError::Keep(cause),
+            cause => BuildError::Push { name: target.to_string(), cause: cause.into() },
+        }
     }
 }
 

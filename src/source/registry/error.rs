@@ -8,6 +8,17 @@ use shale_cache::OciDigest;
 
 use crate::oci::manifest::ManifestError;
 
+/// What is wrong with a TLS connection, as far as the user can do something about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsFault {
+    /// The server seems to speak plain HTTP.
+    PlainHttp,
+    /// Nobody who is trusted has signed its certificate.
+    Untrusted,
+    /// Anything else: it has expired, or is that of another host.
+    Other,
+}
+
 /// A failed registry operation.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
@@ -76,8 +87,8 @@ pub enum RegistryError {
         host: String,
         /// The cause.
         detail: String,
-        /// Whether the server seems to speak plain HTTP.
-        plain_http: bool,
+        /// Its kind, as far as something can be done about it.
+        fault: TlsFault,
     },
     /// An answer that is not understood.
     #[error("unexpected status from {method} request to {url}: {status}{}", colon(detail))]
@@ -241,10 +252,10 @@ impl RegistryError {
             }
             Self::Unreachable { .. } => "check the network, the proxy variables and the registry's name".into(),
             Self::WebPage { host, .. } => format!("is {host} a registry? A login page, a proxy or a firewall may answer in its place"),
-            Self::Tls { host, plain_http: true, .. } => {
+            Self::Tls { host, fault: TlsFault::PlainHttp, .. } => {
                 format!("the registry seems to speak plain HTTP; allow it with --insecure-registry={host}")
             }
-            Self::Tls { host, plain_http: false, .. } => {
+            Self::Tls { host, fault: TlsFault::Untrusted, .. } => {
                 format!("if the certificate is signed by your own CA, give it with --ca-cert or as /etc/docker/certs.d/{host}/ca.crt")
             }
             Self::Status { status: 429, .. } | Self::RateLimited { .. } => "log in for a higher limit, or use a mirror".into(),

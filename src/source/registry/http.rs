@@ -7,13 +7,14 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use rustls::CertificateError;
 use serde::Deserialize;
 use ureq::http::{self, HeaderMap, Method, Uri};
 use ureq::{Agent, Body, SendBody};
 
 use super::config::RegistryConfig;
 use super::connect;
-use super::error::RegistryError;
+use super::error::{RegistryError, TlsFault};
 use super::retry::Fault;
 use super::tls::{self, SystemRoots};
 
@@ -442,10 +443,25 @@ fn sort_failure(error: ureq::Error, host: &str, proxy: Option<&ureq::Proxy>, url
     }
 }
 
+/// Nobody who is trusted has signed the certificate; with one that is a CA's own, webpki does not come to look who that was.
+fn is_untrusted(cause: &CertificateError) -> bool {
+    match cause {
+        CertificateError::UnknownIssuer => true,
+        CertificateError::Other(other) => other.to_string() == "CaUsedAsEndEntity",
+        _ => false,
+    }
+}
+
 fn tls_failure(host: &str, error: &rustls::Error) -> RegistryError {
-    let plain_http = matches!(error, rustls::Error::InvalidMessage(_));
-    let detail = if plain_http { "the server's answer is not TLS".into() } else { error.to_string() };
-    RegistryError::Tls { host: host.into(), detail, plain_http }
+    let (fault, detail) = match error {
+        rustls::Error::InvalidMessage(_) => (TlsFault::PlainHttp, "the server's answer is not TLS".to_owned()),
+        // The words of Go's programs, which scripts look for.
+        rustls::Error::InvalidCertificate(cause) if is_untrusted(cause) => {
+            (TlsFault::Untrusted, "certificate signed by unknown authority".to_owned())
+        }
+        other => (TlsFault::Other, other.to_string()),
+    };
+    RegistryError::Tls { host: host.into(), detail, fault }
 }
 
 fn parse(url: &str) -> Result<Uri, RegistryError> {

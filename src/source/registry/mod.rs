@@ -23,7 +23,7 @@ mod tls;
 pub use client::Client;
 pub use config::{BlobState, Mirror, Place, Progress, RegistryConfig, RetryPolicy, UploadPolicy};
 pub use credentials::Credential;
-pub use error::RegistryError;
+pub use error::{RegistryError, TlsFault};
 pub use keyring::{Kept, Keyring};
 pub use pull::{RemoteDocument, RemoteImage};
 pub use push::{NewManifest, Sent, UploadSession};

@@ -13,7 +13,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::config::RegistryConfig;
 use super::connect::Verifier;
-use super::error::RegistryError;
+use super::error::{RegistryError, TlsFault};
 
 /// The system's certificates, read once and only when the first TLS connection is made.
 #[derive(Debug, Default)]
@@ -95,7 +95,7 @@ pub(super) fn settings(config: &RegistryConfig, system: &SystemRoots, host: &str
 }
 
 fn unusable(host: &str, error: impl ToString) -> RegistryError {
-    RegistryError::Tls { host: host.into(), detail: error.to_string(), plain_http: false }
+    RegistryError::Tls { host: host.into(), detail: error.to_string(), fault: TlsFault::Other }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, RegistryError> {
