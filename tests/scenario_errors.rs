@@ -472,9 +472,11 @@ fn what_nobody_gave_is_asked_for_when_a_step_fails_without_it() {
         lab.write("ctx/Dockerfile", "FROM scratch\nCOPY ../above /\n");
         let said = lab.run(&["build", "ctx"]);
         assert!(said.stderr.contains("\nhint: sources begin at the context and cannot leave it"), "{:?}: {}", lab.who(), said.stderr);
-        lab.write("ctx/Dockerfile", "FROM busybox\nRUN --mount=type=secret,id=tok,required true\n");
-        let said = lab.run(&["build", "ctx"]);
-        assert!(said.stderr.contains("\nhint: give it with --secret id=tok,src=FILE"), "{:?}: {}", lab.who(), said.stderr);
+        for (mount, hint) in [("secret,id=tok", "--secret id=tok,src=FILE"), ("ssh", "--ssh default (the agent of SSH_AUTH_SOCK)")] {
+            lab.write("ctx/Dockerfile", format!("FROM busybox\nRUN --mount=type={mount},required true\n"));
+            let said = lab.run(&["build", "ctx"]);
+            assert!(said.stderr.contains(&format!("\nhint: give it with {hint}")), "{:?}: {}", lab.who(), said.stderr);
+        }
     });
 }
 

@@ -393,6 +393,7 @@ fn step(cause: &StepError, place: Option<(crate::span::SourceFile, Span)>) -> Di
         }
         StepError::Missing { why: Some(Missing::Absent { .. }), .. } if climbs(&diagnostic) => diagnostic.hint(CLIMBS),
         StepError::NoSecret { id } => diagnostic.hint(format!("give it with --secret id={id},src=FILE or --secret id={id},env=NAME")),
+        StepError::NoAgent { id } => diagnostic.hint(format!("give it with --ssh {id} (the agent of SSH_AUTH_SOCK) or --ssh {id}=KEYFILE")),
         StepError::Sandbox(SandboxError::Refused(_)) => diagnostic.hint("`shale doctor` tells what this machine allows and what to change"),
         StepError::OtherIds { .. } | StepError::LostLayer { .. } => {
             diagnostic.hint("`shale builder prune --all --force` drops what is left of it, and the next build makes it again")
