@@ -93,9 +93,11 @@ impl Client {
     /// Sends a request with the credentials that it may have, and answers the registry's challenge once.
     fn send(&self, scope: Scope<'_>, mut request: Request, payload: Payload<'_>) -> Result<Response, Fault> {
         let (host, base) = (scope.reference.api_host(), self.transport.base(scope.reference.api_host()));
-        // Another thread may just have found out that the host speaks TLS.
-        let is_home = http::is_same_origin(&base, &request.url) || http::is_same_origin(&format!("http://{host}"), &request.url);
-        if !is_home {
+        // Another thread may just have found out that the host speaks TLS, or the registry names itself without: neither is taken up on it.
+        if base.starts_with("https:") && http::is_same_origin(&format!("http://{host}"), &request.url) {
+            request.url = http::moved_to(&base, &request.url);
+        }
+        if !http::is_same_origin(&base, &request.url) {
             return self.transport.send_with(&request, payload);
         }
         request.authorization = self.tokens.get(scope);

@@ -145,7 +145,7 @@ impl Transport {
         } else if self.config.is_insecure(host) {
             // Docker's order: TLS without a check of the certificate, then none.
             let probe = Request { method: Method::HEAD, ..Request::get(format!("https://{host}/v2/")) };
-            self.send(&probe).is_err()
+            matches!(self.send(&probe), Err(fault) if !fault.is_answer())
         } else {
             // One that speaks TLS all the same is found out when it refuses ([`Self::send_home`]).
             tls::is_loopback(host) && !has_certs && !self.config.host_ca_files.contains_key(host)
@@ -484,6 +484,12 @@ pub(super) fn is_same_origin(a: &str, b: &str) -> bool {
     }
 }
 
+/// The same path at another host.
+pub(super) fn moved_to(base: &str, url: &str) -> String {
+    let path = url.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map_or("", |(_, path)| path);
+    format!("{base}/{path}")
+}
+
 /// Where a `Location` header points, seen from the URL that was asked.
 ///
 /// A proxy that ends TLS for a registry often leaves `http://` in it: for the same host the scheme stays.
@@ -559,6 +565,22 @@ mod tests {
         for other in ["http://a.io/", "https://b.io/", "https://a.io:444/"] {
             assert_ne!(origin(&uri("https://a.io/x")), origin(&uri(other)), "{other}");
         }
+    }
+
+    #[test]
+    fn a_registry_that_names_itself_without_tls_is_asked_with_it() {
+        for url in ["http://r.io:80/v2/u?s=1", "http://r.io/v2/u?s=1"] {
+            assert!(is_same_origin("http://r.io", url));
+            assert_eq!(moved_to("https://r.io", url), "https://r.io/v2/u?s=1");
+        }
+    }
+
+    #[test]
+    fn what_a_server_says_is_an_answer() {
+        let status = |status| RegistryError::Status { method: "HEAD".into(), url: String::new(), status, detail: String::new() };
+        assert!(Fault::Retry { error: status(503), after: None, connecting: false }.is_answer());
+        assert!(!Fault::from(unreachable("h", "refused")).is_answer());
+        assert!(!Fault::from(tls_failure("h", &rustls::Error::DecryptError)).is_answer());
     }
 
     #[test]

@@ -27,6 +27,14 @@ pub(in crate::source) enum Fault {
     Fatal(RegistryError),
 }
 
+impl Fault {
+    /// Whether the server has said so, and not the way to it.
+    pub(super) fn is_answer(&self) -> bool {
+        let (Self::Retry { error, .. } | Self::Fatal(error)) = self;
+        matches!(error, RegistryError::Status { .. } | RegistryError::RateLimited { .. } | RegistryError::Redirect { .. })
+    }
+}
+
 impl From<RegistryError> for Fault {
     fn from(error: RegistryError) -> Self {
         Self::Fatal(error)
