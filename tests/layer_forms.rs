@@ -357,6 +357,14 @@ fn foreign_tars_are_put_right() {
         (&[('2', "l", "../../outside")], &["l -> ../../outside"]),
         (&[('x', "p", "16 path=long/er\n"), ('0', "short", "1")], &["long/", "long/er 1"]),
         (&[('g', "p", ""), ('0', "a", "1")], &["a 1"]),
+        // Nothing instead of a value is that of the header.
+        (&[('x', "p", "8 path=\n"), ('0', "a", "1")], &["a 1"]),
+        (&[('x', "p", "9 mtime=\n"), ('0', "a", "1")], &["a 1"]),
+        // What takes the place of a directory takes what was in it.
+        (&[('5', "d/", ""), ('0', "d/x", "1"), ('0', "d", "22")], &["d 2"]),
+        (&[('5', "d/e/", ""), ('0', "d/e/x", "1"), ('2', "d", "to")], &["d -> to"]),
+        (&[('0', "a", "1"), ('0', "d/x", "1"), ('1', "d", "a")], &["a 1", "d = a"]),
+        (&[('0', "d/x", "1"), ('1', "y", "d/x"), ('0', "d", "22")], &["d 2", "y 1"]),
         (&[], &[]),
     ];
     for (members, expected) in cases {
@@ -376,6 +384,7 @@ fn what_no_layer_may_say_is_refused() {
         (&[('0', ".wh.", "")], "whiteout"),
         (&[('0', ".wh...", "")], "whiteout"),
         (&[('2', "l", "/etc"), ('0', "l/x", "1")], "no directory"),
+        (&[('0', ".wh..wh..opq", "")], "hides all layers below"),
         (&[('S', "sparse", "")], "sparse"),
         (&[('x', "p", "22 GNU.sparse.major=1\n"), ('0', "a", "1")], "sparse"),
         (&[('x', "p", "99 path=x\n"), ('0', "a", "1")], "lengths"),

@@ -38,6 +38,20 @@ fn archive(members: &[Member<'_>]) -> Vec<u8> {
 }
 
 #[test]
+fn a_name_that_a_layer_gives_twice_leaves_its_first_content_to_its_links() {
+    as_everybody(|lab: &Lab| {
+        let [first, second] = ["1\n", "22\n"].map(|content| (EntryType::Regular, "a", content));
+        lab.write("twice.tar", archive(&[first, (EntryType::Link, "b", "a"), second]));
+        let said = lab.run(&["import", "twice.tar", "twice:1"]);
+        assert!(said.ok(), "{:?}: {}", lab.who(), said.stderr);
+        lab.context("ctx", &[("Dockerfile", "FROM scratch\nCOPY --from=twice:1 /a /b /h/\nCOPY --from=twice:1 /b /alone\n")]);
+        let image = lab.build("ctx", &[]).image;
+        let texts = ["h/a", "h/b", "alone"].map(|path| image.text(path));
+        assert_eq!(texts, ["22\n", "1\n", "1\n"], "{:?}", lab.who());
+    });
+}
+
+#[test]
 fn a_hardlink_is_one_more_name_of_whatever_it_names() {
     as_everybody(|lab: &Lab| {
         lab.write(

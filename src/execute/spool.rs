@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read, Seek as _, Write};
 use std::path::{Path, PathBuf};
 
 use shale_cache::{Store, TmpDir};
@@ -18,7 +18,7 @@ use crate::layer::read::{Member, Members, clean};
 use crate::plan::graph::{CopyOp, CopySource};
 use crate::source::context::HeldFile;
 use crate::source::context::archive::is_archive;
-use crate::tree::entry::Entry;
+use crate::tree::entry::{ContentDigest, Entry, Kind};
 use crate::tree::index::Index;
 use crate::tree::select::{self, Match, Selected};
 use crate::tree::view::resolve;
@@ -162,7 +162,11 @@ impl Spool {
         // A foreign tar may hold the content under any of a file's names.
         let mut targets: HashMap<Vec<u8>, Vec<Vec<u8>>> = HashMap::new();
         let mut linked: HashMap<usize, Vec<Vec<u8>>> = HashMap::new();
+        let mut unfound: HashMap<Vec<u8>, (ContentDigest, u64)> = HashMap::new();
         for (target, entry) in wanted {
+            if let Kind::File { digest, size, .. } = entry.kind {
+                unfound.insert(target.clone(), (digest, size));
+            }
             let Some(at) = index.find(&entry.path) else { continue };
             match index.link_group(at) {
                 Some(first) => linked.entry(first).or_default().push(target),
@@ -183,9 +187,43 @@ impl Spool {
             sources.extend(found.iter().map(|t| (t.clone(), SourceRef::Spool { spool, offset, size_bytes: member.size_bytes })));
             offset += member.size_bytes;
         }
+        for (target, _) in &sources {
+            unfound.remove(target);
+        }
+        if !unfound.is_empty() {
+            sources.extend(extract_by_content(blob, &unfound, &mut out, (spool, offset))?);
+        }
         out.flush().map_err(StepError::io("write", "a spool file"))?;
         Ok(sources)
     }
+}
+
+/// Takes files out of a packed layer that stand under none of their names in it: it had another file of the name that they were linked to
+/// before. `place` is where their contents come to lie in `out`.
+fn extract_by_content(
+    blob: &File,
+    wanted: &HashMap<Vec<u8>, (ContentDigest, u64)>,
+    out: &mut impl Write,
+    place: (usize, u64),
+) -> Result<Vec<(Vec<u8>, SourceRef)>, StepError> {
+    let unread = StepError::io("read", "a layer");
+    let mut blob = blob;
+    blob.rewind().map_err(unread)?;
+    let (spool, mut offset) = place;
+    let mut sources = Vec::new();
+    let mut members = Members::new(Decoder::new(blob).map_err(StepError::io("read", "a layer"))?);
+    while let Some(member) = members.advance()? {
+        let size_bytes = member.size_bytes;
+        let is_file = matches!(member.kind, tar::EntryType::Regular | tar::EntryType::Continuous);
+        if !is_file || !wanted.values().any(|(_, size)| *size == size_bytes) {
+            continue;
+        }
+        let found = copy_hashed(&mut members.content(), out, &|source| LayerError::Stream { source }.into())?;
+        let targets = wanted.iter().filter(|(_, (digest, _))| *digest == found).map(|(target, _)| target);
+        sources.extend(targets.map(|target| (target.clone(), SourceRef::Spool { spool, offset, size_bytes })));
+        offset += size_bytes;
+    }
+    Ok(sources)
 }
 
 /// The matches of an ADD that are archives of the context, opened. Those that were `fetched` have a rule of their own.

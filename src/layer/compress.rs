@@ -284,13 +284,62 @@ pub enum Decoder<R: Read> {
     /// Not compressed.
     Plain(BufReader<R>),
     /// gzip, of several members too.
-    Gzip(Box<flate2::bufread::MultiGzDecoder<BufReader<R>>>),
+    Gzip(GzipMembers<R>),
     /// bzip2
     Bzip2(Box<bzip2::bufread::MultiBzDecoder<BufReader<R>>>),
     /// xz
     Xz(Box<liblzma::bufread::XzDecoder<BufReader<R>>>),
     /// zstd
     Zstd(Box<zstd::stream::read::Decoder<'static, BufReader<R>>>),
+}
+
+/// The members of a gzip stream, one behind the other. NULs behind one are padding, as `gzip` takes them, and not the next one's header.
+pub enum GzipMembers<R: Read> {
+    /// In a member.
+    In(Box<flate2::bufread::GzDecoder<BufReader<R>>>),
+    /// Where the next one begins, or padding, or the end.
+    Between(BufReader<R>),
+    /// On the way from one to the other.
+    Moving,
+}
+
+impl<R: Read> std::fmt::Debug for GzipMembers<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("GzipMembers")
+    }
+}
+
+impl<R: Read> Read for GzipMembers<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self {
+                Self::In(member) => {
+                    let read = member.read(buffer)?;
+                    if read > 0 || buffer.is_empty() {
+                        return Ok(read);
+                    }
+                }
+                Self::Between(source) => {
+                    let bytes = source.fill_buf()?;
+                    if bytes.is_empty() {
+                        return Ok(0);
+                    }
+                    let padding = bytes.iter().take_while(|byte| **byte == 0).count();
+                    let is_all = padding == bytes.len();
+                    source.consume(padding);
+                    if is_all {
+                        continue;
+                    }
+                }
+                Self::Moving => return Ok(0),
+            }
+            *self = match std::mem::replace(self, Self::Moving) {
+                Self::In(member) => Self::Between(member.into_inner()),
+                Self::Between(source) => Self::In(Box::new(flate2::bufread::GzDecoder::new(source))),
+                Self::Moving => Self::Moving,
+            };
+        }
+    }
 }
 
 impl<R: Read> std::fmt::Debug for Decoder<R> {
@@ -334,7 +383,7 @@ impl<R: Read> Decoder<R> {
         let format = Format::of(source.fill_buf()?);
         Ok(match format {
             Format::Plain => Self::Plain(source),
-            Format::Gzip => Self::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(source))),
+            Format::Gzip => Self::Gzip(GzipMembers::Between(source)),
             Format::Bzip2 => Self::Bzip2(Box::new(bzip2::bufread::MultiBzDecoder::new(source))),
             Format::Xz => Self::Xz(Box::new(liblzma::bufread::XzDecoder::new_multi_decoder(source))),
             Format::Zstd => Self::Zstd(Box::new(zstd::stream::read::Decoder::with_buffer(source)?)),
@@ -411,6 +460,25 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn padding_between_gzip_members_and_behind_them_is_none_of_the_content() {
+        let member = |bytes: &[u8]| {
+            let mut writer = PackWriter::new(Vec::new(), Encoder::Gzip { level: 5 }).expect("memory");
+            writer.write_all(bytes).expect("memory");
+            writer.finish().expect("memory").1
+        };
+        let read = |blob: &[u8]| {
+            let mut back = Vec::new();
+            Decoder::new(blob)?.read_to_end(&mut back).map(|_| back)
+        };
+        let (one, two, padding) = (member(b"one "), member(b"two"), vec![0; 100_000]);
+        for blob in [[&one[..], &two].concat(), [&one[..], &padding, &two, &padding[..512]].concat()] {
+            assert_eq!(read(&blob).expect("reads"), b"one two");
+        }
+        read(&[&one[..], b"more"].concat()).expect_err("it is no member");
+        read(&[&one[..], &two[..two.len() - 1]].concat()).expect_err("cut off");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 pub mod compress;
 pub mod contents;
 mod deflate;
+mod digested;
 pub(crate) mod hashing;
 mod pax;
 pub mod read;

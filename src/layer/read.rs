@@ -6,17 +6,18 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
 
-use sha2::{Digest as _, Sha256};
-use shale_cache::{DiffId, OciDigest};
 use tar::{EntryType, Header};
 
+pub use super::digested::{index_and_diff_id, index_of, read_digested};
 use super::pax::{Records, number, pax_record, pax_time};
 use super::sparse::{self, Holes, Piece};
 use super::write::{OPAQUE_MARKER, WHITEOUT_PREFIX};
 use super::{LayerError, shown};
 use crate::tree::entry::{Entry, Kind, Mtime, cmp_paths, file_name, join, parent};
-use crate::tree::index::{INLINE_LIMIT_BYTES, INLINE_PATHS, Index, IndexBuilder};
+use crate::tree::index::{INLINE_LIMIT_BYTES, INLINE_PATHS, Index, IndexBuilder, is_below};
 
+/// Records that stand for fields of a header.
+const HEADER_KEYS: [&[u8]; 6] = [b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime"];
 /// The fields of mode, owner, group, size and time. What is blank is 0, as in Go's reader.
 const NUMBERS: [std::ops::Range<usize>; 5] = [100..108, 108..116, 116..124, 124..136, 136..148];
 const BLOCK_BYTES: u64 = 512;
@@ -241,6 +242,8 @@ impl<R: Read> Members<R> {
                     let map = extended.records.entry(b"GNU.sparse.map".to_vec()).or_default();
                     map.extend([value, b","].concat());
                 }
+                // Nothing instead of a value means that of the header (POSIX, pax interchange format).
+                None if value.is_empty() && HEADER_KEYS.contains(&key) => drop(extended.records.remove(key)),
                 None => drop(extended.records.insert(key.to_vec(), value.to_vec())),
             }
             rest = after;
@@ -330,59 +333,6 @@ pub trait Sink {
     fn end(&mut self, index: &Index) -> Result<(), LayerError>;
 }
 
-/// Keeps nothing but the index.
-struct IndexOnly;
-
-impl Sink for IndexOnly {
-    fn file(&mut self, entry: &Entry, content: &mut dyn Read) -> Result<(), LayerError> {
-        io::copy(content, &mut io::sink()).map(drop).map_err(LayerError::io("read", shown(&entry.path)))
-    }
-
-    fn link(&mut self, _: &[u8], _: &[u8]) -> Result<(), LayerError> {
-        Ok(())
-    }
-
-    fn other(&mut self, _: &Entry) -> Result<(), LayerError> {
-        Ok(())
-    }
-
-    fn end(&mut self, _: &Index) -> Result<(), LayerError> {
-        Ok(())
-    }
-}
-
-/// The index of a plain tar.
-pub fn index_of(tar: impl Read) -> Result<Index, LayerError> {
-    read_layer(tar, &mut IndexOnly)
-}
-
-/// The index of a plain tar, and the digest of the tar itself.
-pub fn index_and_diff_id(tar: impl Read) -> Result<(Index, DiffId), LayerError> {
-    read_digested(tar, &mut IndexOnly)
-}
-
-/// [`read_layer`], with the digest of the whole stream: what an image says about its layers is believed only after it was compared.
-pub fn read_digested(tar: impl Read, sink: &mut dyn Sink) -> Result<(Index, DiffId), LayerError> {
-    let mut tar = Digested { source: tar, hash: Sha256::new() };
-    let index = read_layer(&mut tar, sink)?;
-    // A tar may end without an end marker, or with more behind it.
-    io::copy(&mut tar, &mut io::sink()).map_err(|source| LayerError::Stream { source })?;
-    Ok((index, DiffId(OciDigest::of_sha256(tar.hash))))
-}
-
-struct Digested<R> {
-    source: R,
-    hash: Sha256,
-}
-
-impl<R: Read> Read for Digested<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.source.read(buffer)?;
-        self.hash.update(&buffer[..read]);
-        Ok(read)
-    }
-}
-
 /// Reads a plain tar to its end, gives every entry to `sink`, and makes the index.
 pub fn read_layer(tar: impl Read, sink: &mut dyn Sink) -> Result<Index, LayerError> {
     let mut members = Members::new(tar);
@@ -414,6 +364,10 @@ impl Layer<'_> {
         self.parents(parent(&member.path), &invalid)?;
         let name = file_name(&member.path);
         if name == OPAQUE_MARKER {
+            if parent(&member.path).is_empty() {
+                // An overlay does not look at the mark of a whole layer.
+                return Err(invalid("a mark that hides all layers below, which no layer of an overlay can do"));
+            }
             return self.opaque(parent(&member.path));
         }
         if let Some(hidden) = name.strip_prefix(WHITEOUT_PREFIX) {
@@ -473,9 +427,21 @@ impl Layer<'_> {
         let before = self.entries.get(&entry.path);
         entry.opaque = entry.is_dir() && before.is_some_and(|before| before.opaque || before.kind == Kind::Whiteout);
         self.sink.other(&entry)?;
+        if !entry.is_dir() {
+            self.forget_below(&entry.path);
+        }
         self.inodes.remove(&entry.path);
         self.entries.insert(entry.path.clone(), entry);
         Ok(())
+    }
+
+    /// What a directory of this layer held, when something else takes its place.
+    fn forget_below(&mut self, path: &[u8]) {
+        if self.entries.get(path).is_some_and(Entry::is_dir) {
+            self.entries.retain(|other, _| !is_below(other, path));
+            self.inodes.retain(|other, _| !is_below(other, path));
+            self.inline.retain(|other, _| !is_below(other, path));
+        }
     }
 
     fn file<R: Read>(&mut self, member: &Member, members: &mut Members<R>) -> Result<(), LayerError> {
@@ -491,6 +457,7 @@ impl Layer<'_> {
             self.inline.insert(member.path.clone(), bytes);
         }
         entry.kind = Kind::File { size: member.size_bytes, digest, hardlink: None };
+        self.forget_below(&entry.path);
         self.inodes.remove(&entry.path);
         self.entries.insert(entry.path.clone(), entry);
         Ok(())
@@ -507,6 +474,7 @@ impl Layer<'_> {
         }
         let entry = Entry { path: member.path.clone(), ..target.clone() };
         self.sink.link(&entry.path, &existing)?;
+        self.forget_below(&entry.path);
         self.inodes.remove(&entry.path);
         if matches!(entry.kind, Kind::File { .. }) {
             let fresh = member.offset as usize;

@@ -94,7 +94,10 @@ impl Unpacker {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(Errno::ISDIR | Errno::PERM) if is_dir => Ok(()),
             Err(Errno::ISDIR | Errno::PERM) => match unlinkat(dir, file_name(&entry.path), AtFlags::REMOVEDIR) {
-                Err(Errno::NOTEMPTY) if self.owners == Owners::Caller => remove_below(&self.root, &entry.path, &|_| true),
+                Err(Errno::NOTEMPTY) => {
+                    self.last_dir = None;
+                    remove_below(&self.root, &entry.path, &|_| true)
+                }
                 other => Ok(other?),
             },
             Err(error) => Err(error.into()),

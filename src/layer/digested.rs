@@ -1,0 +1,64 @@
+//! Reading a layer's tar for its index and its digest alone.
+
+use std::io::{self, Read};
+
+use sha2::{Digest as _, Sha256};
+use shale_cache::{DiffId, OciDigest};
+
+use super::read::{Sink, read_layer};
+use super::{LayerError, shown};
+use crate::tree::entry::Entry;
+use crate::tree::index::Index;
+
+/// Keeps nothing but the index.
+struct IndexOnly;
+
+impl Sink for IndexOnly {
+    fn file(&mut self, entry: &Entry, content: &mut dyn Read) -> Result<(), LayerError> {
+        io::copy(content, &mut io::sink()).map(drop).map_err(LayerError::io("read", shown(&entry.path)))
+    }
+
+    fn link(&mut self, _: &[u8], _: &[u8]) -> Result<(), LayerError> {
+        Ok(())
+    }
+
+    fn other(&mut self, _: &Entry) -> Result<(), LayerError> {
+        Ok(())
+    }
+
+    fn end(&mut self, _: &Index) -> Result<(), LayerError> {
+        Ok(())
+    }
+}
+
+/// The index of a plain tar.
+pub fn index_of(tar: impl Read) -> Result<Index, LayerError> {
+    read_layer(tar, &mut IndexOnly)
+}
+
+/// The index of a plain tar, and the digest of the tar itself.
+pub fn index_and_diff_id(tar: impl Read) -> Result<(Index, DiffId), LayerError> {
+    read_digested(tar, &mut IndexOnly)
+}
+
+/// [`read_layer`], with the digest of the whole stream: what an image says about its layers is believed only after it was compared.
+pub fn read_digested(tar: impl Read, sink: &mut dyn Sink) -> Result<(Index, DiffId), LayerError> {
+    let mut tar = Digested { source: tar, hash: Sha256::new() };
+    let index = read_layer(&mut tar, sink)?;
+    // A tar may end without an end marker, or with more behind it.
+    io::copy(&mut tar, &mut io::sink()).map_err(|source| LayerError::Stream { source })?;
+    Ok((index, DiffId(OciDigest::of_sha256(tar.hash))))
+}
+
+struct Digested<R> {
+    source: R,
+    hash: Sha256,
+}
+
+impl<R: Read> Read for Digested<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.source.read(buffer)?;
+        self.hash.update(&buffer[..read]);
+        Ok(read)
+    }
+}
