@@ -26,6 +26,7 @@ pub struct NewLayer {
 /// base's, else the epoch. With `epoch_secs` every time of ours is the epoch.
 pub fn assemble(planned: &PlannedImage, new_layers: &[NewLayer], epoch_secs: Option<i64>) -> ImageConfig {
     let mut config = planned.config.clone();
+    account_for_layers(&mut config);
     let base_created = config.created.take();
     let stamp = |time: Timestamp| epoch_secs.map_or(time, |epoch| (epoch, 0));
     let first = new_layers.first().map(|layer| stamp(layer.created));
@@ -42,6 +43,17 @@ pub fn assemble(planned: &PlannedImage, new_layers: &[NewLayer], epoch_secs: Opt
     config.created = time.map(rfc3339).or(without_layers);
     config.rootfs.diff_ids.extend(new_layers.iter().map(|layer| layer.diff_id.0.to_string()));
     config
+}
+
+/// Gives a base as many entries with a layer as it has layers: who reads an image goes through both side by side. Of too many the first
+/// lose theirs (BuildKit); too few are followed by some without words. BuildKit adds those behind its own, where they tell of wrong layers.
+fn account_for_layers(config: &mut ImageConfig) {
+    let layers = config.rootfs.diff_ids.len();
+    let told = config.history.iter().filter(|entry| !entry.empty_layer).count();
+    let surplus = config.history.iter_mut().filter(|entry| !entry.empty_layer).take(told.saturating_sub(layers));
+    surplus.for_each(|entry| entry.empty_layer = true);
+    let untold = HistoryEntry { created: config.created.clone(), ..HistoryEntry::default() };
+    config.history.extend(std::iter::repeat_n(untold, layers.saturating_sub(told)));
 }
 
 /// RFC 3339 in UTC with the nanoseconds that are there, as Go prints times.
@@ -98,5 +110,24 @@ mod tests {
         assert_eq!(assemble(&image, &[], Some(1)).created.as_deref(), Some("1970-01-01T00:00:01Z"));
         image.config.created = Some("2020-02-02T02:02:02Z".to_owned());
         assert_eq!(assemble(&image, &[], Some(1)).created.as_deref(), Some("2020-02-02T02:02:02Z"));
+    }
+
+    #[test]
+    fn every_layer_of_a_base_has_an_entry_whatever_the_base_tells() {
+        let entry = |created_by: &str, empty_layer| HistoryEntry { created_by: created_by.into(), empty_layer, ..HistoryEntry::default() };
+        for (told, layers, expected) in [
+            (vec![], 2, vec![("", false), ("", false)]),
+            (vec![("a", false), ("b", true)], 2, vec![("a", false), ("b", true), ("", false)]),
+            (vec![("a", false), ("b", true), ("c", false)], 1, vec![("a", true), ("b", true), ("c", false)]),
+            (vec![("a", true)], 0, vec![("a", true)]),
+        ] {
+            let mut image = planned(&[("RUN x", true)]);
+            image.config.history = told.iter().map(|(text, empty)| entry(text, *empty)).collect();
+            image.config.rootfs.diff_ids = vec!["sha256:0".into(); layers];
+            let history = assemble(&image, &[layer(1, 10)], None).history;
+            let (own, base) = history.split_last().expect("entries");
+            let base: Vec<_> = base.iter().map(|entry| (entry.created_by.as_str(), entry.empty_layer)).collect();
+            assert_eq!((base, own.created_by.as_str()), (expected, "RUN x"));
+        }
     }
 }
