@@ -183,7 +183,7 @@ fn index_of_directory(root: &std::path::Path) -> Index {
 fn unpack(tar: &[u8]) -> (tempfile::TempDir, Index) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let mut unpacker = Unpacker::new(walk::open_dir(dir.path()).expect("a directory"));
-    let index = read_layer(tar, &mut unpacker).expect("reads");
+    let (index, _) = read_layer(tar, &mut unpacker).expect("reads");
     (dir, index)
 }
 

@@ -56,8 +56,7 @@ fn assert_equals_its_index(bench: &Bench, layer: &Layer) {
     let write = WriteLayer { index: upper.with_file_name("index"), from: From::Directory(upper.clone()), to: To::Packed(PLAIN) };
     bench.worker.write(write, Some(&File::create_new(&blob).unwrap()), None).unwrap();
     fs::create_dir(&again).unwrap();
-    let (bytes, _) = bench.worker.unpack(&File::open(&blob).unwrap(), &again).unwrap();
-    let index = Index::from_bytes(bytes).unwrap();
+    let index = bench.worker.unpack(&File::open(&blob).unwrap(), &again).unwrap().index;
     assert_eq!(index.content_id_without_mtimes(), layer.index.content_id_without_mtimes());
     bench.worker.remove(&[again]).unwrap();
     // From outside of the user namespace not everything can be seen.

@@ -3,6 +3,7 @@
 //! One value serves a whole build: it starts the worker when an unpacked form will be needed, and never before.
 
 mod accounts;
+mod base;
 mod stack;
 mod staff;
 mod unpacked;
@@ -22,7 +23,6 @@ use super::room::{Fullness, fullness};
 use crate::image::{ImageService, ResolvedImage};
 use crate::layer::compress::{Decoder, Encoder, PackNumbers, PackWriter};
 use crate::layer::contents::{Contents, Directory, SameTar};
-use crate::layer::read::index_and_diff_id;
 use crate::oci::manifest::media;
 use crate::plan::graph::BaseId;
 use crate::solve::snapshot::LayerRef;
@@ -45,7 +45,7 @@ pub struct Forms<'a> {
     staff: staff::Staff,
     indexes: Mutex<HashMap<LayerId, Arc<Index>>>,
     /// The layers of bases that were asked for. A build's lease keeps them there.
-    of_bases: Mutex<HashMap<DiffId, LayerId>>,
+    of_bases: Mutex<HashMap<(BaseId, usize), LayerId>>,
     stubs: Mutex<Option<TmpDir>>,
     places: Mutex<Vec<Place>>,
     /// The small indexes of the layers that are unpacked, for the processes of the steps.
@@ -108,23 +108,13 @@ impl<'a> Forms<'a> {
     pub fn layer_id(&self, layer: &LayerRef) -> Result<LayerId, StepError> {
         match layer {
             LayerRef::Own { layer, .. } => Ok(*layer),
-            LayerRef::Base { image, diff_id, .. } => {
-                if let Some(known) = self.known_layer(diff_id)? {
+            LayerRef::Base { image, number, .. } => {
+                if let Some(known) = self.known_layer(layer)? {
                     return Ok(known);
                 }
-                let turn = self.turn(&diff_id.0.to_string());
+                let turn = self.turn(&self.name_upon(*image, *number).to_string());
                 let _turn = lock(&turn);
-                if let Some(known) = self.known_layer(diff_id)? {
-                    return Ok(known);
-                }
-                let index = self.read_blob(layer, |blob| {
-                    let tar = Decoder::new(blob).map_err(StepError::io("read", diff_id.0.to_string()))?;
-                    let (index, found) = index_and_diff_id(tar)?;
-                    self.is_as_said(*image, diff_id, found).map(|()| index)
-                })?;
-                let id = self.store.layers().put_index(index.as_bytes())?;
-                self.store.layers().set_by_diff(diff_id, &id)?;
-                Ok(id)
+                self.known_layer(layer)?.map_or_else(|| self.look_into(*image, *number), Ok)
             }
         }
     }
@@ -189,12 +179,8 @@ impl<'a> Forms<'a> {
         }
     }
 
-    /// A layer is known by its DiffID to every image: what an image only says about itself must not become known.
-    fn is_as_said(&self, image: BaseId, said: &DiffId, found: DiffId) -> Result<(), StepError> {
-        if *said == found {
-            return Ok(());
-        }
-        Err(StepError::WrongDiffId { image: self.bases[image.0].name.clone(), said: said.0.clone(), found: found.0 })
+    fn wrong_diff_id(&self, image: BaseId, said: &DiffId, found: DiffId) -> StepError {
+        StepError::WrongDiffId { image: self.bases[image.0].name.clone(), said: said.0.clone(), found: found.0 }
     }
 
     /// Gives `make` a fresh directory for an unpacked form and removes what is left of it, whoever owns it.
@@ -301,22 +287,11 @@ impl<'a> Forms<'a> {
         io::copy(&mut Decoder::new(blob).map_err(failed())?, &mut anew).map_err(failed())?;
         let (numbers, out) = anew.finish().map_err(failed())?;
         out.into_inner().map_err(|error| failed()(error.into_error()))?;
-        self.is_as_said(image, &packed.diff_id, numbers.diff_id)?;
+        if packed.diff_id != numbers.diff_id {
+            return Err(self.wrong_diff_id(image, &packed.diff_id, numbers.diff_id));
+        }
         writer.commit_as(&numbers.blob, numbers.size_bytes)?;
         Ok(Packed { blob: numbers.blob, size_bytes: numbers.size_bytes, media_type: encoder.media_type().into(), ..packed })
-    }
-
-    /// The layer that the store knows by a DiffID.
-    pub fn known_layer(&self, diff_id: &DiffId) -> Result<Option<LayerId>, StepError> {
-        let known = lock(&self.of_bases).get(diff_id).copied();
-        if known.is_some() {
-            return Ok(known);
-        }
-        let found = self.store.layers().by_diff(diff_id)?;
-        if let Some(layer) = found {
-            lock(&self.of_bases).insert(diff_id.clone(), layer);
-        }
-        Ok(found)
     }
 
     /// Packs a layer of ours, from its unpacked form or from another packed one.

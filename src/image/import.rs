@@ -6,7 +6,7 @@ use shale_cache::{BlobRef, ImageLayer, StoreError};
 
 use super::{ImageError, ImageService};
 use crate::layer::compress::{DEFAULT_GZIP_LEVEL, Decoder, Encoder, PackWriter};
-use crate::layer::read::index_and_diff_id;
+use crate::layer::read::{Digested, read_index};
 use crate::layer::{LayerError, is_full};
 
 impl ImageService {
@@ -25,12 +25,15 @@ impl ImageService {
         let out = writer.file().try_clone().map_err(broken)?;
         let mut pack = PackWriter::new(BufWriter::new(out), encoder).map_err(broken)?;
         let plain = Decoder::new(tar).map_err(broken)?;
-        let (index, diff_id) = index_and_diff_id(Copied { from: plain, to: &mut pack }).map_err(failed)?;
+        let Digested { index, implied, diff_id } = read_index(Copied { from: plain, to: &mut pack }).map_err(failed)?;
         let (numbers, out) = pack.finish().map_err(broken)?;
         out.into_inner().map_err(|error| broken(error.into_error()))?;
         writer.commit_as(&numbers.blob, numbers.size_bytes)?;
         let layer = self.store().layers().put_index(index.as_bytes())?;
-        self.store().layers().set_by_diff(&diff_id, &layer)?;
+        if implied.is_empty() {
+            // The same tar upon other layers is another layer else.
+            self.store().layers().set_by_diff(&diff_id, &layer)?;
+        }
         let blob = BlobRef { digest: numbers.blob, size_bytes: numbers.size_bytes, media_type: encoder.media_type().into() };
         Ok(ImageLayer { diff_id, layer: Some(layer), blob: Some(blob) })
     }

@@ -3,12 +3,12 @@
 //! Headers are the `tar` crate's; extended headers are read by their lengths here. Paths are cleaned so that none leaves the root,
 //! whiteout names are checked, and attributes that belong to the storage are dropped. A link's target is kept as it is.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, Read};
 
 use tar::{EntryType, Header};
 
-pub use super::digested::{index_and_diff_id, index_of, read_digested};
+pub use super::digested::{Digested, index_of, read_digested, read_index};
 use super::pax::{Records, number, pax_record, pax_time};
 use super::sparse::{self, Holes, Piece};
 use super::write::{OPAQUE_MARKER, WHITEOUT_PREFIX};
@@ -333,10 +333,11 @@ pub trait Sink {
     fn end(&mut self, index: &Index) -> Result<(), LayerError>;
 }
 
-/// Reads a plain tar to its end, gives every entry to `sink`, and makes the index.
-pub fn read_layer(tar: impl Read, sink: &mut dyn Sink) -> Result<Index, LayerError> {
+/// Reads a plain tar to its end, gives every entry to `sink`, and makes the index. Beside it come the directories, in order, that the tar
+/// has no members of but members below: they are 0755 and root's here, upon other layers [`crate::tree::implied`] says what they are.
+pub fn read_layer(tar: impl Read, sink: &mut dyn Sink) -> Result<(Index, Vec<Vec<u8>>), LayerError> {
     let mut members = Members::new(tar);
-    let mut layer = Layer { entries: HashMap::new(), inodes: HashMap::new(), inline: BTreeMap::new(), sink };
+    let mut layer = Layer { entries: HashMap::new(), implied: BTreeSet::new(), inodes: HashMap::new(), inline: BTreeMap::new(), sink };
     while let Some(member) = members.advance()? {
         layer.take(member, &mut members)?;
     }
@@ -345,6 +346,8 @@ pub fn read_layer(tar: impl Read, sink: &mut dyn Sink) -> Result<Index, LayerErr
 
 struct Layer<'a> {
     entries: HashMap<Vec<u8>, Entry>,
+    /// Directories of which no member came so far.
+    implied: BTreeSet<Vec<u8>>,
     /// The names that hard links made, each with a number of its inode. A name that is made anew leaves its inode.
     inodes: HashMap<Vec<u8>, usize>,
     inline: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -404,7 +407,11 @@ impl Layer<'_> {
             }
             dir = parent(dir);
         }
-        missing.into_iter().rev().try_for_each(|dir| self.put(Entry::new(dir, Kind::Dir, 0o755, 0, 0, Mtime::default())))
+        for dir in missing.into_iter().rev() {
+            self.put(Entry::new(dir, Kind::Dir, 0o755, 0, 0, Mtime::default()))?;
+            self.implied.insert(dir.to_vec());
+        }
+        Ok(())
     }
 
     /// A whiteout is about the layers below: what this layer itself has at the path stays, and a directory hides theirs.
@@ -431,6 +438,7 @@ impl Layer<'_> {
             self.forget_below(&entry.path);
         }
         self.inodes.remove(&entry.path);
+        self.implied.remove(&entry.path);
         self.entries.insert(entry.path.clone(), entry);
         Ok(())
     }
@@ -488,8 +496,9 @@ impl Layer<'_> {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<Index, LayerError> {
+    fn finish(mut self) -> Result<(Index, Vec<Vec<u8>>), LayerError> {
         self.name_links();
+        self.implied.retain(|path| self.entries.get(path).is_some_and(Entry::is_dir));
         let mut builder = IndexBuilder::new();
         for entry in self.entries.into_values() {
             builder.push(entry);
@@ -499,7 +508,7 @@ impl Layer<'_> {
         }
         let index = builder.build();
         self.sink.end(&index)?;
-        Ok(index)
+        Ok((index, self.implied.into_iter().collect()))
     }
 
     /// The first path in order carries the file, the others name it.

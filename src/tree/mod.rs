@@ -8,6 +8,7 @@ pub mod diff;
 pub mod entry;
 pub mod glob;
 pub mod graft;
+pub mod implied;
 pub mod index;
 pub mod merge;
 mod record;

@@ -17,6 +17,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use super::capture::{self, capture};
 use super::layers;
 use super::protocol::{self, KILL, Ready, Reply, Request, STOP, take_control};
+use crate::layer::read::Digested;
 use crate::sandbox::handler::{self, Asked, Asker};
 use crate::sandbox::handover::receive_with_fds;
 use crate::sandbox::standby::{Held, Kind, Standby};
@@ -159,6 +160,7 @@ fn serve(socket: &UnixStream, request: io::Result<(Request, Vec<OwnedFd>)>, stan
             (reply, index)
         }),
         Ok((Request::Unpack(dest), fds)) => unpack(&dest, fds),
+        Ok((Request::Settle(index, paths, dest), _)) => layers::settle(&index, &paths, &dest).map(|()| (Reply::Done, Vec::new())),
         Ok((Request::Write(request, niceness), fds)) => {
             // Who reads what it writes says why no more is wanted, if it is told that.
             sys::outlive_pipes();
@@ -226,8 +228,8 @@ fn run(
 
 fn unpack(dest: &Path, fds: Vec<OwnedFd>) -> Result<(Reply, Vec<u8>), Failure> {
     let blob = fds.into_iter().next().ok_or_else(|| Failure::Other("unpacking needs a descriptor".to_owned()))?;
-    let (index, diff_id) = layers::unpack(blob.into(), dest)?;
-    Ok((Reply::Unpacked(diff_id), index))
+    let Digested { index, implied, diff_id } = layers::unpack(blob.into(), dest)?;
+    Ok((Reply::Unpacked(diff_id, implied), index.as_bytes().to_vec()))
 }
 
 /// Deletes trees. What is not there any more needs no deleting.

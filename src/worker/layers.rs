@@ -13,7 +13,7 @@ use shale_cache::DiffId;
 use crate::layer::LayerError;
 use crate::layer::compress::{Decoder, Encoder, PackNumbers, PackWriter};
 use crate::layer::contents::{Contents, Directory, Gathered, SameTar, Shared, SourceRef, paths_text, sources_text};
-use crate::layer::read::read_digested;
+use crate::layer::read::{Digested, Sink as _, read_digested};
 use crate::layer::unpack::{Unpacker, write_dir, write_gathered};
 use crate::layer::write::{Options, write_tar};
 use crate::sandbox::{Deed, Failure, LowerLayer};
@@ -84,12 +84,21 @@ impl std::convert::From<LayerError> for Failure {
     }
 }
 
-/// Unpacks a blob into a fresh directory; returns the index and the digest of the tar.
-pub(super) fn unpack(blob: File, dest: &Path) -> Result<(Vec<u8>, DiffId), Failure> {
+/// Unpacks a blob into a fresh directory.
+pub(super) fn unpack(blob: File, dest: &Path) -> Result<Digested, Failure> {
     let root = open_dir(dest).deed_on("open", dest)?;
     let tar = Decoder::new(blob).deed("read the layer")?;
-    let (index, diff_id) = read_digested(tar, &mut Unpacker::new(root))?;
-    Ok((index.as_bytes().to_vec(), diff_id))
+    Ok(read_digested(tar, &mut Unpacker::new(root))?)
+}
+
+/// Gives directories of an unpacked layer what its index says of them.
+pub(super) fn settle(index: &Path, paths: &[Vec<u8>], dest: &Path) -> Result<(), Failure> {
+    let index = Index::open(index).map_err(|error| Failure::Other(error.to_string()))?;
+    let mut unpacker = Unpacker::new(open_dir(dest).deed_on("open", dest)?);
+    for at in paths.iter().filter_map(|path| index.find(path)) {
+        unpacker.other(&index.entry(at))?;
+    }
+    Ok(unpacker.end(&index)?)
 }
 
 /// Writes a layer in the form that is asked for; `fds` as [`To`] and [`From`] say.

@@ -30,12 +30,14 @@ use rustix::process::{Pid, geteuid};
 use shale_cache::{DiffId, MapId};
 
 use crate::layer::compress::PackNumbers;
+use crate::layer::read::Digested;
 use crate::sandbox::handover::send_with_fds;
 use crate::sandbox::ids::{IdMaps, IdsError};
 use crate::sandbox::ladder::Report;
 use crate::sandbox::{Failure, SandboxError, overlay_failed};
 use crate::solve::event::Stream;
 use crate::tree::entry::Mtime;
+use crate::tree::index::Index;
 use birth::{Born, Deed};
 use protocol::{Reply, Request};
 
@@ -183,12 +185,23 @@ impl Worker {
         }
     }
 
-    /// Unpacks a blob into a fresh directory of the store's `tmp/`; returns the encoded index and the
-    /// digest of the tar.
-    pub fn unpack(&self, blob: &File, dest: &Path) -> Result<(Vec<u8>, DiffId), SandboxError> {
+    /// Unpacks a blob into a fresh directory of the store's `tmp/`.
+    pub fn unpack(&self, blob: &File, dest: &Path) -> Result<Digested, SandboxError> {
         let socket = self.ask(&Request::Unpack(dest.to_owned()), &[blob.as_fd()])?;
         match next_reply(&socket)? {
-            (Reply::Unpacked(diff_id), index) => Ok((index, diff_id)),
+            (Reply::Unpacked(diff_id, implied), index) => {
+                let index = Index::from_bytes(index).map_err(|error| SandboxError::Other(error.to_string()))?;
+                Ok(Digested { index, implied, diff_id })
+            }
+            (other, _) => Err(unexpected(other)),
+        }
+    }
+
+    /// Gives directories of an unpacked layer what the index at a path says of them.
+    pub fn settle(&self, index: PathBuf, paths: Vec<Vec<u8>>, dest: &Path) -> Result<(), SandboxError> {
+        let socket = self.ask(&Request::Settle(index, paths, dest.to_owned()), &[])?;
+        match next_reply(&socket)? {
+            (Reply::Done, _) => Ok(()),
             (other, _) => Err(unexpected(other)),
         }
     }

@@ -29,6 +29,8 @@ pub(super) enum Request {
     Run(Box<RunRequest>),
     /// Unpack a blob into a fresh directory. Descriptor: the blob.
     Unpack(PathBuf),
+    /// Give directories of an unpacked layer, by path, what its index says of them: the index file, and where the layer is.
+    Settle(PathBuf, Vec<Vec<u8>>, PathBuf),
     /// Write a layer in another form, with the niceness of who asks. Descriptors: as `layers::{To, From}` say.
     Write(Box<WriteLayer>, i32),
     /// Read a few contents of mapped ids, by path.
@@ -57,8 +59,8 @@ pub(super) enum Reply {
         /// The digest of the layer's tar, if it was wanted and the layer is small.
         diff_id: Option<DiffId>,
     },
-    /// Unpacked, with the digest of the tar; the bytes behind are the index.
-    Unpacked(DiffId),
+    /// Unpacked, with the digest of the tar and the directories that it has no members of; the bytes behind are the index.
+    Unpacked(DiffId, Vec<Vec<u8>>),
     /// Written; digests and size of a packed form.
     Written(Option<PackNumbers>),
     /// What was read, in the order that was asked for.

@@ -64,8 +64,8 @@ impl Bench {
         tar.args(["--owner=0", "--group=0", "--numeric-owner", "--sort=name", "-cf"]).arg(at("base.tar"));
         assert!(tar.arg("-C").arg(at("filled")).arg(".").status().unwrap().success());
         fs::create_dir_all(self.base()).unwrap();
-        let index = self.worker.unpack(&fs::File::open(at("base.tar")).unwrap(), &self.base()).unwrap();
-        fs::write(at("base/index"), index.0).unwrap();
+        let unpacked = self.worker.unpack(&fs::File::open(at("base.tar")).unwrap(), &self.base()).unwrap();
+        fs::write(at("base/index"), unpacked.index.as_bytes()).unwrap();
     }
 
     /// A request for `argv` on the base.

@@ -8,11 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rustix::fs::{MemfdFlags, memfd_create};
-use shale_cache::{ContentId, DiffId, KnownLayer, LayerId, MapId};
+use shale_cache::{ContentId, KnownLayer, LayerId, MapId};
 
 use super::{Forms, SMALL_INDEX_BYTES, lock, stack};
 use crate::execute::StepError;
-use crate::plan::graph::BaseId;
 use crate::solve::snapshot::{LayerRef, Snapshot};
 use crate::threads::in_parallel;
 use crate::tree::index::Index;
@@ -75,9 +74,7 @@ impl Forms<'_> {
         }
         let mut unseen = Vec::new();
         for layer in &layers[..count] {
-            if let LayerRef::Base { diff_id, .. } = layer
-                && self.known_layer(diff_id)?.is_none()
-            {
+            if self.known_layer(layer)?.is_none() {
                 unseen.push(layer.clone());
             }
         }
@@ -140,7 +137,7 @@ impl Forms<'_> {
     fn find_unpacked(&self, layer: &LayerRef) -> Result<Option<Unpacked>, StepError> {
         let map = self.map_id()?;
         let found = match layer {
-            LayerRef::Base { diff_id, .. } => self.with_fs(self.known_layer(diff_id)?, &map)?,
+            LayerRef::Base { .. } => self.with_fs(self.known_layer(layer)?, &map)?,
             // One that changes nothing is never mounted, and a WORKDIR that is there makes it without any form.
             LayerRef::Own { layer: id, .. } if self.index_of(id)?.is_empty() => Some((*id, PathBuf::new())),
             LayerRef::Own { layer: id, .. } => self.with_fs(Some(*id), &map)?,
@@ -152,7 +149,7 @@ impl Forms<'_> {
     fn unpacked(&self, layer: &LayerRef) -> Result<Unpacked, StepError> {
         let map = self.map_id()?;
         let turn = self.turn(&match layer {
-            LayerRef::Base { diff_id, .. } => diff_id.0.to_string(),
+            LayerRef::Base { image, number, .. } => self.name_upon(*image, *number).to_string(),
             LayerRef::Own { layer: id, .. } => id.to_string(),
         });
         let _turn = lock(&turn);
@@ -160,7 +157,7 @@ impl Forms<'_> {
             return Ok(found);
         }
         let (id, fs) = match layer {
-            LayerRef::Base { image, diff_id, .. } => self.unpack_base(layer, *image, diff_id, &map)?,
+            LayerRef::Base { image, number, .. } => self.unpack_base(*image, *number, &map)?,
             LayerRef::Own { layer: id, .. } => (*id, self.unpack_own(layer, id, &map)?),
         };
         self.as_unpacked(id, fs)
@@ -235,19 +232,6 @@ impl Forms<'_> {
             let id = layers.put_index(&index)?;
             let fs = layers.commit_fs(&id, map, dest)?;
             layers.set_by_content(name, &KnownLayer { layer: id })?;
-            Ok((id, fs))
-        })
-    }
-
-    fn unpack_base(&self, layer: &LayerRef, image: BaseId, diff_id: &DiffId, map: &MapId) -> Result<(LayerId, PathBuf), StepError> {
-        self.with_fresh_dir(|dest| {
-            let index = self.read_blob(layer, |blob| {
-                let (index, found) = self.worker()?.unpack(blob, dest)?;
-                self.is_as_said(image, diff_id, found).map(|()| index)
-            })?;
-            let id = self.store.layers().put_index(&index)?;
-            let fs = self.store.layers().commit_fs(&id, map, dest)?;
-            self.store.layers().set_by_diff(diff_id, &id)?;
             Ok((id, fs))
         })
     }

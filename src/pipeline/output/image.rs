@@ -65,10 +65,7 @@ impl Finish<'_> {
         let packed = side_by_side(self.layers(), pack).map_err(failed)?;
         let diff_ids: Vec<DiffId> = packed.iter().map(|layer| layer.diff_id.clone()).collect();
         let layers = self.layers().iter().zip(&packed).map(|(layer, packed)| {
-            let own = match layer {
-                LayerRef::Own { layer, .. } => Some(*layer),
-                LayerRef::Base { diff_id, .. } => self.forms.known_layer(diff_id).map_err(failed)?,
-            };
+            let own = self.forms.known_layer(layer).map_err(failed)?;
             let blob = BlobRef { digest: packed.blob.clone(), size_bytes: packed.size_bytes, media_type: packed.media_type.clone() };
             Ok(ImageLayer { diff_id: packed.diff_id.clone(), layer: own, blob: Some(blob) })
         });
@@ -82,9 +79,9 @@ impl Finish<'_> {
             let diff_id = self.forms.diff_id(layer, None).map_err(failed)?;
             layers.push(match layer {
                 LayerRef::Own { layer, .. } => ImageLayer { diff_id, layer: Some(*layer), blob: None },
-                LayerRef::Base { image, number, diff_id } => {
+                LayerRef::Base { image, number, .. } => {
                     let base = &self.bases.images()[image.0].layers[*number];
-                    let known = base.layer.map_or_else(|| self.forms.known_layer(diff_id), |known| Ok(Some(known))).map_err(failed)?;
+                    let known = base.layer.map_or_else(|| self.forms.known_layer(layer), |known| Ok(Some(known))).map_err(failed)?;
                     ImageLayer { layer: known, ..base.clone() }
                 }
             });
