@@ -13,7 +13,7 @@ use shale_cache::{Disk, Reason, Store};
 
 use super::args::BuildArgs;
 use super::console::{open_stdout, print, say, warn};
-use super::diagnostic::{self, Diagnostic};
+use super::diagnostic::{self, Diagnostic, NO_MORE_PROCESSES};
 use super::environment::Environment;
 use super::flags::parse_bool;
 use super::output::{Destination, OutputKind};
@@ -99,7 +99,7 @@ fn build(args: &BuildArgs, environment: &Environment, behind: &mut Behind) -> Re
     let room = Room::new(&store, Some(policy.clone()).filter(|_| request.gc.is_enabled()));
     let images = ImageService::new(store.clone(), Client::new(request.registry.clone())).with_named_contexts(named_images(&request));
     let cancel = Cancel::new().map_err(|error| Diagnostic::of(&error))?;
-    let watch = Watch::start(cancel.clone(), give_up(&store, &request)).map_err(|error| Diagnostic::of(&error))?;
+    let watch = Watch::start(cancel.clone(), give_up(&store, &request)).map_err(|error| Diagnostic::no_thread(&error))?;
     let display = Display::start(request.progress, request.colour, OPENING, Screen::stderr());
     let services = Services { store: &store, images: &images, reporter: &display, cancel: &cancel, room: &room };
     if let Some(asked) = request.call {
@@ -395,6 +395,11 @@ fn step(cause: &StepError, place: Option<(crate::span::SourceFile, Span)>) -> Di
         StepError::NoSecret { id } => diagnostic.hint(format!("give it with --secret id={id},src=FILE or --secret id={id},env=NAME")),
         StepError::NoAgent { id } => diagnostic.hint(format!("give it with --ssh {id} (the agent of SSH_AUTH_SOCK) or --ssh {id}=KEYFILE")),
         StepError::Sandbox(SandboxError::Refused(_)) => diagnostic.hint("`shale doctor` tells what this machine allows and what to change"),
+        StepError::Sandbox(SandboxError::Call { source, .. } | SandboxError::Worker { source, .. })
+            if source.kind() == std::io::ErrorKind::WouldBlock =>
+        {
+            diagnostic.hint(NO_MORE_PROCESSES)
+        }
         StepError::OtherIds { .. } | StepError::LostLayer { .. } => {
             diagnostic.hint("`shale builder prune --all --force` drops what is left of it, and the next build makes it again")
         }

@@ -17,6 +17,8 @@ use super::progress::FailedStep;
 
 /// How a failed build's message begins.
 const BUILD_FAILED: &str = "ERROR: failed to build: failed to solve: ";
+/// What hinders a program or thread that could not be started for EAGAIN (clone(2)).
+pub const NO_MORE_PROCESSES: &str = "the limit of processes is reached (`ulimit -u`, or pids of the container)";
 const RULE: &str = "--------------------";
 const STEP_RULE: &str = "------";
 
@@ -62,6 +64,11 @@ impl Diagnostic {
     /// Any error with the chain of its sources.
     pub fn of(error: &dyn Error) -> Self {
         Self { causes: causes_of(error), ..Self::new(error.to_string()) }
+    }
+
+    /// A thread that could not be started.
+    pub fn no_thread(error: &std::io::Error) -> Self {
+        Self::new(format!("cannot start a thread: {error}")).hint(NO_MORE_PROCESSES)
     }
 
     /// Marks what Docker's client would have heard from the daemon.

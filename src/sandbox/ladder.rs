@@ -270,6 +270,9 @@ fn no_map(refused: &Refused, facts: &Facts) -> Refusal {
                 .to_owned(),
         };
     }
+    if refused.errno == libc::EAGAIN {
+        return forbidden(refused, facts);
+    }
     let fix = if facts.no_new_privs {
         "start shale without no_new_privs (Kubernetes: allowPrivilegeEscalation: true), which keeps newuidmap from working"
     } else if refused.errno == libc::ENOENT {
@@ -293,7 +296,9 @@ fn without_namespaces(features: &[Feature], refused: &Refused, facts: &Facts) ->
 
 /// Namespaces or mounts in them are forbidden: by whom?
 fn forbidden(refused: &Refused, facts: &Facts) -> Refusal {
-    let (cause, fix) = if facts.max_user_namespaces == Some(0) {
+    let (cause, fix) = if refused.errno == libc::EAGAIN {
+        ("no more processes may be started", "raise the limit of processes (`ulimit -u`, or pids of the container)")
+    } else if facts.max_user_namespaces == Some(0) {
         ("the sysctl user.max_user_namespaces is 0", "set it to a number such as 28633 (as root: sysctl -w user.max_user_namespaces=28633)")
     } else if facts.clone_switch_off {
         ("the sysctl kernel.unprivileged_userns_clone is 0", "set it to 1 (as root: sysctl -w kernel.unprivileged_userns_clone=1)")
@@ -370,6 +375,7 @@ mod tests {
             (with(&[(Direct, 0)], &[]), Facts { many_ids: false, ..root() }, Rung::SingleId, "single id"),
             (with(&[(UserNamespace, 0), (IdMap, eperm)], &[]), user(), Rung::SingleId, "/etc/subuid"),
             (with(&[(UserNamespace, 0), (IdMap, libc::ENOENT)], &[]), user(), Rung::SingleId, "package uidmap"),
+            (with(&[(UserNamespace, 0), (IdMap, libc::EAGAIN)], &[]), user(), Rung::SingleId, "`ulimit -u`"),
             (with(&[(UserNamespace, 0), (IdMap, eacces)], &[]), user(), Rung::SingleId, "let this user start newuidmap"),
             (with(&[(UserNamespace, 0), (IdMap, eperm)], &[]), Facts { no_new_privs: true, ..user() }, Rung::SingleId, "no_new_privs"),
             (

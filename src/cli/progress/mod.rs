@@ -102,8 +102,7 @@ impl Display {
         let thread = std::thread::Builder::new().name("progress".into()).spawn(move || show(&receiver, view, screen, start));
         let thread = thread.unwrap_or_else(|error| {
             // Nothing has begun that would have to be ended.
-            let hint = "the limit of processes is reached (`ulimit -u`, or pids of the container)";
-            super::console::say(&Diagnostic::new(format!("cannot start a thread: {error}")).hint(hint).render());
+            super::console::say(&Diagnostic::no_thread(&error).render());
             std::process::exit(1)
         });
         Self { sender, thread: Mutex::new(Some(thread)), tasks: AtomicUsize::new(0), start }
