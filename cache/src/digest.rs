@@ -289,7 +289,12 @@ impl LayerId {
 impl ListId {
     /// The id of a list with these bytes.
     pub fn of(bytes: &[u8]) -> Self {
-        blake3::Hasher::new_derive_key("shale list v1").update(bytes).finalize().into()
+        Self::hasher().update(bytes).finalize().into()
+    }
+
+    /// What gives the id of the bytes that it is updated with.
+    pub(crate) fn hasher() -> blake3::Hasher {
+        blake3::Hasher::new_derive_key("shale list v1")
     }
 }
 

@@ -1,6 +1,6 @@
 //! Long parts of keys, such as the selection of a COPY: stored once, read only to explain a miss.
 
-use std::io::Write as _;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -24,10 +24,18 @@ impl<'a> Lists<'a> {
     /// Keeps a list. [`ListId::of`] gives its id without keeping it. A read-only store does without: only what is written there
     /// later would be explained by it.
     pub fn put(self, bytes: &[u8]) -> Result<ListId, StoreError> {
-        let id = ListId::of(bytes);
+        self.put_from(&|to| to.write_all(bytes))
+    }
+
+    /// The same for what `write` writes: once for its id, and once more where the store does not have it. So a long list is never in
+    /// memory as a whole.
+    pub fn put_from(self, write: &dyn Fn(&mut dyn Write) -> io::Result<()>) -> Result<ListId, StoreError> {
+        let mut counted = Counted { hasher: ListId::hasher(), len: 0 };
+        write(&mut counted).map_err(|error| StoreError::io("hash what is to be kept in", &self.store.root().join("lists"), error))?;
+        let id = counted.hasher.finalize().into();
         let path = self.path(&id);
-        if file_len(&path)? != Some(bytes.len() as u64) && !self.store.is_read_only() {
-            self.store.replace_file(&path, |file| file.write_all(bytes))?;
+        if file_len(&path)? != Some(counted.len) && !self.store.is_read_only() {
+            self.store.replace_file(&path, |file| write(file))?;
         }
         Ok(id)
     }
@@ -65,5 +73,23 @@ impl<'a> Lists<'a> {
 
     fn by_source_path(self, source: &CacheKey) -> PathBuf {
         self.store.root().join("by-source").join(source.to_hex())
+    }
+}
+
+/// Takes bytes for the id and the length that they have.
+struct Counted {
+    hasher: blake3::Hasher,
+    len: u64,
+}
+
+impl Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.hasher.update(bytes);
+        self.len += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

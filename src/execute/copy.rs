@@ -90,7 +90,7 @@ pub(super) fn steadily<T>(
             _ => break,
         }
         let again = select(executor, step, op)?;
-        let files = executor.store.lists().put(&again.canonical(op))?;
+        let files = again.list(executor.store, op)?;
         done = work(again).map(|done| (done, Some(files)));
     }
     done

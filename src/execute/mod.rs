@@ -114,7 +114,7 @@ impl Executor for BuildExecutor<'_> {
                     return Ok((Inputs { files: Some(files), ..Inputs::default() }, Selection::Known));
                 }
                 let selection = copy::select(self, step, op)?;
-                let files = lists.put(&selection.canonical(op))?;
+                let files = selection.list(self.store, op)?;
                 if let Some(source) = &source {
                     lists.set_by_source(source, &files)?;
                 }
@@ -139,7 +139,7 @@ impl Executor for BuildExecutor<'_> {
             (Op::Copy(op), Selection::Known) => {
                 let selection = copy::select(self, step, op)?;
                 // The key names it, and it may have been pruned since.
-                self.store.lists().put(&selection.canonical(op))?;
+                selection.list(self.store, op)?;
                 Ok(Selection::Copy(selection))
             }
             (_, selection) => Ok(selection),

@@ -71,7 +71,7 @@ fn take(executor: &BuildExecutor<'_>, step: &Step<'_>, source: &CopySource, path
     }
     let op = as_copy(source, path);
     let selection = copy::select(executor, step, &op)?;
-    let list: ListId = executor.store.lists().put(&selection.canonical(&op))?;
+    let list: ListId = selection.list(executor.store, &op)?;
     let top = selection.top().ok_or_else(|| StepError::Missing { path: path.to_owned(), why: None })?;
     let is_file = top != &NodeKind::Dir;
     let files = matches!(source, CopySource::Context(_)).then_some((op, selection));

@@ -10,6 +10,7 @@
 
 mod format;
 mod horizon;
+mod loading;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 pub use horizon::Horizon;
+pub use loading::Loading;
 
 use crate::sandbox::sys::map_file;
 use crate::source::seldom::Seldom;

@@ -58,8 +58,8 @@ const MIN_DIRS_AT_ONCE: usize = 4;
 /// On how many levels, one below the other, a walk is divided: each costs a copy, and a thread that waits takes up other parts upon its stack.
 const MAX_SPLITS: usize = 3;
 
-/// About how long a line of [`Selection::canonical`] is.
-const LINE_BYTES: usize = 128;
+/// Bytes that [`Selection::canonical`] writes at once: they stay in the processor's cache.
+const WRITE_BYTES: usize = 64 << 10;
 
 /// What is asked for besides the sources.
 #[derive(Clone, Copy)]
@@ -405,19 +405,25 @@ impl Selection {
             .filter(|(_, _, item)| matches!(item.node.kind, NodeKind::File { .. }))
     }
 
-    /// What enters a key, one line per path: everything that reaches the layer but times, and where the files lie. Without owners
+    /// Writes what enters a key, one line per path: everything that reaches the layer but times, and where the files lie. Without owners
     /// if `--chown` replaces them. Digests must have been read.
-    pub fn canonical(&self, with_owners: bool) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.matches.iter().map(|matched| matched.items.len() * LINE_BYTES).sum());
+    pub fn canonical(&self, with_owners: bool, to: &mut dyn io::Write) -> io::Result<()> {
+        let mut out = Vec::with_capacity(2 * WRITE_BYTES);
         for (number, matched) in self.matches.iter().enumerate() {
             let what = if matched.archive { "archive" } else { "match" };
             put(&mut out, format_args!("{what} {number} "));
             escape(&mut out, &matched.name);
             out.push(b'\n');
             let first = matched.first_names();
-            matched.items.iter().for_each(|item| item.put_line(with_owners, &first, &mut out));
+            for item in &matched.items {
+                item.put_line(with_owners, &first, &mut out);
+                if out.len() >= WRITE_BYTES {
+                    to.write_all(&out)?;
+                    out.clear();
+                }
+            }
         }
-        out
+        to.write_all(&out)
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{OnceLock, PoisonError};
 use std::time::Duration;
 
-use shale_cache::{CacheKey, KeyParts};
+use shale_cache::{CacheKey, KeyParts, ListId, Store, StoreError};
 
 use super::{is_changed, now};
 use crate::execute::{BuildExecutor, StepError};
@@ -101,9 +101,9 @@ impl Selection {
         Ok(())
     }
 
-    /// The bytes of the key's list.
-    pub(in crate::execute) fn canonical(&self, op: &CopyOp) -> Vec<u8> {
-        self.files.canonical(op.chown.is_none())
+    /// Keeps the key's list.
+    pub(in crate::execute) fn list(&self, store: &Store, op: &CopyOp) -> Result<ListId, StoreError> {
+        store.lists().put_from(&|to| self.files.canonical(op.chown.is_none(), to))
     }
 }
 

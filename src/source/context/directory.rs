@@ -18,7 +18,7 @@ use super::ContextError;
 use super::held::{Held, HeldFile};
 use crate::scoped::open_scoped;
 use crate::source::ignore::{Ignore, MatchState};
-use crate::source::statcache::{Fingerprint, Horizon, LoadNote, Saved, StatCache};
+use crate::source::statcache::{Fingerprint, Horizon, LoadNote, Loading, Saved};
 use crate::threads::in_parallel;
 use crate::tree::entry::{ContentDigest, file_name, join, parent};
 use crate::tree::index::is_below;
@@ -43,8 +43,7 @@ pub(super) struct Directory {
     states: Mutex<HashMap<Vec<u8>, Arc<MatchState>>>,
     /// Whether an ignored directory holds something visible.
     openings: Mutex<HashMap<Vec<u8>, bool>>,
-    cache: StatCache,
-    cache_file: Option<PathBuf>,
+    cache: Loading,
     horizon: Horizon,
     /// One batch is hashed at a time: a second one most likely asks for the same files.
     hashing: Mutex<()>,
@@ -62,7 +61,6 @@ impl Directory {
     pub(super) fn new(root: OwnedFd, cache_file: Option<PathBuf>) -> Self {
         // Before anything is stat'ed: what is written from here on may be changed again without a trace.
         let horizon = Horizon::now(&root);
-        let cache = cache_file.as_deref().map_or_else(StatCache::empty, StatCache::load);
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         Self {
             root,
@@ -70,8 +68,7 @@ impl Directory {
             left_out: None,
             states: Mutex::default(),
             openings: Mutex::default(),
-            cache,
-            cache_file,
+            cache: Loading::begin(cache_file),
             horizon,
             hashing: Mutex::default(),
             hashed: AtomicUsize::new(0),
@@ -109,7 +106,7 @@ impl Directory {
     }
 
     pub(super) fn stat_cache_note(&self) -> Option<&LoadNote> {
-        self.cache.note()
+        self.cache.get().note()
     }
 
     pub(super) fn hashed_files(&self) -> usize {
@@ -117,18 +114,18 @@ impl Directory {
     }
 
     pub(super) fn save_stat_cache(&self) -> io::Result<Saved> {
-        self.cache_file.as_deref().map_or(Ok(Saved::default()), |file| self.cache.save(file, &self.horizon))
+        self.cache.file().map_or(Ok(Saved::default()), |file| self.cache.get().save(file, &self.horizon))
     }
 
     /// Whether files changed since this build looked at them that are not held yet.
     pub(super) fn has_changed(&self) -> bool {
-        self.cache.has_changed()
+        self.cache.get().has_changed()
     }
 
     /// Copies them into an empty directory, and says whether there were any. For one caller at a time.
     pub(super) fn hold_changed(&self, dir: &Path) -> Result<bool, ContextError> {
         let mut holds = false;
-        let changed = self.cache.take_changed().into_iter().filter(|path| self.held.get(path).is_none());
+        let changed = self.cache.get().take_changed().into_iter().filter(|path| self.held.get(path).is_none());
         for (number, path) in changed.enumerate() {
             // What has gone is told by the next look.
             let Ok(file) = open_regular(self.root.as_fd(), &path) else { continue };
@@ -198,7 +195,7 @@ impl Directory {
     }
 
     fn known(&self, path: &[u8]) -> Option<ContentDigest> {
-        self.held.get(path).map(|held| held.digest).or_else(|| self.cache.digest(path))
+        self.held.get(path).map(|held| held.digest).or_else(|| self.cache.get().digest(path))
     }
 
     /// Hashes the files with the given numbers on several threads; the first error stops all.
@@ -242,11 +239,11 @@ impl Directory {
             let after = look(&file)?;
             self.hashed.fetch_add(1, Ordering::Relaxed);
             if before == after && size == after.size {
-                self.cache.insert(path, after, digest);
+                self.cache.get().insert(path, after, digest);
                 return Ok(digest);
             }
         }
-        self.cache.note_changed(path, None);
+        self.cache.get().note_changed(path, None);
         Err(ContextError::Changed { path: path.to_vec() })
     }
 
@@ -284,7 +281,7 @@ impl Directory {
         };
         if matches!(kind, NodeKind::File { .. }) && held.is_none() {
             // From here on the cache vouches for the file, if it looks as it did.
-            self.cache.lookup(&path, &Fingerprint::from(stat));
+            self.cache.get().lookup(&path, &Fingerprint::from(stat));
         }
         Ok(Some(Node { path, kind, mode: stat.mode & 0o7777, uid: 0, gid: 0, mtime, xattrs: BTreeMap::new() }))
     }
