@@ -99,6 +99,27 @@ fn an_archive_that_is_replaced_before_it_is_unpacked_is_unpacked_as_it_is_then()
     assert_eq!(lab.build("ctx", &[]).image.text("a/f"), "old");
 }
 
+/// Its files were selected before the command ran, and what they were then is in the cache.
+#[test]
+fn a_step_takes_a_file_as_the_step_before_it_saw_it() {
+    let lab = Lab::new(Who::Caller);
+    lab.load_busybox();
+    let dockerfile = "FROM busybox\nARG N\nRUN --mount=type=cache,target=/c echo $N; sleep 2\nCOPY d /d\nCOPY d/f /e/f\n";
+    lab.context("ctx", &[("Dockerfile", dockerfile), ("d/f", "old"), ("d/g", "1")]);
+    lab.build("ctx", &["--build-arg", "N=1"]);
+    lab.write("ctx/d/g", "2");
+    let write = thread::spawn({
+        let to = lab.work("ctx/d/f");
+        move || {
+            thread::sleep(Duration::from_secs(1));
+            std::fs::write(to, "new").expect("written");
+        }
+    });
+    let image = lab.build("ctx", &["--build-arg", "N=2"]).image;
+    write.join().expect("written");
+    assert_eq!((image.text("d/f"), image.text("e/f")), ("new".to_owned(), "new".to_owned()));
+}
+
 /// As with `SHALE_ROOT=$WORKSPACE/.shale`: what a build leaves there must not be in the next image, nor make the next step run.
 #[test]
 fn the_store_is_no_part_of_a_context_that_holds_it() {

@@ -105,7 +105,7 @@ fn is_changed(error: &StepError) -> bool {
 }
 
 fn write_once(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp, selection: Selection) -> Result<Made, StepError> {
-    let Selection { mut files, fetched, checkouts, landed } = selection;
+    let Selection { mut files, fetched, checkouts, landed, .. } = selection;
     let (mut spool, begun) = (Spool::new(executor.store), now());
     let mut times = Times::Incidental;
     for file in &fetched {

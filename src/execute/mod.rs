@@ -134,6 +134,14 @@ impl Executor for BuildExecutor<'_> {
         }
     }
 
+    fn is_current(&self, selection: &Self::Selection) -> bool {
+        match selection {
+            Selection::Copy(selection) => selection.is_current(self),
+            Selection::Run(sources) => sources.are_current(self),
+            Selection::Nothing | Selection::Known => true,
+        }
+    }
+
     fn complete(&self, step: &Step<'_>, selection: Self::Selection) -> Result<Self::Selection, StepError> {
         match (&step.vertex.op, selection) {
             (Op::Copy(op), Selection::Known) => {

@@ -47,6 +47,12 @@ impl Sources {
     pub(super) fn inputs(&self) -> Vec<Option<MountInput>> {
         self.0.iter().map(|taken| taken.as_ref().map(|taken| taken.input.clone())).collect()
     }
+
+    /// As [`copy::Selection::is_current`].
+    pub(super) fn are_current(&self, executor: &BuildExecutor<'_>) -> bool {
+        let files = self.0.iter().flatten().filter_map(|taken| taken.files.as_ref());
+        files.map(|(_, selection)| selection).all(|selection| selection.is_current(executor))
+    }
 }
 
 /// Looks at what every mount reads. Of a context, as for COPY: the files that the ignore rules leave, owned by root.

@@ -291,7 +291,7 @@ fn mount(part: &str, target: &str, before: Option<&str>, after: Option<&str>) ->
         let what = match (before, after) {
             (Some(_), Some(_)) => "changed",
             (None, _) => "is new",
-            (_, None) => "is gone",
+            (_, None) => "was taken out of the instruction",
         };
         return vec![change(part, format!("mount {of_type}{target} {what}"), None, None)];
     };

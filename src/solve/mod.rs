@@ -81,6 +81,10 @@ pub trait Executor: Sync {
     fn reads_early(&self, _vertex: &Vertex) -> bool {
         false
     }
+    /// Whether a selection that was made early is still what the step would select: another one may have seen its files change since.
+    fn is_current(&self, _selection: &Self::Selection) -> bool {
+        true
+    }
     /// Takes note that a step ran and which layer its result is: who exports it may begin to pack.
     fn settled(&self, _vertex: VertexId, _layer: &LayerId) {}
     /// Bytes of the files in a layer, for the account of the build: 0 if nobody can tell.

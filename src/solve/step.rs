@@ -39,6 +39,7 @@ pub(super) fn run<E: Executor>(
         platform: step.vertex.platform.to_string(),
         ..BuildStep::default()
     };
+    let early = early.filter(|early| early.as_ref().map_or(true, |(_, selection)| solver.executor.is_current(selection)));
     let outcome = look_then_run(solver, &mut step, early, filing, reporter, started, &mut account);
     if let Err(error) = &outcome {
         let is_cancelled = solver.executor.is_cancelled();

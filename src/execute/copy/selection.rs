@@ -32,6 +32,8 @@ pub struct Selection {
     pub(super) fetched: Vec<Fetched>,
     /// The matches that come from repositories, each with the directory of its files.
     pub(super) checkouts: Vec<(usize, PathBuf)>,
+    /// How often files of a context had been held when it was made.
+    held: usize,
     /// Where it lands; known once the parent was looked at.
     pub(super) landed: OnceLock<Graft>,
 }
@@ -101,6 +103,11 @@ impl Selection {
         Ok(())
     }
 
+    /// Whether no file of a context was found changed, and held as it was then, since this was made: every later step reads that copy.
+    pub(in crate::execute) fn is_current(&self, executor: &BuildExecutor<'_>) -> bool {
+        self.held == times_held(executor)
+    }
+
     /// Keeps the key's list.
     pub(in crate::execute) fn list(&self, store: &Store, op: &CopyOp) -> Result<ListId, StoreError> {
         store.lists().put_from(&|to| self.files.canonical(op.chown.is_none(), to))
@@ -145,6 +152,10 @@ pub(in crate::execute) fn select(executor: &BuildExecutor<'_>, step: &Step<'_>, 
     select_once(executor, step, op)
 }
 
+fn times_held(executor: &BuildExecutor<'_>) -> usize {
+    executor.held.lock().unwrap_or_else(PoisonError::into_inner).len()
+}
+
 /// Takes copies of the files of a context that changed under the build, and says whether there were any.
 fn hold_changed(executor: &BuildExecutor<'_>, source: &CopySource) -> Result<bool, StepError> {
     let CopySource::Context(name) = source else { return Ok(false) };
@@ -175,7 +186,7 @@ fn select_once(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp) -> Re
         (CopySource::Context(_), None) => return Err(StepError::NoContext),
     };
     let options = select::Options { exclude: &op.exclude, parents: op.parents, compile: &compile };
-    let mut selection = Selection::default();
+    let mut selection = Selection { held: times_held(executor), ..Selection::default() };
     let mut begun = 0;
     for end in op.remotes.iter().map(Some).chain([None]) {
         let paths = &op.sources[begun..end.map_or(op.sources.len(), |remote| remote.after)];

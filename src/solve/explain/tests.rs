@@ -65,7 +65,7 @@ fn each_part_has_its_words() {
 fn what_came_and_what_went_is_told() {
     assert_eq!(told(&[], &[("arg A", "1")]), ["build arg A is new: 1"]);
     assert_eq!(told(&[("arg A", "1")], &[]), ["build arg A is gone (was 1)"]);
-    assert_eq!(told(&[("mount /c", r#"{"type":"cache"}"#)], &[]), ["mount cache at /c is gone"]);
+    assert_eq!(told(&[("mount /c", r#"{"type":"cache"}"#)], &[]), ["mount cache at /c was taken out of the instruction"]);
     assert_eq!(told(&[("arg A", "http://h")], &[("secret arg A", "aa")]), ["build arg A: changed (value hidden)"]);
     let (shown, hidden) = ([("env", r#"["A=1"]"#)], [("env", r#"["A"]"#), ("secret env A", "aa")]);
     assert_eq!(told(&shown, &hidden), ["env A: changed (value hidden)"]);
