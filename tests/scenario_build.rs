@@ -2,6 +2,9 @@
 
 mod support;
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
 use support::{Lab, as_everybody, has, skip};
 
 const APP: &[(&str, &str)] = &[
@@ -228,4 +231,23 @@ fn a_program_privileged_on_this_machine_is_not_so_in_the_image() {
         return skip("capabilities of files", &error.to_string());
     }
     assert!(lab.build("ctx", &[]).image.files["f"].xattrs.is_empty());
+}
+
+/// As BuildKit does it: a layer that knows nothing of what is below would give the mode to the directories above, too.
+#[test]
+fn a_linked_copy_with_a_mode_goes_onto_what_is_there() {
+    as_everybody(|lab| {
+        lab.context("ctx", &[("Dockerfile", ""), ("f", "f\n"), ("base/etc/x", "x\n"), ("base/real/x", "x\n")]);
+        std::os::unix::fs::symlink("real", lab.work("ctx/base/lnk")).expect("a link");
+        fs::set_permissions(lab.work("ctx/base/etc"), fs::Permissions::from_mode(0o1777)).expect("set");
+        let files = |copies: &str| {
+            lab.write("ctx/Dockerfile", format!("FROM scratch\nCOPY base /\n{copies}"));
+            lab.build("ctx", &[]).image.files
+        };
+        let found = files("COPY --link --chmod=640 f /etc/f\nCOPY --link --chmod=600 f /lnk/f\n");
+        let modes = ["etc", "etc/f", "real/f"].map(|path| found[path].mode);
+        assert_eq!((modes, found["lnk"].kind), ([0o1777, 0o640, 0o600], '2'), "{:?}", lab.who());
+        let found = files("COPY --link f /etc/f\nCOPY --link f /lnk/f\n");
+        assert_eq!((found["etc"].mode, found["lnk"].kind, found["lnk/f"].mode), (0o755, '5', 0o644), "{:?}", lab.who());
+    });
 }

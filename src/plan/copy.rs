@@ -53,6 +53,8 @@ impl StageLowering<'_, '_, '_> {
                 self.note_taken(step, instruction, paths::cleaned(path));
             }
         }
+        // With --chmod BuildKit copies onto what is there: a linked layer would give that mode to the directories above, too.
+        let link = chmod.is_none() && copy.link.as_ref().is_some_and(|l| l.node);
         let op = CopyOp {
             source,
             // With --parents a `/./` in a source marks where the kept path begins, so nothing is cleaned away.
@@ -65,7 +67,7 @@ impl StageLowering<'_, '_, '_> {
             unpack_archives: has_paths && unpack.unwrap_or(instruction == "ADD"),
             exclude: copy.exclude.iter().map(|e| e.node.clone()).collect(),
             parents,
-            link: copy.link.as_ref().is_some_and(|l| l.node),
+            link,
             instruction,
         };
         let display = self.copy_display(step);
