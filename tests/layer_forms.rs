@@ -304,7 +304,7 @@ fn tar_of(members: &[(char, &str, &str)]) -> Vec<u8> {
         if content.is_empty() {
             header.as_old_mut().linkname[..text.len()].copy_from_slice(text.as_bytes());
         }
-        header.set_entry_type(tar::EntryType::new(*kind as u8));
+        header.as_mut_bytes()[156] = *kind as u8;
         header.set_mode(0o644);
         header.set_uid(0);
         header.set_gid(0);
@@ -360,6 +360,8 @@ fn foreign_tars_are_put_right() {
         // Nothing instead of a value is that of the header.
         (&[('x', "p", "8 path=\n"), ('0', "a", "1")], &["a 1"]),
         (&[('x', "p", "9 mtime=\n"), ('0', "a", "1")], &["a 1"]),
+        // A slash alone makes a directory of what has the oldest type.
+        (&[('\0', "d/", ""), ('0', "f/", "1")], &["d/", "f 1"]),
         // What takes the place of a directory takes what was in it.
         (&[('5', "d/", ""), ('0', "d/x", "1"), ('0', "d", "22")], &["d 2"]),
         (&[('5', "d/e/", ""), ('0', "d/e/x", "1"), ('2', "d", "to")], &["d -> to"]),

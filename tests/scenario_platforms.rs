@@ -74,6 +74,24 @@ fn one_platform_is_a_manifest_unless_an_index_is_asked_for() {
 }
 
 #[test]
+fn a_pruning_of_all_images_takes_those_of_all_platforms_but_for_parts_of_what_stays() {
+    let lab = Lab::new(Who::Caller);
+    lab.context("ctx", &[("Dockerfile", "FROM scratch\nARG TARGETARCH\nCOPY ${TARGETARCH} /f\n"), ("amd64", "a\n"), ("arm64", "b\n")]);
+    for name in ["multi:1", "multi:2"] {
+        let said = lab.run(&[&["build", "-t", name][..], &BOTH, &["ctx"]].concat());
+        assert!(said.ok(), "{name}: {}", said.stderr);
+    }
+    let rows = |lab: &Lab| lab.run(&["images", "-aq"]).stdout.lines().count();
+    assert_eq!(rows(&lab), 2, "one for each name");
+    assert!(lab.run(&["rmi", "multi:1"]).ok() && lab.run(&["image", "prune", "-f"]).ok());
+    assert_eq!(rows(&lab), 1);
+    assert!(lab.run(&["save", "-o", "saved.tar", "multi:2"]).ok());
+    assert_eq!(Archive::read(&lab.work("saved.tar")).images().len(), 2, "both are still whole");
+    assert!(lab.run(&["system", "prune", "-af"]).ok());
+    assert_eq!(lab.run(&["images", "-aq"]).stdout, "");
+}
+
+#[test]
 fn the_store_keeps_all_platforms_under_one_name() {
     as_everybody(|lab| {
         cross(lab);

@@ -27,6 +27,7 @@ use crate::execute::room::{self, Lack, Room};
 use crate::execute::{NoEmulator, StepError};
 use crate::export::ExportError;
 use crate::image::{ImageError, ImageService};
+use crate::layer::{LayerError, is_full};
 use crate::oci::reference::Reference;
 use crate::pipeline::{self, BuildError, BuildReport, Services, write_file};
 use crate::plan::Near;
@@ -363,6 +364,9 @@ pub(super) fn diagnostics(error: &BuildError) -> Vec<Diagnostic> {
         | BuildError::Export(ExportError::Store(cause)) => {
             image::store_diagnostic(Diagnostic::build(cause.to_string()).caused_by(cause), cause)
         }
+        BuildError::Export(ExportError::Io { source, .. } | ExportError::Stream { source }) if is_full(source) => {
+            Diagnostic::build(error.to_string()).caused_by(error).hint(image::DESTINATION_FULL)
+        }
         BuildError::Keep(cause) => with_hint(Diagnostic::build(cause.to_string()).caused_by(cause), cause.hint()),
         BuildError::Push { cause, .. } => with_hint(Diagnostic::build(error.to_string()).caused_by(&**cause), cause.hint()),
         BuildError::Store(cause) => image::store_diagnostic(Diagnostic::build(cause.to_string()), cause),
@@ -400,6 +404,10 @@ fn step(cause: &StepError, place: Option<(crate::span::SourceFile, Span)>) -> Di
         {
             diagnostic.hint(NO_MORE_PROCESSES)
         }
+        StepError::Layer(LayerError::Changed { .. }) | StepError::Sandbox(SandboxError::Changed { .. }) => diagnostic.hint(
+            "that is where the image would have it; something writes to what it is copied from: build again when that has ended, or leave it \
+             out by .dockerignore",
+        ),
         StepError::OtherIds { .. } | StepError::LostLayer { .. } => {
             diagnostic.hint("`shale builder prune --all --force` drops what is left of it, and the next build makes it again")
         }

@@ -10,6 +10,7 @@ use crate::execute::forms::Forms;
 use crate::execute::room::fullness;
 use crate::export::{Destination, ExportError, Format};
 use crate::image::{ImageError, ImageService, Removal};
+use crate::layer::is_full;
 use crate::oci::platform::Platform;
 use crate::source::archive::{ArchiveError, Input};
 use crate::source::context::go_words;
@@ -43,6 +44,9 @@ pub fn store_failure(error: &StoreError) -> Failure {
 
 /// What can be done when the store's disk is full.
 pub const DISK_FULL: &str = "free some space, run `shale builder prune --all --force`, or set SHALE_ROOT to a larger disk";
+
+/// The same for the disk that something is written to from the store.
+pub const DESTINATION_FULL: &str = "free some space there, or write to another disk";
 
 /// What can be done with a store that cannot be written, and without it.
 const READ_ONLY: &str = "a read-only store can be looked at, saved from, and used by builds that find everything in it: for anything else make it \
@@ -79,6 +83,9 @@ fn told_by_engine(error: &ImageError) -> Diagnostic {
     match (error, error.hint()) {
         (ImageError::Store(cause) | ImageError::Export(ExportError::Store(cause)) | ImageError::Archive(ArchiveError::Store(cause)), _) => {
             store_diagnostic(diagnostic, cause)
+        }
+        (ImageError::Export(ExportError::Io { source, .. } | ExportError::Stream { source }), _) if is_full(source) => {
+            diagnostic.hint(DESTINATION_FULL)
         }
         (error, _) if fullness(error).is_some() => diagnostic.hint(DISK_FULL),
         (_, Some(hint)) => diagnostic.hint(hint),

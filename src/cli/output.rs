@@ -155,7 +155,7 @@ pub enum OutputError {
         text: String,
     },
     /// A type nobody has.
-    #[error("unknown output type {kind:?}; known are oci, docker, local, tar, image and cacheonly")]
+    #[error("unknown output type {kind:?}; known are oci, docker, local, tar, image, registry and cacheonly")]
     UnknownType {
         /// The type.
         kind: String,
@@ -547,7 +547,7 @@ mod tests {
         for (text, message) in [
             ("dest=x,a=b", "type is required for output \"dest=x,a=b\""),
             ("type=oci,x", "invalid value \"x\" in output \"type=oci,x\": must be a key=value pair"),
-            ("type=floppy", "unknown output type \"floppy\"; known are oci, docker, local, tar, image and cacheonly"),
+            ("type=floppy", "unknown output type \"floppy\"; known are oci, docker, local, tar, image, registry and cacheonly"),
             ("type=oci,dest=x,push=true", "output attribute push=true is not supported yet"),
             ("type=oci,annotation-layer.a=b,dest=x", "invalid output attribute \"annotation-layer.a\": unrecognized annotation type layer"),
             ("type=local,annotation.a=b,dest=x", "unknown attribute \"annotation.a\" for output type=local"),

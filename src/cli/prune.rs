@@ -1,5 +1,6 @@
 //! The commands that remove: `builder prune`, `buildx prune`, `image prune`, `system prune`, with Docker's questions and answers.
 
+use std::collections::BTreeSet;
 use std::io::BufRead as _;
 
 use shale_cache::{Caps, OciDigest, PruneOptions, PruneReport, Store};
@@ -85,7 +86,7 @@ pub fn images(args: &ImagePruneArgs, environment: &Environment) -> Result<(), Fa
     if !args.force && !confirmed(&format!("WARNING! This will remove {what}.\nAre you sure you want to continue?"))? {
         return Ok(());
     }
-    let (bytes, text) = prune_images(&service(environment)?, &filter, args.all)?;
+    let (bytes, text) = prune_images(&service(environment)?, &filter)?;
     print(text + &total(bytes))
 }
 
@@ -103,19 +104,19 @@ fn image_filter(filters: &[String], all: bool) -> Result<Filters, Failure> {
 }
 
 /// Removes images and what only they need. Returns the freed bytes and what Docker says about it.
-fn prune_images(service: &ImageService, filter: &Filters, all: bool) -> Result<(u64, String), Failure> {
+fn prune_images(service: &ImageService, filter: &Filters) -> Result<(u64, String), Failure> {
     let (mut ids, mut text) = (Vec::<(OciDigest, Vec<String>)>::new(), String::new());
-    // Of an image for several platforms one has the name; the others are no less part of it.
-    let tagged = service.store().images().tagged().map_err(|error| store_failure(&error))?;
-    let parts: Vec<(OciDigest, Vec<OciDigest>)> = tagged.into_iter().map(|(_, record)| (record.id, record.built.platforms)).collect();
     for image in service.list().map_err(|error| failure(&error))? {
-        let is_part = image.names.is_empty() && parts.iter().any(|(id, all)| *id != image.id && all.contains(&image.id));
-        let Some(image) = filter.apply(image, None, None).filter(|_| !is_part || all) else { continue };
+        let Some(image) = filter.apply(image, None, None) else { continue };
         for name in image.names.iter().map(Reference::familiar).chain(image.repo_digests) {
             text.extend(["untagged: ", &name, "\n"]);
         }
         text.extend(["deleted: ", image.id.as_str(), "\n"]);
         ids.push((image.id, image.names.iter().map(ToString::to_string).collect()));
+    }
+    for part in parts_of(service, &ids)? {
+        text.extend(["deleted: ", part.as_str(), "\n"]);
+        ids.push((part, Vec::new()));
     }
     if ids.is_empty() {
         return Ok((0, text));
@@ -125,6 +126,17 @@ fn prune_images(service: &ImageService, filter: &Filters, all: bool) -> Result<(
     let report = store.gc().remove_images(&ids, &mut |paths| mapped.measure(paths)).map_err(|error| store_failure(&error))?;
     remove_mapped(&mut mapped, &report);
     Ok((report.bytes, format!("Deleted Images:\n{text}\n")))
+}
+
+/// Of an image for several platforms one has the name. The others, which are not listed beside it, go with it, unless they are part of one
+/// that stays.
+fn parts_of(service: &ImageService, gone: &[(OciDigest, Vec<String>)]) -> Result<BTreeSet<OciDigest>, Failure> {
+    let goes = |id: &OciDigest| gone.iter().any(|(gone, _)| gone == id);
+    let tagged = service.store().images().tagged().map_err(|error| store_failure(&error))?;
+    let (with, without): (Vec<_>, Vec<_>) = tagged.into_iter().map(|(_, record)| record).partition(|record| goes(&record.id));
+    let kept: BTreeSet<OciDigest> = without.into_iter().flat_map(|record| record.built.platforms).collect();
+    let parts = with.into_iter().flat_map(|record| record.built.platforms);
+    Ok(parts.filter(|part| !kept.contains(part) && !goes(part)).collect())
 }
 
 /// `shale system prune`: images first, then the cache that is left.
@@ -138,7 +150,7 @@ pub fn system(args: &SystemPruneArgs, environment: &Environment) -> Result<(), F
         return Ok(());
     }
     let service = service(environment)?;
-    let (image_bytes, text) = prune_images(&service, &images, args.all)?;
+    let (image_bytes, text) = prune_images(&service, &images)?;
     let report = prune(service.store(), &PruneOptions { all: args.all, filter: cache, caps: Caps::default() })?;
     print(format!("{text}{}{}", deleted_entries(&report), total(image_bytes + report.bytes)))
 }

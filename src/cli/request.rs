@@ -36,6 +36,7 @@ pub use context::{ContextSource, DockerfileSource, NamedContext};
 use context::{dockerfile_source, named_context};
 pub use error::RequestError;
 use registry::git_config;
+use registry::registry_config_of;
 pub use registry::{docker_config_file, registry_config, registry_config_with};
 
 /// What a build is asked to do.
@@ -156,7 +157,8 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<(BuildRequ
     let mut add_hosts =
         args.add_hosts.iter().map(|text| parse_add_host(text)).collect::<Result<Vec<_>, _>>().map_err(RequestError::AddHost)?;
     add_hosts.sort();
-    let registry = registry_for(args, environment, &outputs, &tags)?;
+    let config = Config::load(environment)?;
+    let registry = registry_for(args, environment, &config, &outputs, &tags)?;
     let request = BuildRequest {
         context,
         dockerfile,
@@ -196,7 +198,7 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<(BuildRequ
         command: Vec::new(),
         store_root,
         git: git_config(environment),
-        gc: Config::load(environment)?.gc,
+        gc: config.gc,
         registry,
     };
     Ok((request, notes))
@@ -278,10 +280,11 @@ fn forced_index(build_args: &BTreeMap<String, String>) -> Result<bool, RequestEr
 fn registry_for(
     args: &BuildArgs,
     environment: &Environment,
+    config: &Config,
     outputs: &[Output],
     tags: &[Reference],
 ) -> Result<RegistryConfig, RequestError> {
-    let mut registry = registry_config_with(environment, &args.registry)?;
+    let mut registry = registry_config_of(environment, &args.registry, config)?;
     for output in outputs.iter().filter(|output| output.push.is_some_and(|push| push.insecure)) {
         let own = output.names.iter().filter_map(|name| Reference::parse(name).ok()).collect::<Vec<_>>();
         let names = if own.is_empty() { tags } else { &own };

@@ -89,10 +89,7 @@ pub fn nodes(source: &SourceFile) -> Nodes {
     while let Some(statement) = reader.statement() {
         empty_continuations.extend(statement.empty_continuation);
         match node(&mut reader, &statement) {
-            Ok((node, fault)) => {
-                errors.extend(fault.map(|(kind, span)| at_node(kind, span, node.span, source)));
-                nodes.push(node);
-            }
+            Ok(node) => nodes.push(node),
             Err((kind, span)) => errors.push(at_node(kind, span, statement.span, source)),
         }
     }
@@ -103,19 +100,18 @@ pub fn nodes(source: &SourceFile) -> Nodes {
 
 type Fault = (ErrorKind, Span);
 
-/// One node with its heredocs; a heredoc that does not end is an error beside the node.
-fn node(reader: &mut Reader<'_>, statement: &Statement) -> Result<(Node, Option<Fault>), Fault> {
+/// One node with its heredocs. Of one whose heredoc does not end nothing else is told: what it lacks may be in there.
+fn node(reader: &mut Reader<'_>, statement: &Statement) -> Result<Node, Fault> {
     let mut node = Node::new(statement, reader.escape())?;
     if !node.can_hold_heredocs() {
-        return Ok((node, None));
+        return Ok(node);
     }
     for word in syntax::heredoc_words(&node.text).map_err(|e| (e.into(), statement.span))? {
         let Some(body) = reader.body(&word.name, word.chomp) else {
-            let kind = ErrorKind::UnterminatedHeredoc { terminator: word.name };
-            return Ok((node, Some((kind, statement.span))));
+            return Err((ErrorKind::UnterminatedHeredoc { terminator: word.name }, statement.span));
         };
         node.span = node.span.to(body.terminator);
         node.heredocs.push(instruction::heredoc(word, body.text, body.span));
     }
-    Ok((node, None))
+    Ok(node)
 }

@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt as _;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use serde::{Deserialize, Serialize};
 
+use super::{LayerError, shown};
 use crate::tree::entry::Entry;
 
 /// Gives the content of an index's files. Asked in the index's order, once per file.
@@ -183,7 +184,12 @@ impl Gathered {
     pub fn open_any<'a>(&'a self, entry: &Entry) -> io::Result<Box<dyn Read + 'a>> {
         let source = self.sources.get(&entry.path).ok_or_else(|| io::Error::other("no source was given for the file"))?;
         Ok(match source {
-            SourceRef::Root { root, path } => Box::new(open_beneath(&self.roots[*root], path)?),
+            SourceRef::Root { root, path } => {
+                Box::new(open_beneath(&self.roots[*root], path).map_err(|error| match error.raw_os_error() {
+                    Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP) => io::Error::other(Vanished),
+                    _ => error,
+                })?)
+            }
             SourceRef::Spool { spool, offset, size_bytes } => {
                 Box::new(Part { file: &self.spools[*spool], offset: *offset }.take(*size_bytes))
             }
@@ -195,6 +201,20 @@ impl Gathered {
 impl Contents for Gathered {
     fn open<'a>(&'a mut self, entry: &Entry) -> io::Result<Box<dyn Read + 'a>> {
         self.open_any(entry)
+    }
+}
+
+/// A file that was there when it was selected. Now nothing is, or a link.
+#[derive(Debug, thiserror::Error)]
+#[error("it has vanished")]
+struct Vanished;
+
+/// Why the content of an entry could not be opened. What has vanished has changed, like what has other bytes than were hashed.
+pub(super) fn unopened(entry: &Entry) -> impl FnOnce(io::Error) -> LayerError {
+    let path = shown(&entry.path);
+    move |source| match source.downcast::<Vanished>() {
+        Ok(Vanished) => LayerError::Changed { path },
+        Err(source) => LayerError::Io { deed: "read", path, source },
     }
 }
 

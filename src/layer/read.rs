@@ -20,6 +20,8 @@ use crate::tree::index::{INLINE_LIMIT_BYTES, INLINE_PATHS, Index, IndexBuilder, 
 const HEADER_KEYS: [&[u8]; 6] = [b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime"];
 /// The fields of mode, owner, group, size and time. What is blank is 0, as in Go's reader.
 const NUMBERS: [std::ops::Range<usize>; 5] = [100..108, 108..116, 116..124, 124..136, 136..148];
+/// Where a header has its type.
+const TYPE_AT: usize = 156;
 const BLOCK_BYTES: u64 = 512;
 /// The kernel takes no longer path (`PATH_MAX`, path_resolution(7)).
 const MAX_PATH_BYTES: usize = 4096;
@@ -160,8 +162,9 @@ impl<R: Read> Members<R> {
         if path.len() >= MAX_PATH_BYTES {
             return Err(self.invalid("a path that is too long"));
         }
-        // Old tars mark a directory by the slash alone.
-        let kind = if kind == EntryType::Regular && path.ends_with(b"/") { EntryType::Directory } else { kind };
+        // Old tars, whose files have the type NUL, mark a directory by the slash alone.
+        let is_old = header.as_bytes()[TYPE_AT] == 0;
+        let kind = if is_old && path.ends_with(b"/") { EntryType::Directory } else { kind };
         let is_file = matches!(kind, EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse);
         let stored = if is_file { number(&records, "size").unwrap_or(size) } else { 0 };
         let skipped = if stored == 0 { size } else { stored };

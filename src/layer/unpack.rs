@@ -18,7 +18,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
-use super::contents::{Contents, Gathered};
+use super::contents::{Contents, Gathered, unopened};
 use super::hashing::Hashing;
 use super::read::Sink;
 use super::{LayerError, shown};
@@ -334,7 +334,7 @@ impl<'a> Directories<'a> {
 /// Writes one file, if its content is what the entry says.
 fn write_file(unpacker: &mut Unpacker, entry: &Entry, source: io::Result<Box<dyn Read + '_>>) -> Result<(), LayerError> {
     let Kind::File { size, digest, .. } = &entry.kind else { unreachable!("the caller has looked") };
-    let source = source.map_err(LayerError::io("read", shown(&entry.path)))?;
+    let source = source.map_err(unopened(entry))?;
     let mut source = Hashing::new(source);
     unpacker.file(entry, &mut source)?;
     if source.read_so_far() != (*digest, *size) {
@@ -507,6 +507,18 @@ mod tests {
         for other in [entry(Kind::Dir, 0o555, 0), entry(Kind::Dir, 0o755, 7), entry(Kind::Whiteout, 0, 0), capable, opaque] {
             assert!(!needs_no_worker(&other), "{other:?}");
         }
+    }
+
+    /// As one that changed: it is looked at again then.
+    #[test]
+    fn a_file_that_vanished_since_it_was_selected_has_changed() {
+        let (index, mut contents) = sample();
+        let place = tempfile::tempdir().expect("a directory");
+        contents.roots.push(open_dir(place.path()).expect("opened"));
+        contents.sources.insert(b"d3/1".to_vec(), SourceRef::Root { root: 0, path: b"gone".to_vec() });
+        let error =
+            write_gathered(&mut Unpacker::for_caller(open_dir(place.path()).expect("opened")), &index, &contents).expect_err("gone");
+        assert!(matches!(&error, LayerError::Changed { path } if path.ends_with("d3/1")), "{error}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 
 use tar::{EntryType, Header};
 
-use super::contents::Contents;
+use super::contents::{Contents, unopened};
 use super::{LayerError, shown};
 use crate::tree::entry::{ContentDigest, Entry, Kind, file_name, join, parent};
 use crate::tree::index::Index;
@@ -78,7 +78,7 @@ impl TarWriter<'_> {
 
     /// Copies a file's bytes, which must be those that the index was made of.
     fn content(&mut self, entry: &Entry, size: u64, digest: &ContentDigest, contents: &mut dyn Contents) -> Result<(), LayerError> {
-        let mut source = contents.open(entry).map_err(LayerError::io("read", shown(&entry.path)))?;
+        let mut source = contents.open(entry).map_err(unopened(entry))?;
         let mut hash = blake3::Hasher::new();
         self.buffer.resize(COPY_BYTES, 0);
         let mut left = size;

@@ -219,6 +219,7 @@ impl PlanErrorKind {
             {
                 "part of it is empty: give its variable a default with ARG before the first FROM, or a value with --build-arg".into()
             }
+            Self::BadImageName { name, .. } if name.contains('@') => "a digest is sha256: with 64 hexadecimal digits".into(),
             Self::BadImageName { .. } => {
                 "a name of an earlier stage is written as in its AS (lower case); an image name is lower case too".into()
             }

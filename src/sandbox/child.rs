@@ -159,13 +159,13 @@ fn become_user(request: &RunRequest) -> Result<(), Failure> {
         }
     }
     let groups: Vec<_> = request.groups.iter().map(|g| Gid::from_raw(*g)).collect();
-    rustix::thread::set_thread_groups(&groups).deed("set the supplementary groups")?;
+    rustix::thread::set_thread_groups(&groups).map_err(|error| unmapped(error, "supplementary groups", &request.groups))?;
     let (uid, gid) = (Uid::from_raw(request.uid), Gid::from_raw(request.gid));
     if request.insecure {
         return become_privileged(uid, gid);
     }
-    rustix::thread::set_thread_res_gid(gid, gid, gid).deed_on("become the group", request.gid.to_string())?;
-    rustix::thread::set_thread_res_uid(uid, uid, uid).deed_on("become the user", request.uid.to_string())?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(|error| unmapped(error, "group", &[request.gid]))?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(|error| unmapped(error, "user", &[request.uid]))?;
     let mut sets = rustix::thread::capabilities(None).deed("read the capabilities")?;
     sets.inheritable = CapabilitySet::empty();
     let keep = CapabilitySet::from_bits_retain(CAPABILITIES);
@@ -174,11 +174,20 @@ fn become_user(request: &RunRequest) -> Result<(), Failure> {
     rustix::thread::clear_ambient_capability_set().deed("clear the ambient capabilities")
 }
 
+/// Why ids could not be taken: EINVAL says that the kernel knows one of them not here (setresuid(2), setgroups(2)).
+fn unmapped(error: rustix::io::Errno, what: &str, ids: &[u32]) -> Failure {
+    let ids = ids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+    if error != rustix::io::Errno::INVAL {
+        return Failure::call(&format!("become the {what} {ids}"), None, error);
+    }
+    Failure::Other(format!("cannot become the {what} {ids}: not among the ids of this user (see /etc/subuid and /etc/subgid)"))
+}
+
 /// Becomes a user who keeps every capability that there is here, and hands them on to programs: what `insecure` means.
 fn become_privileged(uid: Uid, gid: Gid) -> Result<(), Failure> {
     rustix::thread::set_keep_capabilities(true).deed("keep the capabilities")?;
-    rustix::thread::set_thread_res_gid(gid, gid, gid).deed("become the group")?;
-    rustix::thread::set_thread_res_uid(uid, uid, uid).deed("become the user")?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(|error| unmapped(error, "group", &[gid.as_raw()]))?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(|error| unmapped(error, "user", &[uid.as_raw()]))?;
     let sets = rustix::thread::capabilities(None).deed("read the capabilities")?;
     let all = sets.permitted;
     rustix::thread::set_capabilities(None, CapabilitySets { effective: all, permitted: all, inheritable: all })

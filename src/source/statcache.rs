@@ -4,7 +4,8 @@
 //! A digest is believed if size, mtime, ctime, inode and device are those it was recorded under. ctime is what makes that safe: no
 //! program can set it, so a change that restores size and mtime still shows. What ctime cannot show is a second change within the
 //! same tick of the file system's clock as the first; so an entry is only stored when the file's times lie before the scan's start
-//! ([`Horizon`]). Such a *racy* file is hashed again by the next build, which then stores it.
+//! ([`Horizon`]). Such a *racy* file is hashed again by the next build, which then stores it. Nor does it show on tmpfs what a program
+//! writes through pages that it has mapped already: that file system gives the file no new times.
 //!
 //! Entries that a build did not look at are kept for a while: builds of other targets select other files.
 

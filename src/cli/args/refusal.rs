@@ -90,9 +90,15 @@ pub(super) fn refusal(error: &clap::Error, argv: &[OsString], program: Program) 
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => Refusal::Help(help(command, &usage)),
         ErrorKind::UnknownArgument if arg.starts_with('-') && arg != "-" => {
             let name = arg.trim_start_matches('-');
+            // Short forms of buildah and kaniko; Docker's client knows none of them.
+            let long = match arg.as_str() {
+                "-v" if program == Program::Shale => "volume",
+                "-d" if program == Program::Shale => "destination",
+                _ => name,
+            };
             if path.ends_with("build")
-                && arg.starts_with("--")
-                && let Some(text) = flags::of_another_tool(name)
+                && (arg.starts_with("--") || long != name)
+                && let Some(text) = flags::of_another_tool(long)
             {
                 return Refusal::Flag(text);
             }

@@ -14,9 +14,14 @@ pub fn docker_config_file(environment: &Environment) -> Option<PathBuf> {
     Some(dir.or_else(|| environment.home().map(|home| home.join(".docker")))?.join("config.json"))
 }
 
-/// The same with a command's flags.
+/// What talking to registries depends on, with a command's flags.
 pub fn registry_config_with(environment: &Environment, args: &RegistryArgs) -> Result<RegistryConfig, ConfigError> {
-    let mut config = registry_config(environment)?;
+    registry_config_of(environment, args, &Config::load(environment)?)
+}
+
+/// The same with a configuration that was read before.
+pub(super) fn registry_config_of(environment: &Environment, args: &RegistryArgs, user: &Config) -> Result<RegistryConfig, ConfigError> {
+    let mut config = without_flags(environment, user)?;
     if let Some(path) = &args.auth_file {
         config.auth_files.insert(0, environment.resolve(path));
     }
@@ -28,6 +33,10 @@ pub fn registry_config_with(environment: &Environment, args: &RegistryArgs) -> R
 
 /// What talking to registries depends on.
 pub fn registry_config(environment: &Environment) -> Result<RegistryConfig, ConfigError> {
+    without_flags(environment, &Config::load(environment)?)
+}
+
+fn without_flags(environment: &Environment, user: &Config) -> Result<RegistryConfig, ConfigError> {
     let own = |name: &str| environment.non_empty(name).map(str::to_owned);
     // HTTP_PROXY in capitals is not read: a CGI server sets it from a request header.
     let proxy = |names: &[&str]| names.iter().find_map(|name| own(name));
@@ -50,7 +59,7 @@ pub fn registry_config(environment: &Environment) -> Result<RegistryConfig, Conf
         cert_dirs: ["/etc/docker/certs.d", "/etc/containers/certs.d"].into_iter().map(PathBuf::from).chain(home_certs).collect(),
         ..RegistryConfig::default()
     };
-    Config::load(environment)?.apply(environment, &mut config);
+    user.apply(environment, &mut config);
     apply_registries_conf(environment, &mut config)?;
     Ok(config)
 }
