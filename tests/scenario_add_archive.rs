@@ -51,6 +51,34 @@ fn a_name_that_a_layer_gives_twice_leaves_its_first_content_to_its_links() {
     });
 }
 
+/// As with BuildKit, which sets them where it makes the link.
+#[test]
+fn what_a_hardlink_says_of_mode_owner_and_time_is_said_of_the_file() {
+    let lab = Lab::new(support::Who::Caller);
+    let mut tar = tar::Builder::new(Vec::new());
+    for (kind, path, mode, id) in
+        [(EntryType::Regular, "a", 0o644, 0), (EntryType::Link, "h", 0o755, 5), (EntryType::Regular, "z", 0o600, 1)]
+    {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_uid(id);
+        header.set_gid(id + 1);
+        header.set_mtime(1_600_000_000 + id);
+        header.set_size(0);
+        if kind == EntryType::Link {
+            header.set_link_name("a").expect("short");
+        }
+        tar.append_data(&mut header, path, &b""[..]).expect("memory");
+    }
+    lab.write("ctx/a.tar", tar.into_inner().expect("memory"));
+    lab.context("ctx", &[("Dockerfile", "FROM scratch\nADD a.tar /\n")]);
+    let files = lab.build("ctx", &[]).image.files;
+    let said = |path: &str| (files[path].mode, files[path].owner, files[path].mtime);
+    assert_eq!([said("a"), said("h")], [(0o755, (5, 6), 1_600_000_005); 2]);
+    assert_eq!((files["h"].link.as_str(), said("z")), ("a", (0o600, (1, 2), 1_600_000_001)));
+}
+
 #[test]
 fn a_hardlink_is_one_more_name_of_whatever_it_names() {
     as_everybody(|lab: &Lab| {

@@ -130,7 +130,7 @@ impl Spool {
                     if let Some(source) = self.members.get(&(number, first)).cloned() {
                         self.members.insert((number, at), source);
                     }
-                    hardlink(&member, first, &items[first])
+                    hardlink(&member, first, &mut items)
                 }
                 _ => {
                     let mut item = selected(&member).map_err(failed)?;
@@ -146,8 +146,6 @@ impl Spool {
             items.push(item);
         }
         out.flush().map_err(StepError::io("write", "a spool file"))?;
-        // Names of one inode are told by a number of their own.
-        number_links(&mut items);
         Ok(Match { name: matched.name.clone(), items, archive: true })
     }
 
@@ -312,13 +310,18 @@ fn linked(member: &Member, items: &[Selected], names: &HashMap<Vec<u8>, usize>) 
     }
 }
 
-/// One more name of an item.
-fn hardlink(member: &Member, first: usize, item: &Selected) -> Selected {
-    let mut node = Node { path: member.path.clone(), ..item.node.clone() };
-    if let NodeKind::File { inode, .. } = &mut node.kind {
-        inode.get_or_insert((u64::MAX, first as u64));
+/// One more name of an item. What the member says of mode, owner and time is said of the file, whose other names have it from then on, as
+/// with BuildKit.
+fn hardlink(member: &Member, first: usize, items: &mut [Selected]) -> Selected {
+    if let NodeKind::File { inode, .. } = &mut items[first].node.kind {
+        let own = *inode.get_or_insert((u64::MAX, first as u64));
+        let is_name = |item: &&mut Selected| matches!(item.node.kind, NodeKind::File { inode: Some(inode), .. } if inode == own);
+        for Selected { node, .. } in items.iter_mut().filter(is_name) {
+            (node.mode, node.uid, node.gid, node.mtime) = (member.mode, member.uid, member.gid, member.mtime);
+        }
     }
-    Selected { node, ..item.clone() }
+    let item = &items[first];
+    Selected { node: Node { path: member.path.clone(), ..item.node.clone() }, ..item.clone() }
 }
 
 /// A member as something that is copied.
@@ -343,20 +346,4 @@ fn selected(member: &Member) -> Result<Selected, LayerError> {
         xattrs: member.xattrs.clone(),
     };
     Ok(Selected { above: 0, ..Selected::matched(node) })
-}
-
-/// The first name of a linked file carries the same number as its links.
-fn number_links(items: &mut [Selected]) {
-    let linked: Vec<u64> = items
-        .iter()
-        .filter_map(|item| match item.node.kind {
-            NodeKind::File { inode: Some((u64::MAX, first)), .. } => Some(first),
-            _ => None,
-        })
-        .collect();
-    for first in linked {
-        if let NodeKind::File { inode, .. } = &mut items[first as usize].node.kind {
-            *inode = Some((u64::MAX, first));
-        }
-    }
 }
