@@ -251,3 +251,15 @@ fn a_linked_copy_with_a_mode_goes_onto_what_is_there() {
         assert_eq!((found["etc"].mode, found["lnk"].kind, found["lnk/f"].mode), (0o755, '5', 0o644), "{:?}", lab.who());
     });
 }
+
+#[test]
+fn an_owner_that_is_no_account_is_told() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        lab.context("ctx", &[("Dockerfile", "FROM busybox\nCOPY --chown=nobdy:root f /f\n"), ("f", "f\n")]);
+        let built = lab.build("ctx", &[]);
+        let told = "--chown=nobdy:root: there is no user \"nobdy\" in /etc/passwd: the files are root's";
+        assert!(built.said.stderr.contains(told), "{:?}: {}", lab.who(), built.said.stderr);
+        assert_eq!(built.image.files["f"].owner, (0, 0));
+    });
+}

@@ -19,6 +19,7 @@ use crate::layer::LayerError;
 use crate::layer::unpack::needs_worker;
 use crate::plan::graph::CopyOp;
 use crate::sandbox::SandboxError;
+use crate::solve::event::Event;
 use crate::solve::key::Inputs;
 use crate::solve::{Made, Step};
 use crate::source::context::ContextError;
@@ -53,6 +54,12 @@ pub(super) fn below(
 fn land_on_parent(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &CopyOp, files: &select::Selection) -> Result<Graft, StepError> {
     let view = executor.forms.view_without_layers(&step.parent)?;
     let owner = op.chown.as_deref().map(|spec| executor.forms.owner(&step.parent, &view, spec)).transpose()?;
+    // BuildKit says nothing of it. What is not to be shown is no name of an account.
+    if let Some(spec) = op.chown.as_ref().filter(|_| !step.vertex.has_secrets()) {
+        for text in executor.forms.mistaken_owner(&step.parent, &view, spec)? {
+            executor.reporter.report(Event::Note { task: step.task, text: format!("--chown={spec}: {text}") });
+        }
+    }
     land(&view, op, files, owner)
 }
 

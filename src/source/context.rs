@@ -148,6 +148,10 @@ impl ContextError {
                 let absent = format!("there is no {}", path.display());
                 Some(match (name.as_str(), is_inside) {
                     ("Dockerfile", true) => "is the context the right one? A Dockerfile elsewhere in it is named with -f".into(),
+                    ("Dockerfile", false) if path.with_file_name("Containerfile").is_file() => {
+                        let named = path.with_file_name("Containerfile");
+                        format!("{absent}, but a Containerfile: name it with -f {}", named.display())
+                    }
                     ("Dockerfile", false) => {
                         format!("{absent}: is the context the right directory? A Dockerfile elsewhere is named with -f")
                     }

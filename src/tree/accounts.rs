@@ -137,6 +137,18 @@ impl<'a> Accounts<'a> {
         owner
     }
 
+    /// What [`Self::owner`] takes for another name than the one in `--chown=SPEC`, in words.
+    pub fn mistaken(&self, spec: &str) -> Vec<String> {
+        let (user, group) = split(spec);
+        let owner = self.owner(spec);
+        let no_user = !user.is_empty() && file_id(user).is_none() && self.users().all(|known| known.name != user);
+        let unknown = |name: &&str| !name.is_empty() && file_id(name).is_none() && self.groups().all(|known| known.name != *name);
+        let user = no_user.then(|| format!("there is no user {user:?} in /etc/passwd: the files are root's"));
+        let group =
+            group.filter(unknown).map(|name| format!("there is no group {name:?} in /etc/group: the files' group is {}", owner.gid));
+        user.into_iter().chain(group).collect()
+    }
+
     /// Whether the owner in `--chown=SPEC` depends on the filesystem's files.
     pub fn owner_needs_files(spec: &str) -> bool {
         let (user, group) = split(spec);
@@ -272,6 +284,22 @@ mod tests {
         assert_eq!(of(&led).expect_err("it is read"), crate::layer::shown(b"run/x"));
         let read = AccountFiles::of(&led, |_| Ok::<_, ()>(PASSWD.to_vec())).expect("it is read");
         assert_eq!(read.accounts().owner("build"), Owner { uid: 1001, gid: 1002 });
+    }
+
+    #[test]
+    fn names_that_count_as_others_are_told() {
+        let accounts = Accounts::new(PASSWD, GROUP);
+        let (user, group) = ("in /etc/passwd: the files are root's", "in /etc/group: the files' group is");
+        for (spec, expected) in [
+            ("build:staff", vec![]),
+            ("7:8", vec![]),
+            (":", vec![]),
+            ("nosuch", vec![format!("there is no user \"nosuch\" {user}")]),
+            ("build:nosuch", vec![format!("there is no group \"nosuch\" {group} 1002")]),
+            ("4294967294:x", vec![format!("there is no user \"4294967294\" {user}"), format!("there is no group \"x\" {group} 0")]),
+        ] {
+            assert_eq!(accounts.mistaken(spec), expected, "{spec}");
+        }
     }
 
     #[test]

@@ -53,6 +53,14 @@ impl Forms<'_> {
         })
     }
 
+    /// Names in `--chown=SPEC` that count as others, in words.
+    pub fn mistaken_owner(&self, snapshot: &Snapshot, view: &View, spec: &str) -> Result<Vec<String>, StepError> {
+        if !Accounts::owner_needs_files(spec) {
+            return Ok(Vec::new());
+        }
+        Ok(self.account_files(snapshot, view)?.accounts().mistaken(spec))
+    }
+
     fn account_files(&self, snapshot: &Snapshot, view: &View) -> Result<AccountFiles, StepError> {
         AccountFiles::of(view, |path| self.content(snapshot, path))
     }
