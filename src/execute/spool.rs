@@ -117,6 +117,7 @@ impl Spool {
         let mut members = Members::new(Decoder::new(archive).map_err(stream)?);
         let mut items: Vec<Selected> = Vec::new();
         let mut names: HashMap<Vec<u8>, usize> = HashMap::new();
+        let mut linked_last: HashMap<u64, Member> = HashMap::new();
         let mut offset = 0;
         while let Some(member) = members.advance().map_err(failed)? {
             let at = items.len();
@@ -130,7 +131,9 @@ impl Spool {
                     if let Some(source) = self.members.get(&(number, first)).cloned() {
                         self.members.insert((number, at), source);
                     }
-                    hardlink(&member, first, &mut items)
+                    let (item, inode) = hardlink(&member, first, &mut items[first]);
+                    linked_last.extend(inode.map(|inode| (inode, member)));
+                    item
                 }
                 _ => {
                     let mut item = selected(&member).map_err(failed)?;
@@ -146,6 +149,7 @@ impl Spool {
             items.push(item);
         }
         out.flush().map_err(StepError::io("write", "a spool file"))?;
+        agree(&mut items, &linked_last);
         Ok(Match { name: matched.name.clone(), items, archive: true })
     }
 
@@ -310,18 +314,24 @@ fn linked(member: &Member, items: &[Selected], names: &HashMap<Vec<u8>, usize>) 
     }
 }
 
-/// One more name of an item. What the member says of mode, owner and time is said of the file, whose other names have it from then on, as
-/// with BuildKit.
-fn hardlink(member: &Member, first: usize, items: &mut [Selected]) -> Selected {
-    if let NodeKind::File { inode, .. } = &mut items[first].node.kind {
-        let own = *inode.get_or_insert((u64::MAX, first as u64));
-        let is_name = |item: &&mut Selected| matches!(item.node.kind, NodeKind::File { inode: Some(inode), .. } if inode == own);
-        for Selected { node, .. } in items.iter_mut().filter(is_name) {
-            (node.mode, node.uid, node.gid, node.mtime) = (member.mode, member.uid, member.gid, member.mtime);
+/// One more name of an item, with the number that all names of a file share.
+fn hardlink(member: &Member, first: usize, item: &mut Selected) -> (Selected, Option<u64>) {
+    let number = match &mut item.node.kind {
+        NodeKind::File { inode, .. } => Some(inode.get_or_insert((u64::MAX, first as u64)).1),
+        _ => None,
+    };
+    (Selected { node: Node { path: member.path.clone(), ..item.node.clone() }, ..item.clone() }, number)
+}
+
+/// What the last link to a file says of mode, owner and time is said of the file, and so of all its names, as with BuildKit.
+fn agree(items: &mut [Selected], linked_last: &HashMap<u64, Member>) {
+    for Selected { node, .. } in items {
+        if let NodeKind::File { inode: Some((_, number)), .. } = node.kind
+            && let Some(last) = linked_last.get(&number)
+        {
+            (node.mode, node.uid, node.gid, node.mtime) = (last.mode, last.uid, last.gid, last.mtime);
         }
     }
-    let item = &items[first];
-    Selected { node: Node { path: member.path.clone(), ..item.node.clone() }, ..item.clone() }
 }
 
 /// A member as something that is copied.
