@@ -62,6 +62,8 @@ const TABLE: &[Row] = &[
     ("misspelt source", "FROM scratch\nCOPY secrt /\n", &["-f", "ctx/Dockerfile"], 1, &["\"/secrt\": not found"]),
     ("ignored source", "FROM scratch\nCOPY secret /\n", &[], 1, &["\"/secret\": not found", "\"secret\" in line 2 of .dockerignore"]),
     ("not UTF-8", "FROM scratch\nCOPY f\u{1} /\n", &[], 1, &["line 2 of ", "is not UTF-8", "iconv"]),
+    ("bad digest", "FROM b@sha256:00\n", &[], 1, &["Dockerfile:1", "b@sha256:00", "hint: a digest is sha256: with 64 hexadecimal digits"]),
+    ("heredoc without an end", "FROM scratch\nCOPY <<E\nx\n", &[], 1, &["Dockerfile:2", "unterminated heredoc", "hint: no line after it"]),
     ("bad build argument", OK, &["--build-arg", "=x"], 1, &["\"=x\"", "--build-arg", "KEY=VALUE"]),
     ("bad label", OK, &["--label", "=x"], 1, &["\"=x\"", "--label"]),
     ("bad platform", OK, &["--platform", "a/b/c/d"], 1, &["a/b/c/d"]),
@@ -98,6 +100,7 @@ fn bad_command_lines_and_contexts() {
     as_everybody(|lab| {
         lab.context("ctx", &[("Dockerfile", OK), ("f", "f\n")]);
         lab.write("empty/f", "");
+        lab.write("buildahs/Containerfile", OK);
         lab.write("garbage.tar", "garbage");
         lab.write("zeros.tar", [0; 2048]);
         let before = state(lab);
@@ -107,6 +110,10 @@ fn bad_command_lines_and_contexts() {
             (&["build", "no"], 1, &["/work/no\" not found"]),
             (&["build", "ctx/f"], 1, &["must be a directory", "ctx/f"]),
             (&["build", "empty"], 1, &["open Dockerfile: no such file or directory", "hint: "]),
+            (&["build", "buildahs"], 1, &["open Dockerfile: no such file or directory", "hint: there is a Containerfile instead"]),
+            (&["build", "--jobs", "2", "ctx"], 125, &["--jobs is not supported yet", "hint: stages run side by side"]),
+            (&["build", "-v", "/a:/b", "ctx"], 125, &["--volume is not supported yet", "hint: RUN --mount"]),
+            (&["build", "-d", "r/app", "ctx"], 125, &["--destination is not supported yet", "hint: `--tag NAME --push`"]),
             (&["build", "-f", "-", "-"], 1, &["can't use stdin for both"]),
             (&["load", "-i", "garbage.tar"], 1, &["garbage.tar is no image archive: it is no tar"]),
             (&["load", "-i", "zeros.tar"], 1, &["zeros.tar is no image archive"]),

@@ -91,6 +91,8 @@ pub enum ContextError {
         path: PathBuf,
         /// That is in the context, not on this machine.
         is_inside: bool,
+        /// Beside it is one of buildah's name, which nobody asked for.
+        has_containerfile: bool,
         /// Why.
         source: io::Error,
     },
@@ -144,14 +146,11 @@ impl ContextError {
     /// What the user can do, if anything.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Dockerfile { name, path, is_inside, source } if source.kind() == io::ErrorKind::NotFound => {
+            Self::Dockerfile { has_containerfile: true, .. } => Some("there is a Containerfile instead, which is named with -f".into()),
+            Self::Dockerfile { name, path, is_inside, source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 let absent = format!("there is no {}", path.display());
                 Some(match (name.as_str(), is_inside) {
                     ("Dockerfile", true) => "is the context the right one? A Dockerfile elsewhere in it is named with -f".into(),
-                    ("Dockerfile", false) if path.with_file_name("Containerfile").is_file() => {
-                        let named = path.with_file_name("Containerfile");
-                        format!("{absent}, but a Containerfile: name it with -f {}", named.display())
-                    }
                     ("Dockerfile", false) => {
                         format!("{absent}: is the context the right directory? A Dockerfile elsewhere is named with -f")
                     }

@@ -93,7 +93,10 @@ impl Reader<'_> {
 
     fn read(&self, path: &Path, name: &str) -> Result<Vec<u8>, ContextError> {
         let is_inside = matches!(self, Reader::Inside(_));
-        let failed = |source| ContextError::Dockerfile { name: name.to_owned(), path: path.to_owned(), is_inside, source };
+        let failed = |source| {
+            let (name, path) = (name.to_owned(), path.to_owned());
+            ContextError::Dockerfile { name, path, is_inside, has_containerfile: false, source }
+        };
         let mut bytes = Vec::new();
         self.open(path).and_then(|file| file.take(LIMIT_BYTES + 1).read_to_end(&mut bytes)).map_err(failed)?;
         if bytes.len() as u64 > LIMIT_BYTES {
@@ -108,9 +111,14 @@ fn load_by_name(reader: &Reader<'_>, path: &Path) -> Result<LoadedDockerfile, Co
     let (path, bytes) = match reader.read(path, &name(path)) {
         Ok(bytes) => (path.to_owned(), bytes),
         // Docker takes the lower-case name too, but complains about the other one.
-        Err(error) if is_not_found(&error) && name(path) == DEFAULT_NAME => {
+        Err(mut error) if is_not_found(&error) && name(path) == DEFAULT_NAME => {
             let lower = path.with_file_name(DEFAULT_NAME.to_lowercase());
-            let Ok(bytes) = reader.read(&lower, &name(&lower)) else { return Err(error) };
+            let Ok(bytes) = reader.read(&lower, &name(&lower)) else {
+                if let ContextError::Dockerfile { has_containerfile, .. } = &mut error {
+                    *has_containerfile = reader.open(&path.with_file_name("Containerfile")).is_ok();
+                }
+                return Err(error);
+            };
             (lower, bytes)
         }
         Err(error) => return Err(error),
