@@ -128,15 +128,15 @@ fn prune_images(service: &ImageService, filter: &Filters) -> Result<(u64, String
     Ok((report.bytes, format!("Deleted Images:\n{text}\n")))
 }
 
-/// Of an image for several platforms one has the name. The others, which are not listed beside it, go with it, unless they are part of one
-/// that stays.
+/// Of an image for several platforms one has the name. The others, which are not listed beside it, go with it, unless they have names of
+/// their own or are part of one that stays.
 fn parts_of(service: &ImageService, gone: &[(OciDigest, Vec<String>)]) -> Result<BTreeSet<OciDigest>, Failure> {
-    let goes = |id: &OciDigest| gone.iter().any(|(gone, _)| gone == id);
+    let gone: BTreeSet<&OciDigest> = gone.iter().map(|(id, _)| id).collect();
     let tagged = service.store().images().tagged().map_err(|error| store_failure(&error))?;
-    let (with, without): (Vec<_>, Vec<_>) = tagged.into_iter().map(|(_, record)| record).partition(|record| goes(&record.id));
-    let kept: BTreeSet<OciDigest> = without.into_iter().flat_map(|record| record.built.platforms).collect();
+    let (with, without): (Vec<_>, Vec<_>) = tagged.into_iter().map(|(_, record)| record).partition(|record| gone.contains(&record.id));
+    let kept: BTreeSet<OciDigest> = without.into_iter().flat_map(|record| [vec![record.id], record.built.platforms].concat()).collect();
     let parts = with.into_iter().flat_map(|record| record.built.platforms);
-    Ok(parts.filter(|part| !kept.contains(part) && !goes(part)).collect())
+    Ok(parts.filter(|part| !kept.contains(part) && !gone.contains(part)).collect())
 }
 
 /// `shale system prune`: images first, then the cache that is left.

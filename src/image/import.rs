@@ -31,7 +31,7 @@ impl ImageService {
         writer.commit_as(&numbers.blob, numbers.size_bytes)?;
         let layer = self.store().layers().put_index(index.as_bytes())?;
         if implied.is_empty() {
-            // The same tar upon other layers is another layer else.
+            // A tar with such directories is another layer upon others.
             self.store().layers().set_by_diff(&diff_id, &layer)?;
         }
         let blob = BlobRef { digest: numbers.blob, size_bytes: numbers.size_bytes, media_type: encoder.media_type().into() };
