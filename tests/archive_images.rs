@@ -237,7 +237,7 @@ fn broken_archives_change_nothing() {
         ("a cut archive", dual[..dual.len() / 2].to_vec(), "invalid image archive"),
         ("a cut stream", zstd::stream::encode_all(&good[..], 1).expect("memory")[..5000].to_vec(), "invalid image archive"),
         ("no archive", b"hello world".to_vec(), "image archive"),
-        ("nothing", Vec::new(), "is no image archive"),
+        ("nothing", Vec::new(), "is no image archive: it is empty"),
         ("a text", b"hello\n".to_vec(), "is no image archive: it is no tar"),
         ("a longer text", b"hello\n".repeat(999), "is no image archive: it is no tar"),
         ("another tar", tar_of([("x", &b"y"[..])]), "is no image archive"),

@@ -99,6 +99,12 @@ fn a_failing_step_shows_its_line_its_output_and_its_exit_code_and_leaves_no_imag
         assert!(!lab.work("out.tar").exists());
         assert_ne!(lab.run(&["inspect", "bad"]).code, 0);
         assert_eq!(said.stdout, "");
+        // Of an instruction's own lines the CR is taken off, of its heredoc's it is content.
+        for (lines, is_told) in [("RUN <<EOF\r\nset -e\r\nEOF\r\n", true), ("RUN true \\\r\n && exit 7\r\n", false)] {
+            lab.write("ctx/Dockerfile", format!("FROM busybox\r\n{lines}"));
+            let said = lab.run(&["build", "ctx"]);
+            assert_eq!((said.code, said.stderr.contains("hint: the lines of its heredoc end in CR LF")), (1, is_told), "{}", said.stderr);
+        }
     });
 }
 

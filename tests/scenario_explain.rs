@@ -389,6 +389,33 @@ fn a_step_that_failed_is_compared_with_when_it_ran_last() {
 }
 
 #[test]
+fn a_stage_that_is_mounted_as_a_whole_is_told_by_the_step_that_changed_it() {
+    let lab = Lab::new(Who::Caller);
+    lab.load_busybox();
+    make_base(&lab, "1");
+    let dockerfile = "FROM base AS image\nFROM busybox AS gen\nCOPY src /s\nRUN cat /s/f >/out\n\
+        FROM busybox\nRUN --mount=from=gen,target=/g --mount=from=image,target=/i cat /g/out\n";
+    lab.context("ctx", &[("Dockerfile", dockerfile), ("src/f", "1\n")]);
+    let told = || {
+        let said = lab.run(&["build", "ctx"]);
+        assert_eq!(said.code, 0, "{}", said.stderr);
+        reason(&said, "RUN --mount")
+    };
+    assert_eq!(told().as_deref(), Some("never built here"));
+    lab.write("ctx/src/f", "2\n");
+    assert_eq!(told().as_deref(), Some("an earlier step made other files (step [gen 2/3] COPY src /s) (mounted at /g)"));
+    // The stage is found in the cache here, by a build of it alone, and is another one all the same.
+    lab.write("ctx/src/f", "3\n");
+    lab.build("ctx", &["--target", "gen"]);
+    let found =
+        "an earlier step made other files than when this one ran last (step [gen 2/3] COPY src /s: 1 file changed: src/f) (mounted at /g)";
+    assert_eq!(told().as_deref(), Some(found));
+    make_base(&lab, "2");
+    assert_eq!(told().as_deref(), Some("another image than the last time (base:latest) (mounted at /i)"));
+    assert_eq!(told(), None);
+}
+
+#[test]
 fn explain_tells_every_part_and_why_the_others_hit() {
     let lab = Lab::new(Who::Caller);
     lab.load_busybox();

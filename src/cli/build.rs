@@ -52,6 +52,10 @@ const EMULATOR: &str = "register qemu-user as root with the flag F (apt-get inst
 const NO_EMULATOR: &str =
     "cross-compile in a stage that begins with FROM --platform=$BUILDPLATFORM: stages of other platforms can only COPY";
 
+/// What makes a shell refuse words that look right.
+const WINDOWS_LINES: &str =
+    "the lines of its heredoc end in CR LF, as on Windows, and the shell takes the CR for a part of each: save the file with LF";
+/// Where else a file can come from.
 const CLIMBS: &str = "sources begin at the context and cannot leave it, `../` stays at its top: build a directory further up, or add another one by \
      --build-context NAME=DIR and COPY --from=NAME";
 
@@ -378,11 +382,13 @@ pub(super) fn diagnostics(error: &BuildError) -> Vec<Diagnostic> {
 }
 
 fn step(cause: &StepError, place: Option<(crate::span::SourceFile, Span)>) -> Diagnostic {
+    let is_of_windows = place.as_ref().is_some_and(|(file, span)| is_windows_heredoc(file.slice(*span)));
     let diagnostic = at(Diagnostic::build(cause.to_string()).caused_by(cause), place);
     match cause {
         StepError::Exit { log, lack, absent, .. } => {
             let not_given = || format!("the step mounts what nobody gave: is {} missing?", absent.join(" "));
-            let diagnostic = with_hint(diagnostic, lack.map(no_space).or_else(|| (!absent.is_empty()).then(not_given)));
+            let hint = lack.map(no_space).or_else(|| (!absent.is_empty()).then(not_given));
+            let diagnostic = with_hint(diagnostic, hint.or_else(|| is_of_windows.then(|| WINDOWS_LINES.to_owned())));
             log.iter().fold(diagnostic, |diagnostic, log| diagnostic.log(log.clone()))
         }
         StepError::Missing { why: Some(Missing::Ignored { file, pattern, line, exception }), .. } => {
@@ -440,6 +446,11 @@ fn no_space(lack: Lack) -> String {
         "the command says that it found no space; the disk of the store has {free} left now. What a command writes lies there, but for \
          /dev/shm (--shm-size) and mounts of type tmpfs (size=)"
     )
+}
+
+/// Whether a shell is given lines that end in CR LF: of an instruction itself they are taken off, of its heredocs they are content.
+fn is_windows_heredoc(instruction: &str) -> bool {
+    instruction.contains("<<") && instruction.trim_end().contains("\r\n")
 }
 
 fn at(diagnostic: Diagnostic, place: Option<(crate::span::SourceFile, Span)>) -> Diagnostic {

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use shale_cache::{BuildRecord, BuildStep, LastRun, ListId, StepRecord, StepStatus, StoreError};
 
-use super::explain::{self, Side};
+use super::explain::{self, Causes, Side};
 use super::schedule::Solver;
-use super::{Executor, Step};
-use crate::plan::graph::VertexId;
+use super::{Executor, Source, Step};
+use crate::plan::graph::{BaseId, Op, VertexId};
 
 /// Builds that are looked at for the last run of a step: it is mostly in the one before, and in an older one if that failed.
 const BUILDS: usize = 32;
@@ -16,14 +16,26 @@ const BUILDS: usize = 32;
 /// moved or removed.
 pub(super) fn of<E: Executor>(solver: &Solver<'_, E>, step: &Step<'_>, last: &LastRun) -> Result<Option<Arc<str>>, StoreError> {
     let was_searched = step.vertex.parent.is_some_and(|parent| solver.ledger.is_without_cause(parent.0));
-    let found = if was_searched { None } else { search(solver, step, last)? };
+    let found = if was_searched { None } else { search(solver, step.vertex.parent, last)? };
     if found.is_none() {
         solver.ledger.note_without_cause(step.id.0);
     }
     Ok(found)
 }
 
-fn search<E: Executor>(solver: &Solver<'_, E>, step: &Step<'_>, last: &LastRun) -> Result<Option<Arc<str>>, StoreError> {
+/// Why a stage or image that a step mounts as a whole is another one than at the last run of that step, in words.
+pub(super) fn of_source<E: Executor>(solver: &Solver<'_, E>, source: &Source, last: &LastRun) -> Result<Option<Arc<str>>, StoreError> {
+    if source.changed_by.is_some() {
+        return Ok(source.changed_by.clone());
+    }
+    if let Op::Image(BaseId(number)) = solver.graph.vertices[source.id.0].op {
+        return Ok(Some(explain::another_image(&solver.bases[number].name).into()));
+    }
+    search(solver, Some(source.id), last)
+}
+
+/// The lowest step up to `top` that is another one than in the build of the last run.
+fn search<E: Executor>(solver: &Solver<'_, E>, top: Option<VertexId>, last: &LastRun) -> Result<Option<Arc<str>>, StoreError> {
     let previous = solver.ledger.previous(|| solver.store.builds().last_of(&solver.site.context, &solver.site.dockerfile))?;
     let has_run = |build: &BuildRecord| build.steps.iter().any(|step| step.key == Some(last.key) && is_solved(step));
     let older_one;
@@ -34,9 +46,9 @@ fn search<E: Executor>(solver: &Solver<'_, E>, step: &Step<'_>, last: &LastRun) 
         let Some(build) = &older_one else { return Ok(None) };
         (build, "when this one ran last")
     };
-    Ok(first_other(solver, step, build)?.and_then(|(then, now)| {
+    Ok(first_other(solver, top, build)?.and_then(|(then, now)| {
         let lists = |id: &ListId| solver.store.lists().get(id).ok().flatten();
-        let changes = explain::changes(Side::of(&then.record), Side::of(&now.record), None, &lists);
+        let changes = explain::changes(Side::of(&then.record), Side::of(&now.record), Causes::UNKNOWN, &lists);
         // Where its own inputs are the same, what differs lies below it, where no step of the same words or place stood.
         let first = changes.first().filter(|change| change.part != "step")?;
         Some(explain::found_another(&then.name, &now.name, &first.text, since).into())
@@ -65,8 +77,12 @@ fn older<E: Executor>(solver: &Solver<'_, E>, has_run: &dyn Fn(&BuildRecord) -> 
 
 /// The lowest step below whose result is not that of the same step in another build: that one and this. `None` too if the same step was
 /// not there, for then steps came, went or moved, or if nobody knows any more.
-fn first_other<E: Executor>(solver: &Solver<'_, E>, step: &Step<'_>, build: &BuildRecord) -> Result<Option<(Known, Known)>, StoreError> {
-    for now in below(solver, step.vertex.parent) {
+fn first_other<E: Executor>(
+    solver: &Solver<'_, E>,
+    top: Option<VertexId>,
+    build: &BuildRecord,
+) -> Result<Option<(Known, Known)>, StoreError> {
+    for now in below(solver, top) {
         let Some(then) = same(solver, build, &now) else { return Ok(None) };
         // One that ran made what it had made before, or it would be the cause that is known.
         if then.key == now.key || now.status == StepStatus::Executed {

@@ -7,6 +7,7 @@ mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use shale_cache::{Change, FileChange, KeyParts, KeyValue as Value, ListId, StepBase, StepRecord};
 
@@ -55,11 +56,34 @@ impl<'a> Side<'a> {
 /// Parts that are flags of COPY and ADD.
 const FLAGS: [&str; 4] = ["chown", "chmod", "link", "parents"];
 
+/// Where it is not known which ones.
+const FILES_CHANGED: &str = "files changed";
+
 /// Reads a list of the store; `None` if it was removed.
 pub type ReadList<'a> = &'a dyn Fn(&ListId) -> Option<Vec<u8>>;
 
-/// Every difference, the most useful first. `changed_by` tells which step before this one made other files, if one is known.
-pub fn changes(before: Side<'_>, now: Side<'_>, changed_by: Option<&str>, lists: ReadList<'_>) -> Vec<Change> {
+/// What made the filesystems another one that a step builds upon or mounts as a whole.
+#[derive(Clone, Copy)]
+pub struct Causes<'a> {
+    /// Which step before this one made other files, if one is known.
+    pub below: Option<&'a str>,
+    /// The same of the stage or image that is mounted at a place.
+    pub mounted: &'a dyn Fn(&str) -> Option<Arc<str>>,
+}
+
+impl fmt::Debug for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Causes").field("below", &self.below).finish_non_exhaustive()
+    }
+}
+
+impl Causes<'_> {
+    /// Nothing is known.
+    pub const UNKNOWN: Self = Self { below: None, mounted: &|_| None };
+}
+
+/// Every difference, the most useful first.
+pub fn changes(before: Side<'_>, now: Side<'_>, causes: Causes<'_>, lists: ReadList<'_>) -> Vec<Change> {
     let (old, new) = (values(before.parts), values(now.parts));
     let mut names: Vec<&str> = Vec::new();
     for (name, _) in now.parts.parts().iter().chain(before.parts.parts()) {
@@ -77,10 +101,13 @@ pub fn changes(before: Side<'_>, now: Side<'_>, changed_by: Option<&str>, lists:
         let (then, now_is) = (old.get(name).map_or(&[][..], Vec::as_slice), new.get(name).map_or(&[][..], Vec::as_slice));
         let changes = match name {
             "parent" => {
-                found.push(below(before.base, now.base, changed_by));
+                found.push(below(before.base, now.base, causes.below));
                 continue;
             }
             "files" if flag_came_or_went => files_but_flags(name, then, now_is, lists),
+            _ if let ([Value::Text(_)], [Value::Text(_)], Some(place)) = (then, now_is, name.strip_prefix("files at ")) => {
+                vec![whole_mount(name, (causes.mounted)(place).as_deref())]
+            }
             // ADD does so, or its flag.
             "unpack" | "unpack-fetched" if now_is.is_empty() => vec![change(name, "archives are not unpacked any more".into(), None, None)],
             "unpack" | "unpack-fetched" => vec![change(name, "archives are unpacked now".into(), None, None)],
@@ -148,6 +175,11 @@ fn below(before: Option<&StepBase>, now: Option<&StepBase>, changed_by: Option<&
 /// An earlier step ran, and made other files than the last time.
 pub fn made_others(step: &str) -> String {
     format!("an earlier step made other files (step {})", short(step))
+}
+
+/// A step reads an image that has other files than the last time.
+pub fn another_image(name: &str) -> String {
+    format!("another image than the last time ({name})")
 }
 
 /// An earlier step did not have to run, but its result is another one than `since` then. Both sides are named as progress shows them;
@@ -342,13 +374,22 @@ fn found_files(before: &[&Value], after: &[&Value], lists: ReadList<'_>) -> Opti
 }
 
 fn files_change(name: &str, found: Vec<FileChange>) -> Change {
-    let place = match name.strip_prefix("files at ") {
+    let text = if found.is_empty() { FILES_CHANGED.to_owned() } else { files::summary(&found) };
+    Change { files: found, ..change(name, text + &mounted_at(name), None, None) }
+}
+
+/// A stage or an image that is mounted as a whole: its files are not listed one by one.
+fn whole_mount(name: &str, cause: Option<&str>) -> Change {
+    change(name, cause.unwrap_or(FILES_CHANGED).to_owned() + &mounted_at(name), None, None)
+}
+
+/// ` (mounted at /src)`, for files that are.
+fn mounted_at(name: &str) -> String {
+    match name.strip_prefix("files at ") {
         None => String::new(),
         Some(target) if target.starts_with('/') => format!(" (mounted at {target})"),
         Some(_) => " (mounted where a secret stands)".to_owned(),
-    };
-    let text = if found.is_empty() { "files changed".to_owned() } else { files::summary(&found) };
-    Change { files: found, ..change(name, text + &place, None, None) }
+    }
 }
 
 impl MissReason {

@@ -30,7 +30,7 @@ pub struct Step<'a> {
     /// The filesystem it changes.
     pub parent: Snapshot,
     /// The results of the other vertices that it reads.
-    pub sources: Vec<(VertexId, Snapshot)>,
+    pub sources: Vec<Source>,
     /// Its line in the progress display.
     pub task: TaskId,
     /// Whether a step that it builds upon or reads ran in this build.
@@ -44,9 +44,20 @@ pub struct Step<'a> {
 impl Step<'_> {
     /// The result of a vertex that it reads.
     pub fn source(&self, id: VertexId) -> &Snapshot {
-        let found = self.sources.iter().find(|(source, _)| *source == id);
-        &found.expect("the schedule solves every input first").1
+        let found = self.sources.iter().find(|source| source.id == id);
+        &found.expect("the schedule solves every input first").result
     }
+}
+
+/// Another vertex that a step reads.
+#[derive(Debug)]
+pub struct Source {
+    /// Which.
+    pub id: VertexId,
+    /// Its filesystem.
+    pub result: Snapshot,
+    /// As [`Step::changed_by`], of it and the steps below it.
+    pub changed_by: Option<Arc<str>>,
 }
 
 /// What an executed step made: committed to the store, not yet under a key.

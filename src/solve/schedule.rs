@@ -13,7 +13,7 @@ use super::filing::Filing;
 use super::ledger::Ledger;
 use super::snapshot::Snapshot;
 use super::step::Selected;
-use super::{Base, Executor, Site, SolveError, Solved, Step, Tally, reachable, step};
+use super::{Base, Executor, Site, SolveError, Solved, Source, Step, Tally, reachable, step};
 use crate::plan::graph::{BaseId, Graph, Op, Vertex, VertexId};
 
 /// What every step of a build shares.
@@ -158,7 +158,7 @@ impl<E: Executor> Solver<'_, E> {
             parent: vertex.parent.map_or_else(Snapshot::scratch, snapshot),
             is_after_run: inputs.iter().any(|input| state.ran[input.0]),
             changed_by: vertex.parent.and_then(|parent| state.changed_by[parent.0].clone()),
-            sources: inputs.into_iter().map(|id| (id, snapshot(id))).collect(),
+            sources: inputs.into_iter().map(|id| Source { id, result: snapshot(id), changed_by: state.changed_by[id.0].clone() }).collect(),
             task,
             former: None,
         }

@@ -10,13 +10,13 @@ use shale_cache::{
 };
 
 use super::event::{Event, Reporter};
-use super::explain::{self, MissReason, Side};
+use super::explain::{self, Causes, MissReason, Side};
 use super::filing::{Filing, Paper};
 use super::key::{self, Inputs};
 use super::schedule::{Outcome, Solver};
 use super::snapshot::LayerRef;
 use super::{Base, Executor, Held, Made, Step, cause};
-use crate::plan::graph::{BaseId, Op, PassedBy, Vertex};
+use crate::plan::graph::{BaseId, CopySource, Op, PassedBy, Vertex};
 
 /// What a step selected: its inputs, and what is to be written.
 pub(super) type Selected<E> = Result<(Inputs, <E as Executor>::Selection), <E as Executor>::Error>;
@@ -254,6 +254,14 @@ fn found_below<E: Executor>(
     }
 }
 
+/// What made the stage or image another one that is mounted at a place; a store that cannot be read costs these words, not the build.
+fn changed_at<E: Executor>(solver: &Solver<'_, E>, step: &Step<'_>, last: &LastRun, place: &str) -> Option<Arc<str>> {
+    let Op::Run(run) = &step.vertex.op else { return None };
+    let mount = run.mounts.iter().find(|mount| mount.target() == Some(place))?;
+    let Some(CopySource::Vertex(id)) = mount.source() else { return None };
+    cause::of_source(solver, step.sources.iter().find(|source| source.id == *id)?, last).ok().flatten()
+}
+
 fn tell_why<E: Executor>(
     solver: &Solver<'_, E>,
     step: &Step<'_>,
@@ -272,7 +280,9 @@ fn tell_why<E: Executor>(
             let (before, now) = (Side::of(record), Side { parts, base: base.as_ref() });
             // A list that cannot be read costs the names of the files, not the build.
             let lists = |id: &ListId| solver.store.lists().get(id).ok().flatten();
-            let changes = explain::changes(before, now, step.changed_by.as_deref(), &lists);
+            let mounted = |place: &str| changed_at(solver, step, last?, place);
+            let causes = Causes { below: step.changed_by.as_deref(), mounted: &mounted };
+            let changes = explain::changes(before, now, causes, &lists);
             match nearness {
                 Nearness::Anywhere => {
                     let other = match &record.site {

@@ -24,7 +24,9 @@ fn told(before: &[(&str, &str)], after: &[(&str, &str)]) -> Vec<String> {
     let (old, new) = (parts(before), parts(after));
     let found = {
         let side = |parts| Side { parts, base: None };
-        changes(side(&old), side(&new), Some(&made_others("[2/5] RUN make")), &read)
+        let below = made_others("[2/5] RUN make");
+        let mounted = |place: &str| (place == "/stage").then(|| made_others("[gen 2/2] RUN make").into());
+        changes(side(&old), side(&new), Causes { below: Some(&below), mounted: &mounted }, &read)
     };
     found.into_iter().map(|change| change.text).collect()
 }
@@ -54,6 +56,8 @@ fn each_part_has_its_words() {
         ("mount /c", r#"{"type":"cache","id":"a"}"#, r#"{"type":"tmpfs"}"#, "mount at /c: type cache → tmpfs"),
         ("files", "list:match 0 a\n\\ 644 0:0 file 1 aa\n", "list:match 0 a\n\\ 644 0:0 file 1 bb\n", "1 file changed: a"),
         ("files at /m", "aa", "bb", "files changed (mounted at /m)"),
+        ("files at /stage", "aa", "bb", "an earlier step made other files (step [gen 2/2] RUN make) (mounted at /stage)"),
+        ("files at /stage", "aa", "list:match 0 a\n", "files changed (mounted at /stage)"),
         ("parent", "aa", "bb", "an earlier step made other files (step [2/5] RUN make)"),
         ("what another version knows", "1", "2", "what another version knows: 1 → 2"),
     ] {
@@ -105,7 +109,7 @@ fn a_base_that_moved_is_told_before_what_it_brought_along() {
     };
     let (old, new) = (parts(&[("parent", "a"), ("env", "[\"A=1\"]")]), parts(&[("parent", "b"), ("env", "[\"A=2\"]")]));
     let told = |before: Option<&StepBase>, now: Option<&StepBase>| {
-        changes(Side { parts: &old, base: before }, Side { parts: &new, base: now }, None, &|_| None)[0].text.clone()
+        changes(Side { parts: &old, base: before }, Side { parts: &new, base: now }, Causes::UNKNOWN, &|_| None)[0].text.clone()
     };
     let (first, moved, other) = (base("alpine:3.20", "a"), base("alpine:3.20", "b"), base("alpine:3.21", "b"));
     assert_eq!(told(Some(&first), Some(&moved)), "base image moved: alpine:3.20 was sha256:aaaaaaaaaaaa is sha256:bbbbbbbbbbbb");

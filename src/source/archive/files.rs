@@ -192,6 +192,9 @@ fn index(path: PathBuf, file: File, spool: Option<TmpDir>) -> Result<Files, Arch
     // The reader's errors quote what should have been a header.
     let broken = |e: io::Error| corrupt(e.to_string().lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).collect());
     let len = file.metadata().map_err(broken)?.len();
+    if len == 0 {
+        return Err(ArchiveError::Empty { path });
+    }
     let mut entries = BTreeMap::new();
     let mut archive = tar::Archive::new(&file);
     for (number, entry) in archive.entries_with_seek().map_err(broken)?.enumerate() {

@@ -9,6 +9,7 @@ mod files;
 mod import;
 mod layout;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -44,7 +45,7 @@ impl fmt::Debug for Input<'_> {
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     /// A file that cannot be read.
-    #[error("cannot {deed} {}: {source}", path.display())]
+    #[error("cannot {deed} {}: {source}", shown(path))]
     Io {
         /// What was tried.
         deed: &'static str,
@@ -54,27 +55,33 @@ pub enum ArchiveError {
         source: io::Error,
     },
     /// It contradicts itself, or breaks off.
-    #[error("invalid image archive {}: {detail}", path.display())]
+    #[error("invalid image archive {}: {detail}", shown(path))]
     Corrupt {
         /// The archive; `-` is the stream.
         path: PathBuf,
         /// What is wrong.
         detail: String,
     },
+    /// There is nothing in it, as when what was to write it failed.
+    #[error("{} is no image archive: it is empty", shown(path))]
+    Empty {
+        /// The file; `-` is the stream.
+        path: PathBuf,
+    },
     /// Neither an OCI layout nor a docker-archive.
-    #[error("{} is no image archive: it has neither index.json nor manifest.json", path.display())]
+    #[error("{} is no image archive: it has neither index.json nor manifest.json", shown(path))]
     NotAnImage {
         /// The archive; `-` is the stream.
         path: PathBuf,
     },
     /// Not even a tar.
-    #[error("{} is no image archive: it is no tar", path.display())]
+    #[error("{} is no image archive: it is no tar", shown(path))]
     NotATar {
         /// The file; `-` is the stream.
         path: PathBuf,
     },
     /// A manifest in it cannot be used.
-    #[error("invalid image archive {}: {source}", path.display())]
+    #[error("invalid image archive {}: {source}", shown(path))]
     Manifest {
         /// The archive; `-` is the stream.
         path: PathBuf,
@@ -82,7 +89,7 @@ pub enum ArchiveError {
         source: ManifestError,
     },
     /// It has no image for the platform.
-    #[error("{}: no match for platform in manifest: not found", path.display())]
+    #[error("{}: no match for platform in manifest: not found", shown(path))]
     NoPlatform {
         /// The archive; `-` is the stream.
         path: PathBuf,
@@ -92,7 +99,7 @@ pub enum ArchiveError {
         offered: Vec<String>,
     },
     /// It has no such image.
-    #[error("{}: {wanted}: not found", path.display())]
+    #[error("{}: {wanted}: not found", shown(path))]
     NotFound {
         /// The archive; `-` is the stream.
         path: PathBuf,
@@ -116,6 +123,11 @@ impl ArchiveError {
             _ => None,
         }
     }
+}
+
+/// An archive's name in an error.
+fn shown(path: &Path) -> Cow<'_, str> {
+    if path.as_os_str() == "-" { "standard input".into() } else { path.to_string_lossy() }
 }
 
 /// An image as its archive describes it.
