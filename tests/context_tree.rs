@@ -204,6 +204,9 @@ fn missing_sources_are_explained() {
         ("pakage.json", vec!["package.json"]),
         ("sr", vec!["src"]),
         ("src/main.rs/x", vec!["src/main.rs"]),
+        ("main.rs", vec!["src/main.rs"]),
+        ("app/src/main.rs", vec!["src/main.rs"]),
+        ("out", vec![]),
         ("zzz", vec![]),
         ("other.key", vec![]),
     ] {

@@ -1,5 +1,7 @@
 //! Why COPY found nothing.
 
+use std::collections::VecDeque;
+
 use super::BuildContext;
 use crate::layer::read::clean;
 use crate::source::ignore::Ignore;
@@ -8,6 +10,9 @@ use crate::tree::{Node, NodeKind, Tree as _};
 
 /// How many names are suggested.
 const SUGGESTIONS: usize = 3;
+
+/// How many directories are searched for a path of the same name.
+const DIRS_LIMIT: usize = 1_000;
 
 /// Why a path is not there for COPY.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +37,7 @@ pub enum Missing {
     },
     /// It does not exist.
     Absent {
-        /// Visible paths with a similar name, the likeliest first.
+        /// Visible paths with a similar name, the likeliest first; if there are none, those of the same name further up or down.
         similar: Vec<String>,
     },
 }
@@ -50,7 +55,36 @@ pub(super) fn why(context: &BuildContext, path: &[u8]) -> Missing {
         let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         return Missing::Dangling { link: shown(&path), target: shown(&target) };
     }
-    Missing::Absent { similar: similar(context, &path) }
+    let mut similar = similar(context, &path);
+    if similar.is_empty() {
+        similar = elsewhere(context, &path);
+    }
+    Missing::Absent { similar }
+}
+
+/// The path without its first directories, as for a context that is one of them, or below others, as for one that is above: the nearest
+/// to the top first.
+fn elsewhere(context: &BuildContext, path: &[u8]) -> Vec<String> {
+    let exists = |path: &[u8]| !path.is_empty() && matches!(context.node(path), Ok(Some(_)));
+    let shorter = std::iter::successors(Some(path), |rest| rest.iter().position(|byte| *byte == b'/').map(|slash| &rest[slash + 1..]));
+    let mut found: Vec<Vec<u8>> = shorter.skip(1).filter(|rest| exists(rest)).map(<[u8]>::to_vec).take(1).collect();
+    let mut dirs = VecDeque::from([Vec::new()]);
+    let mut looked_at = 0;
+    while let Some(dir) = dirs.pop_front()
+        && found.len() < SUGGESTIONS
+        && looked_at < DIRS_LIMIT
+    {
+        looked_at += 1;
+        let below = context.children(&dir).unwrap_or_default().into_iter().filter(|node| node.kind == NodeKind::Dir);
+        for node in below {
+            let candidate = join(&node.path, path);
+            if found.len() < SUGGESTIONS && exists(&candidate) {
+                found.push(candidate);
+            }
+            dirs.push_back(node.path);
+        }
+    }
+    found.iter().map(|path| String::from_utf8_lossy(path).into_owned()).collect()
 }
 
 /// The `!` pattern that is nearest to a path which it does not match.
