@@ -132,7 +132,7 @@ fn other_builders_get_the_same_and_nothing_of_the_user_s_changes() {
         fake(lab, "buildah", BUILDAH);
         fake(lab, "docker", DOCKER);
         let dockerfile = "FROM scratch AS other\nCOPY ignored /\nFROM busybox AS tools\nRUN --network=none \\\n  echo tool >/tool\nFROM busybox\n\
-            ARG WHAT=x\nCOPY --from=tools /tool /tool\nCOPY . /src\n\
+            ARG WHAT=x\nCOPY --from=tools /tool /tool\nCOPY --from=lib . /lib\nCOPY . /src\n\
             RUN --mount=type=secret,id=s,required grep -q vault /etc/hosts && echo $WHAT; cat /src/a >/b\n";
         lab.context("ctx", &[("Dockerfile", dockerfile), (".dockerignore", "ignored\n"), ("ignored", "i\n"), ("a", "1\n"), ("old", "o\n")]);
         let old = fs::File::options().write(true).open(lab.work("ctx/old")).expect("open");
@@ -141,7 +141,11 @@ fn other_builders_get_the_same_and_nothing_of_the_user_s_changes() {
         let path = format!("{}:{}", lab.work("bin").display(), std::env::var("PATH").expect("a PATH"));
         let args = ["--rounds=1", "--against=buildah,docker,podman", "--format=json", "--build-arg", "WHAT=y", "--touch=a", "ctx"];
         lab.write("secret", "s\n");
-        let args: Vec<&str> = args.into_iter().chain(["--secret=id=s,src=secret", "--add-host=vault:10.1.2.3", "--network=none"]).collect();
+        lab.context("libs", &[("l", "l\n")]);
+        let args: Vec<&str> = args
+            .into_iter()
+            .chain(["--build-context=lib=libs", "--secret=id=s,src=secret", "--add-host=vault:10.1.2.3", "--network=none"])
+            .collect();
         let mut command = bench(lab, &args);
         // There is no podman here, whatever the machine has.
         let bare = lab.work("bin");
@@ -158,8 +162,8 @@ fn other_builders_get_the_same_and_nothing_of_the_user_s_changes() {
         let tools = report["tools"].as_array().expect("tools");
         assert_eq!((&tools[1]["name"], &tools[1]["version"]), (&"buildah".into(), &"9.8.7".into()), "{report}\n{}", said.stderr);
         assert_eq!(figures(&report, 1)[..2], [("cold", 0, 2), ("unchanged", 2, 0)], "{report}");
-        assert_eq!(figures(&report, 0)[..3], [("cold", 0, 4), ("unchanged", 4, 0), ("touched-file", 2, 2)], "{report}");
-        assert_eq!(figures(&report, 0)[3], ("same-result", 3, 1), "{report}");
+        assert_eq!(figures(&report, 0)[..3], [("cold", 0, 5), ("unchanged", 5, 0), ("touched-file", 3, 2)], "{report}");
+        assert_eq!(figures(&report, 0)[3], ("same-result", 4, 1), "{report}");
         assert!(tools[1]["scenarios"][0]["ratio"].as_f64().is_some_and(|ratio| ratio > 0.0), "{report}");
         assert!(tools[2]["not_compared"].as_str().is_some_and(|why| why.starts_with("its daemon is not reachable")), "{report}");
         assert_eq!(tools[3]["not_compared"], "it is not on PATH", "{report}");
@@ -171,6 +175,7 @@ fn other_builders_get_the_same_and_nothing_of_the_user_s_changes() {
             "--runroot ",
             "--layers",
             "--build-arg WHAT=y",
+            &format!("--build-context lib={}", lab.work("libs").display()),
             "--secret id=s,src=secret --network none --add-host vault:10.1.2.3",
             "-f ",
         ] {
@@ -277,6 +282,8 @@ fn what_cannot_be_measured_is_said_before_and_what_fails_is_shown() {
         (&["-f", "nofile", "scratch"], "nofile: the path after -f begins at the working directory"),
         (&["far"], "ERROR: shale pull failed\n  because: cannot reach 127.0.0.1:1"),
         (&["bad"], "exit code: 3"),
+        (&["--build-context=b=docker-image://x", "scratch"], "shale bench takes a directory for --build-context b\nhint: "),
+        (&["--build-context=b", "scratch"], "expected name=value"),
         (&["nowhere"], "nowhere"),
         (&["-"], "shale bench takes a directory, not standard input\nhint: "),
         (&["https://example.com/x.tar"], "shale bench takes a directory, not a URL\nhint: "),

@@ -12,6 +12,7 @@ mod scenario;
 mod subject;
 mod tool;
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -21,12 +22,13 @@ use time::OffsetDateTime;
 
 use super::Failure;
 use super::args::BenchArgs;
+use super::build::with_hint;
 use super::console::{print, say, warn};
 use super::diagnostic::Diagnostic;
 use super::environment::Environment;
 use super::human;
 use super::output::unique;
-use super::request::{ContextSource, RequestError, context_source};
+use super::request::{ContextSource, NamedContext, RequestError, context_source, named_context};
 use report::{Report, ToolReport};
 use scenario::Scenario;
 use subject::Subject;
@@ -86,6 +88,19 @@ fn check_context(context: &Path, environment: &Environment) -> Result<(), Failur
         Ok(ContextSource::Dir(_)) | Err(_) => return Ok(()),
     };
     Err(Diagnostic::new(format!("shale bench takes a directory, not {what}")).hint("fetch or unpack it, and name the folder").into())
+}
+
+/// The directories of `--build-context`, which are read where they are.
+fn named_directories(args: &BenchArgs, environment: &Environment) -> Result<BTreeMap<String, PathBuf>, Failure> {
+    let one = |text: &String| match named_context(text, environment) {
+        Ok((name, NamedContext::Dir(dir))) => Ok((name, dir)),
+        Ok((name, _)) => {
+            let error = Diagnostic::new(format!("shale bench takes a directory for --build-context {name}"));
+            Err(error.hint("an image can be named by the Dockerfile, and its name be a --build-arg").into())
+        }
+        Err(error) => Err(with_hint(Diagnostic::of(&error), error.hint()).into()),
+    };
+    args.build_contexts.iter().map(one).collect()
 }
 
 /// A chart that cannot be written is known before the first build.

@@ -32,6 +32,9 @@ pub struct BenchArgs {
     /// As for `shale build`.
     #[arg(long = "build-arg", value_name = "NAME=VALUE", action = ArgAction::Append)]
     pub build_args: Vec<String>,
+    /// As for `shale build`, of a directory. It is read where it is.
+    #[arg(long = "build-context", value_name = "NAME=DIR")]
+    pub build_contexts: Vec<String>,
     /// As for `shale build`.
     #[arg(long, value_name = "STAGE")]
     pub target: Option<String>,

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use super::edit::{EarlyRun, blank_line, first_run, has_run};
 use super::scenario::Scenario;
 use super::tool::{Command, Tool};
-use super::{Failure, io_failure, sample};
+use super::{Failure, io_failure, named_directories, sample};
 use crate::cli::args::BenchArgs;
 use crate::cli::build::{self, with_hint};
 use crate::cli::console::say;
@@ -22,7 +22,7 @@ use crate::dockerfile::ast::Dockerfile;
 use crate::dockerfile::parse;
 use crate::oci::platform::Platform;
 use crate::pipeline::BuildError;
-use crate::plan::{Allowed, ImageReason, ImageRef, NoCache, PlanOptions, graph::NetworkMode, image_refs};
+use crate::plan::{Allowed, ImageReason, ImageRef, NamedContext, NoCache, PlanOptions, graph::NetworkMode, image_refs};
 use crate::source::context::{self, DockerfileFrom};
 use crate::span::SourceFile;
 use crate::tree::NodeKind;
@@ -41,7 +41,7 @@ pub(super) struct Subject {
     pub(super) context: PathBuf,
     /// The Dockerfile beside it, with the change at hand.
     pub(super) dockerfile: PathBuf,
-    /// The arguments that every build gets: `--build-arg`, `--target`.
+    /// The arguments that every build gets: `--build-arg`, `--target`, …
     pub(super) arguments: Vec<String>,
     /// The images that are built upon.
     pub(super) images: Vec<Image>,
@@ -83,7 +83,8 @@ impl Subject {
         let context = place.join("context");
         copy(&store, place, &source_dir, &context, loaded.ignore.as_ref())?;
         let parsed = parsed(&loaded.source)?;
-        let refs = images_of(&parsed, &loaded.source, args, environment)?;
+        let named = named_directories(args, environment)?;
+        let refs = images_of(&parsed, &loaded.source, args, &named, environment)?;
         let base = refs.iter().rposition(|image| image.reason == ImageReason::From);
         let nonce = OffsetDateTime::now_utc().unix_timestamp_nanos() as u64;
         let images = refs.iter().enumerate().map(|(number, image)| fetch(&image.written, (number, nonce), place, &user, &store));
@@ -91,7 +92,7 @@ impl Subject {
             place: place.to_owned(),
             named: args.context.as_ref().map_or_else(|| "the built-in sample".to_owned(), |path| path.display().to_string()),
             dockerfile: place.join("Dockerfile"),
-            arguments: arguments(args),
+            arguments: arguments(args, &named),
             images: images.collect::<Result<_, _>>()?,
             base,
             text: loaded.source.text().to_owned(),
@@ -300,7 +301,13 @@ fn told(error: BuildError) -> Failure {
     build::diagnostics(&error).into_iter().next().map_or(Failure::Told, Into::into)
 }
 
-fn images_of(dockerfile: &Dockerfile, source: &SourceFile, args: &BenchArgs, environment: &Environment) -> Result<Vec<ImageRef>, Failure> {
+fn images_of(
+    dockerfile: &Dockerfile,
+    source: &SourceFile,
+    args: &BenchArgs,
+    named: &BTreeMap<String, PathBuf>,
+    environment: &Environment,
+) -> Result<Vec<ImageRef>, Failure> {
     let value = |arg: &String| match arg.split_once('=') {
         Some((name, value)) => Some((name.to_owned(), value.to_owned())),
         None => environment.get(arg).map(|value| (arg.clone(), value.to_owned())),
@@ -312,7 +319,7 @@ fn images_of(dockerfile: &Dockerfile, source: &SourceFile, args: &BenchArgs, env
         labels: BTreeMap::new(),
         platforms: Vec::new(),
         build_platform: Platform::native(),
-        contexts: BTreeMap::new(),
+        contexts: named.keys().map(|name| (name.clone(), NamedContext::Dir)).collect(),
         no_cache: NoCache::Off,
         allowed: Allowed::default(),
         network: NetworkMode::default(),
@@ -326,11 +333,13 @@ fn images_of(dockerfile: &Dockerfile, source: &SourceFile, args: &BenchArgs, env
 }
 
 /// What every builder is called with, in words that all of them know.
-fn arguments(args: &BenchArgs) -> Vec<String> {
+fn arguments(args: &BenchArgs, named: &BTreeMap<String, PathBuf>) -> Vec<String> {
     let BenchArgs { build_args, target, secrets, agents, network, add_hosts, .. } = args;
     let (target, network) = (target.as_slice(), network.as_slice());
+    let named: Vec<String> = named.iter().map(|(name, dir)| format!("{name}={}", dir.display())).collect();
     let flags = [
         ("--build-arg", build_args.as_slice()),
+        ("--build-context", &named),
         ("--target", target),
         ("--secret", secrets),
         ("--ssh", agents),

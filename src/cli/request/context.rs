@@ -97,7 +97,8 @@ pub(super) fn dockerfile_source(
     })
 }
 
-pub(super) fn named_context(text: &str, environment: &Environment) -> Result<(String, NamedContext), RequestError> {
+/// Reads a `--build-context`: its name in the familiar form, and what it is.
+pub(in crate::cli) fn named_context(text: &str, environment: &Environment) -> Result<(String, NamedContext), RequestError> {
     let error = |reason: &str| RequestError::NamedContext { text: text.into(), reason: reason.into() };
     let (name, value) = text.split_once('=').ok_or_else(|| error("expected name=value"))?;
     if name.is_empty() || value.is_empty() {
