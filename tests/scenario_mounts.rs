@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::symlink;
 
-use support::{Lab, as_everybody};
+use support::{Lab, Who, as_everybody};
 
 fn ctx(lab: &Lab, dockerfile: &str) {
     lab.context("ctx", &[("Dockerfile", dockerfile)]);
@@ -214,6 +214,45 @@ fn memory_and_nested_mounts_leave_nothing_behind() {
         let built = lab.build("ctx", &[]);
         let names: Vec<&str> = built.image.layers[1].iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["ok"], "{:?}", lab.who());
+    });
+}
+
+#[test]
+fn memory_has_the_mode_of_the_directory_that_it_covers() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        let dockerfile = "FROM busybox\nRUN mkdir -m 700 /priv && chown 5:5 /priv\n\
+             RUN --mount=type=tmpfs,target=/priv --mount=type=tmpfs,target=/new/er --mount=type=tmpfs,target=/etc \
+             stat -c '%a %u %n' /priv /new/er /new /etc >/seen\n\
+             RUN --mount=type=tmpfs,target=/dev ls -A /dev >>/seen; cat >>/seen; stat -c '%a %u' /priv >>/seen\n";
+        ctx(lab, dockerfile);
+        let built = lab.build("ctx", &[]);
+        assert_eq!(built.image.text("seen"), "700 0 /priv\n1777 0 /new/er\n755 0 /new\n755 0 /etc\n700 5\n", "{:?}", lab.who());
+    });
+}
+
+#[test]
+fn mounts_that_cannot_be_are_told_by_their_targets() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        lab.write("value", "v\n");
+        for (mount, why) in [
+            ("type=secret,id=s,target=/tmp", "cannot mount at /tmp: it is a directory, and what is mounted a file"),
+            ("type=tmpfs,target=/bin/busybox", "cannot mount at /bin/busybox: it is a file, and what is mounted a directory"),
+            ("type=tmpfs,target=/proc", "cannot mount at /proc: it lies in /proc"),
+            ("type=secret,id=s,target=/proc/sys/kernel/hostname", "cannot mount at /proc/sys/kernel/hostname: it lies in /proc"),
+            ("type=secret,id=s,target=/q,uid=3000000000", "cannot give what is mounted at /q to 3000000000:0: not among the ids"),
+            ("type=cache,target=/q,gid=3000000000", "cannot give what is mounted at /q to 0:3000000000: not among the ids"),
+        ] {
+            let is_of_root = matches!(lab.who(), Who::Caller) && rustix::process::getuid().is_root();
+            if why.contains("ids") && is_of_root {
+                continue;
+            }
+            ctx(lab, &format!("FROM busybox\nRUN --mount={mount} true\n"));
+            let said = lab.run(&["build", "--secret", "id=s,src=value", "ctx"]);
+            assert!(said.code == 1 && said.stderr.contains(&format!("failed to solve: {why}")), "{:?} {mount}: {}", lab.who(), said.stderr);
+            lab.assert_tidy(mount);
+        }
     });
 }
 

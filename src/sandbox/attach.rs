@@ -5,11 +5,15 @@
 //! time and changes a link in between wins nothing.
 
 use std::fs;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Uid, fchmod, fchown, openat, renameat_with};
+use rustix::fs::{
+    CWD, FileType, Gid, Mode, OFlags, PROC_SUPER_MAGIC, RenameFlags, ResolveFlags, Uid, fchmod, fchown, fstat, fstatfs, openat,
+    renameat_with,
+};
 use rustix::io::Errno;
 
 use super::mounts::{NODEV, NOEXEC, NOSUID, RDONLY, attach_at, clone, new};
@@ -35,45 +39,72 @@ pub(super) fn prepare(mount: &StepMount, workspace: &Path) -> Result<(), Failure
         MountSource::Directory { directory, owner, owned_anew, .. } => {
             let fresh = workspace.join("fresh");
             make(&fresh, 0o700)?;
-            own(&fresh, *owner)?;
+            own(&fresh, *owner, &mount.target)?;
             // Whoever comes first makes it, whole; an empty one that is in use must not be replaced.
             match renameat_with(CWD, &fresh, CWD, directory, RenameFlags::NOREPLACE) {
-                Err(Errno::EXIST) if *owned_anew => own(directory, *owner)?,
+                Err(Errno::EXIST) if *owned_anew => own(directory, *owner, &mount.target)?,
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(error) => return Err(Failure::call("make the cache", Some(directory), error)),
             }
         }
         MountSource::Secret { .. } => make(&workspace.join("root"), 0o700)?,
-        MountSource::Socket { path, owner } => own(path, *owner)?,
+        MountSource::Socket { path, owner } => own(path, *owner, &mount.target)?,
         MountSource::Tmpfs { .. } | MountSource::Machine { .. } => {}
     }
     Ok(())
 }
 
-fn own(path: &Path, owner: MountOwner) -> Result<(), Failure> {
-    chown(path, Some(owner.uid), Some(owner.gid)).deed_on("change the owner of", path)?;
+fn own(path: &Path, owner: MountOwner, target: &str) -> Result<(), Failure> {
+    chown(path, Some(owner.uid), Some(owner.gid)).map_err(|error| not_given(error, owner, target))?;
     fs::set_permissions(path, fs::Permissions::from_mode(owner.mode & 0o7777)).deed_on("set the mode of", path)
+}
+
+/// Why a mount cannot have its owner: EINVAL says that the kernel knows one of the ids not here (chown(2)).
+fn not_given(error: impl Into<io::Error>, owner: MountOwner, target: &str) -> Failure {
+    let (error, deed) = (error.into(), format!("give what is mounted at {target} to {}:{}", owner.uid, owner.gid));
+    if error.kind() != io::ErrorKind::InvalidInput {
+        return Failure::call(&deed, None, error);
+    }
+    Failure::Other(format!("cannot {deed}: not among the ids of this user (see /etc/subuid and /etc/subgid)"))
 }
 
 /// Attaches the mount inside `root`. Returns the mount points that had to be made there.
 pub(super) fn attach(root: BorrowedFd<'_>, mount: &StepMount, workspace: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let (source, mut attributes) = detached(mount, workspace)?;
-    if !mount.writable {
-        attributes |= RDONLY;
-    }
-    sys::set_mount_attributes(source.as_fd(), attributes, false).deed_on("set the attributes of the mount for", &mount.target)?;
     let shape = if mount.is_file { Shape::File } else { Shape::Dir };
     let (target, made) = match targets::find(root, &mount.target)? {
         Some(target) => (target, Vec::new()),
         None => targets::make(root, &mount.target, shape, None)?,
     };
+    let covered = covered(mount, &target)?;
+    let mode = if made.is_empty() { covered } else { targets::TMPFS_MODE };
+    let (source, mut attributes) = detached(mount, mode, workspace)?;
+    if !mount.writable {
+        attributes |= RDONLY;
+    }
+    sys::set_mount_attributes(source.as_fd(), attributes, false).deed_on("set the attributes of the mount for", &mount.target)?;
     attach_at(source.as_fd(), target.as_fd(), &mount.target)?;
     // What was made in the tmpfs on /dev ends with it.
     Ok(made.into_iter().filter(|path| !path.starts_with("dev")).collect())
 }
 
-/// The source as a mount of its own, and the attributes that it gets.
-fn detached(mount: &StepMount, workspace: &Path) -> Result<(OwnedFd, u64), Failure> {
+/// The mode of what the mount is going to cover, if it can be covered by it.
+fn covered(mount: &StepMount, target: &OwnedFd) -> Result<u32, Failure> {
+    let failed = |why: &str| Err(Failure::Other(format!("cannot mount at {}: {why}", mount.target)));
+    // Programs would be told of other processes, and of another kernel, than there are. What the machine lends may be meant for there.
+    let is_asked_for = !matches!(mount.source, MountSource::Machine { .. });
+    if is_asked_for && fstatfs(target).deed_on("look at", &mount.target)?.f_type == PROC_SUPER_MAGIC {
+        return failed("it lies in /proc");
+    }
+    let mode = fstat(target).deed_on("look at", &mount.target)?.st_mode;
+    match (FileType::from_raw_mode(mode), mount.is_file) {
+        (FileType::Directory, true) => failed("it is a directory, and what is mounted a file"),
+        (FileType::Directory, false) | (_, true) => Ok(mode & 0o7777),
+        (_, false) => failed("it is a file, and what is mounted a directory"),
+    }
+}
+
+/// The source as a mount of its own, and the attributes that it gets. `mode` is that of a directory in memory.
+fn detached(mount: &StepMount, mode: u32, workspace: &Path) -> Result<(OwnedFd, u64), Failure> {
     match &mount.source {
         MountSource::Layers { lowers, path } => {
             let at = |name: &str| workspace.join(name);
@@ -84,10 +115,14 @@ fn detached(mount: &StepMount, workspace: &Path) -> Result<(OwnedFd, u64), Failu
         MountSource::Directory { directory, path, .. } => Ok((inside(directory, path)?, NODEV | NOSUID)),
         MountSource::Tmpfs { size_bytes } => {
             let size = size_bytes.map(|bytes| bytes.to_string());
-            let options: Vec<(&str, &str)> = [("mode", "1777")].into_iter().chain(size.as_deref().map(|size| ("size", size))).collect();
+            let mode = format!("{mode:o}");
+            let options: Vec<(&str, &str)> =
+                [("mode", mode.as_str())].into_iter().chain(size.as_deref().map(|size| ("size", size))).collect();
             Ok((new("tmpfs", &options, NOSUID)?, NOSUID))
         }
-        MountSource::Secret { content, owner } => Ok((secret(content, *owner, &workspace.join("root"))?, NOSUID | NODEV | NOEXEC)),
+        MountSource::Secret { content, owner } => {
+            Ok((secret(content, *owner, &mount.target, &workspace.join("root"))?, NOSUID | NODEV | NOEXEC))
+        }
         MountSource::Machine { path, devices, programs } => {
             let source = openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).deed_on("open", path)?;
             let attributes = NOSUID | if *devices { 0 } else { NODEV } | if *programs { 0 } else { NOEXEC };
@@ -114,7 +149,7 @@ fn inside(root: &Path, path: &str) -> Result<OwnedFd, Failure> {
 }
 
 /// A file in memory, as a mount. The file system that it lies in is attached where only we look, in our own mount namespace.
-fn secret(content: &[u8], owner: MountOwner, place: &Path) -> Result<OwnedFd, Failure> {
+fn secret(content: &[u8], owner: MountOwner, path: &str, place: &Path) -> Result<OwnedFd, Failure> {
     let fs = new("tmpfs", &SECRET_FS, NOSUID | NODEV | NOEXEC)?;
     let target = openat(CWD, place, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).deed_on("open", place)?;
     attach_at(fs.as_fd(), target.as_fd(), "the place of a secret")?;
@@ -126,7 +161,8 @@ fn secret(content: &[u8], owner: MountOwner, place: &Path) -> Result<OwnedFd, Fa
         rest = &rest[written..];
     }
     // The owner first: its change would clear bits of the mode.
-    fchown(&file, Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid))).deed("change the owner of a secret")?;
+    let owned = fchown(&file, Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)));
+    owned.map_err(|error| not_given(error, owner, path))?;
     fchmod(&file, Mode::from_raw_mode(owner.mode & 0o7777)).deed("set the mode of a secret")?;
     clone(fs.as_fd(), "secret", false).deed("copy the mount of a secret")
 }

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, open};
-use rustix::process::{Resource, Rlimit, Signal, fchdir, setrlimit, setsid, umask};
+use rustix::process::{Resource, Rlimit, Signal, fchdir, getrlimit, setrlimit, setsid, umask};
 use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
 
 use super::mounts::{BoundFile, Stage};
@@ -131,6 +131,8 @@ fn enter_root(
     if files.len() != prepared.files.len() {
         return Err(Failure::Other("a step needs a mount for each of its files".to_owned()));
     }
+    // The one that becomes the step's own, so that nothing of it leads to the machine's mounts: what the step mounts may hide its path.
+    let null = stage.null()?;
     let root = stage.attach(root, &prepared.root)?;
     let (root, made) = root.furnish(stage, prepared.files.iter().zip(files), &prepared.mounts)?;
     if !made.is_empty() {
@@ -140,8 +142,6 @@ fn enter_root(
         targets::make(root.as_fd(), &request.cwd, Shape::Dir, Some((request.uid, request.gid)))?;
     }
     stage.leave_for(&root, &prepared.work)?;
-    // The step's own, so that nothing of it leads to the machine's mounts.
-    let null = open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).deed_on("open", "/dev/null")?;
     rustix::stdio::dup2_stdin(&null).deed("set up stdin")
 }
 
@@ -233,5 +233,15 @@ fn set_limit(name: &str, soft: u64, hard: u64) -> Result<(), Failure> {
         _ => return Err(Failure::Other(format!("invalid ulimit type: {name}"))),
     };
     let value = |n: u64| (n != u64::MAX).then_some(n);
-    setrlimit(resource, Rlimit { current: value(soft), maximum: value(hard) }).deed_on("set the limit", name)
+    let shown = |n: Option<u64>| n.map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
+    let wanted = Rlimit { current: value(soft), maximum: value(hard) };
+    match setrlimit(resource, wanted) {
+        Err(rustix::io::Errno::PERM) => {
+            let (wanted, highest) = (shown(wanted.maximum), shown(getrlimit(resource).maximum));
+            Err(Failure::Other(format!(
+                "cannot set the limit {name} to {wanted}: without privileges no more than {highest} is allowed here"
+            )))
+        }
+        set => set.deed_on("set the limit", name),
+    }
 }

@@ -123,6 +123,11 @@ impl Stage {
         Ok(Self { root, hides })
     }
 
+    /// The `/dev/null` of every step.
+    pub(super) fn null(&self) -> Result<OwnedFd, Failure> {
+        openat(&self.root.fd, "dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).deed_on("open", "/dev/null")
+    }
+
     /// Attaches the step's root, which is mounted nowhere yet, at an empty directory: of its own, or of the machine.
     pub(super) fn attach(&self, root: OwnedFd, of_machine: &Path) -> Result<Root, Failure> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;

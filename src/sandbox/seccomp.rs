@@ -19,8 +19,9 @@ use super::sys;
 pub(super) enum Rule {
     /// Allowed.
     Allow,
-    /// `socket`: every family but AF_VSOCK, which reaches the hypervisor.
-    NotVsock,
+    /// `socket`: every family but AF_VSOCK, which reaches the hypervisor, and AF_ALG, the kernel's ciphers, which have let users write to the
+    /// page cache of any file (CVE-2026-31431). `socketcall`, which 32-bit libraries use, hides its family behind a pointer.
+    Families,
     /// `personality`: the values that change nothing about security.
     Personality,
     /// `clone`: without a flag that makes a namespace.
@@ -35,6 +36,7 @@ pub(super) enum Rule {
     Deny,
 }
 
+const AF_ALG: u32 = 38;
 const AF_VSOCK: u32 = 40;
 const NAMESPACE_FLAGS: u32 = 0x7e02_0000;
 const PERSONALITIES: [u32; 5] = [0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
@@ -255,7 +257,10 @@ fn leaf(rule: Rule) -> Program {
         Rule::Allow => vec![allow()],
         Rule::Deny => vec![refuse(libc::EPERM)],
         Rule::NotImplemented => vec![refuse(libc::ENOSYS)],
-        Rule::NotVsock => vec![load(OFFSET_ARGUMENT_0), jump(libc::BPF_JEQ, AF_VSOCK, 1, 0), allow(), refuse(libc::EPERM)],
+        Rule::Families => {
+            let tests = [jump(libc::BPF_JEQ, AF_ALG, 2, 0), jump(libc::BPF_JEQ, AF_VSOCK, 1, 0)];
+            [load(OFFSET_ARGUMENT_0)].into_iter().chain(tests).chain([allow(), refuse(libc::EPERM)]).collect()
+        }
         Rule::NoNamespaces => {
             vec![load(OFFSET_ARGUMENT_0), jump(libc::BPF_JSET, NAMESPACE_FLAGS, 1, 0), allow(), refuse(libc::EPERM)]
         }
@@ -365,6 +370,9 @@ mod tests {
             (AUDIT_ARCH_X86_64, 435, 0, ENOSYS, "clone3"),
             (AUDIT_ARCH_X86_64, 41, 2, OK, "socket(AF_INET)"),
             (AUDIT_ARCH_X86_64, 41, AF_VSOCK, EPERM, "socket(AF_VSOCK)"),
+            (AUDIT_ARCH_X86_64, 41, AF_ALG, EPERM, "socket(AF_ALG)"),
+            (AUDIT_ARCH_X86_64, 41, 39, OK, "socket(AF_NFC)"),
+            (AUDIT_ARCH_I386, 359, AF_ALG, EPERM, "socket(AF_ALG) of a 32-bit program"),
             (AUDIT_ARCH_X86_64, 135, 0, OK, "personality(0)"),
             (AUDIT_ARCH_X86_64, 135, 0xffff_ffff, OK, "personality(query)"),
             (AUDIT_ARCH_X86_64, 135, 0x8, OK, "personality(PER_LINUX32)"),

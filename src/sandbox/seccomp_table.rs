@@ -3,7 +3,7 @@
 //! A call that is not here is refused with EPERM, one newer than [`NEWEST`] with ENOSYS, so that programs fall back.
 //! Kept sorted by name; the numbers are the kernel's.
 
-use super::seccomp::Rule::{self, Allow, Mknod, MknodAt, NoNamespaces, NotImplemented, NotVsock, Personality};
+use super::seccomp::Rule::{self, Allow, Families, Mknod, MknodAt, NoNamespaces, NotImplemented, Personality};
 
 /// The columns of [`TABLE`].
 #[derive(Clone, Copy, Debug)]
@@ -349,7 +349,7 @@ pub(super) const TABLE: &[(&str, Rule, [i32; 5])] = &[
     ("signalfd4", Allow, [289, 289, 327, 74, 355]),
     ("sigprocmask", Allow, [-1, -1, 126, -1, 126]),
     ("sigreturn", Allow, [-1, -1, 119, -1, 119]),
-    ("socket", NotVsock, [41, 41, 359, 198, 281]),
+    ("socket", Families, [41, 41, 359, 198, 281]),
     ("socketcall", Allow, [-1, -1, 102, -1, -1]),
     ("socketpair", Allow, [53, 53, 360, 199, 288]),
     ("splice", Allow, [275, 275, 313, 76, 340]),

@@ -12,7 +12,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use super::mounts::BoundFile;
-use super::spec::RunRequest;
+use super::spec::{MountSource, RunRequest, StepMount};
 use super::targets::{self, Shape};
 use super::{Deed, Failure};
 
@@ -58,9 +58,13 @@ fn name(request: &RunRequest, files: &[StubFile<'_>]) -> String {
     }
     for mount in &request.mounts {
         add(mount.target.as_bytes());
-        add(&[u8::from(mount.is_file)]);
+        add(&[u8::from(mount.is_file), u8::from(is_tmpfs(mount))]);
     }
     hasher.finalize().to_hex()[..32].to_owned()
+}
+
+fn is_tmpfs(mount: &StepMount) -> bool {
+    matches!(mount.source, MountSource::Tmpfs { .. })
 }
 
 fn fill(stub: &Path, request: &RunRequest, files: &[StubFile<'_>]) -> Result<(), Failure> {
@@ -77,7 +81,11 @@ fn fill(stub: &Path, request: &RunRequest, files: &[StubFile<'_>]) -> Result<(),
         }
     }
     for mount in &request.mounts {
-        targets::make_stub(stub, &mount.target, if mount.is_file { Shape::File } else { Shape::Dir })?;
+        let place = targets::make_stub(stub, &mount.target, if mount.is_file { Shape::File } else { Shape::Dir })?;
+        if is_tmpfs(mount) {
+            // A directory of the image at this place shows its own.
+            fs::set_permissions(&place, fs::Permissions::from_mode(targets::TMPFS_MODE)).deed_on("set the mode of", &place)?;
+        }
     }
     Ok(())
 }

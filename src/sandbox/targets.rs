@@ -22,6 +22,8 @@ pub(super) enum Shape {
     File,
 }
 
+/// Mode of a directory in memory that covers nothing of the image; one that does has the mode of that, as with runc.
+pub(super) const TMPFS_MODE: u32 = 0o1777;
 /// Mode of the files that are made.
 pub(super) const FILE_MODE: u32 = 0o644;
 const MAX_LINKS: usize = 40;
