@@ -398,3 +398,47 @@ fn a_fetch_that_hangs_ends_with_the_build() {
         assert!(said.code == 143 && said.stderr.contains("context canceled"), "{}: {}", said.code, said.stderr);
     });
 }
+
+#[test]
+fn a_build_that_is_killed_leaves_no_git() {
+    as_everybody(|lab: &Lab| {
+        if !support::has("git") {
+            return skip("git sources", "git is not installed");
+        }
+        lab.own_binary();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}/x.git", listener.local_addr().expect("bound"));
+        let pid: PathBuf = lab.work("pid");
+        let script = format!("echo $$ >{}; exec {} build --progress plain {url}", pid.display(), lab.path("shale").display());
+        let child = lab.command_of("sh", &["-c", &script]).stderr(Stdio::piped()).spawn().expect("it starts");
+        let _held = listener.accept().expect("git asks");
+        assert!(lab.processes().iter().any(|line| line.contains("git remote-http")), "{:?}", lab.processes());
+        support::processes::send_to(&fs::read_to_string(&pid).expect("written"), rustix::process::Signal::KILL);
+        drop(child.wait_with_output());
+        lab.assert_no_process("killed while git waits");
+    });
+}
+
+#[test]
+fn what_an_ssh_leaves_behind_is_not_waited_for() {
+    let lab = Lab::new(support::Who::Caller);
+    if !support::has("git") {
+        return skip("git sources", "git is not installed");
+    }
+    let repo = lab.work("a.git");
+    let made = lab.command_of("git", &["init", "-q", "--bare", &repo.display().to_string()]).status().expect("git starts");
+    assert!(made.success());
+    // It serves the repository here, and leaves something in a session of its own that has its output open.
+    let ssh = lab.write(
+        "ssh",
+        format!("#!/bin/sh\nsetsid sleep 60 &\necho $! >{}\nexec git upload-pack {}\n", lab.work("left").display(), repo.display()),
+    );
+    fs::set_permissions(&ssh, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+    let mut command = lab.shale(&["build", "--progress", "plain", "ssh://git@h/a.git"]);
+    command.env("GIT_SSH_COMMAND", &ssh);
+    let start = std::time::Instant::now();
+    let said = Said::of(command.output().expect("it ends"));
+    let waited = start.elapsed();
+    support::processes::send_to(&fs::read_to_string(lab.work("left")).expect("written"), rustix::process::Signal::KILL);
+    assert!(said.code == 1 && waited.as_secs() < 30, "{waited:?}: {}", said.stderr);
+}

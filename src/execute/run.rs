@@ -36,7 +36,8 @@ pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sou
     let request = request(op, (lowers, user), &mut ready);
     let mut request = RunRequest { tmp: place.path().to_owned(), upper: place.upper(), stubs, indexes, wants_diff_id, ..request };
     device::add(&executor.devices, &op.devices, &mut request)?;
-    let mut redactors = [(Stream::Stdout, Redactor::new(&ready.secrets)), (Stream::Stderr, Redactor::new(&ready.secrets))];
+    let redactor = Redactor::new(&ready.secrets);
+    let mut redactors = [(Stream::Stdout, redactor.clone()), (Stream::Stderr, redactor)];
     let mut log = executor.logs.of_step(step.id.0);
     let (mut log_error, mut last_words) = (None, Vec::new());
     let mut show = |stream, bytes: Vec<u8>| {

@@ -11,6 +11,7 @@ mod after;
 mod birth;
 mod capture;
 mod collection;
+mod guard;
 mod inner;
 mod layers;
 mod mapped;
@@ -43,6 +44,7 @@ use protocol::{Reply, Request};
 
 pub use after::{Abandoned, Afterwork, Successor, is_afterwork};
 pub use collection::Collection;
+pub use guard::{guarded, start_error};
 pub use layers::{From, Packing, To, WriteLayer, gathered, pack};
 
 pub use mapped::Mapped;
@@ -66,6 +68,7 @@ pub fn hook() {
     match args.next().as_ref().and_then(|role| role.to_str()) {
         Some(inner::ROLE) => inner::main(),
         Some(probe::ROLE) => probe::main(),
+        Some(guard::ROLE) => guard::main(),
         Some(after::SYNC) => after::sync_main(),
         Some(after::TIDY) => after::tidy_main(),
         _ => crate::sandbox::sys::exit_now(64),

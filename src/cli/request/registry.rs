@@ -73,5 +73,6 @@ pub(super) fn git_config(environment: &Environment) -> GitConfig {
         proxies: proxies.iter().filter_map(|name| Some(((*name).to_owned(), own(name)?))).collect(),
         ssh_command: own("GIT_SSH_COMMAND"),
         agent: own("SSH_AUTH_SOCK").map(|path| environment.resolve(Path::new(&path))),
+        is_guarded: true,
     }
 }

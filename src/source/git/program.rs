@@ -3,7 +3,8 @@
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -11,13 +12,19 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::GitError;
 use crate::source::registry::Progress;
+use crate::worker::{guarded, start_error};
 
 /// How often the one who waits looks whether he is still wanted.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// The first wait is shorter: most commands end at once.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 /// No answer that is read here is longer, and no complaint is worth more.
-const ANSWER_LIMIT_BYTES: u64 = 16 << 20;
+const ANSWER_LIMIT_BYTES: usize = 16 << 20;
+/// How long its output may stay open behind git.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long a server may say nothing over HTTP, in seconds.
+const STALLED_SECS: &str = "300";
+const PROGRAM: &str = "git";
 
 /// What git is told from outside. Nothing here is read by this module itself.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +37,8 @@ pub struct GitConfig {
     pub ssh_command: Option<String>,
     /// `SSH_AUTH_SOCK`: the caller's own agent.
     pub agent: Option<PathBuf>,
+    /// Whether git ends with this process even where that is killed: possible in a program that calls [`crate::worker::hook`].
+    pub is_guarded: bool,
 }
 
 /// Settings by name that one command is started with. Their values are seen by nobody else: they go through the environment.
@@ -60,27 +69,41 @@ impl Git<'_> {
 
     /// The same; the inner error is what git says about its failure.
     pub(super) fn try_run(&self, dir: &Path, arguments: &[&str]) -> Result<Result<String, String>, GitError> {
-        let mut command = Command::new("git");
-        command.args(arguments).current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut command = self.command();
+        command.args(arguments).current_dir(dir).stdout(Stdio::piped()).stderr(Stdio::piped());
         // A group of its own: with git end its helpers, and a Ctrl-C is told by us.
         command.env_clear().envs(self.environment()).process_group(0);
         let mut child = command.spawn().map_err(GitError::NoProgram)?;
-        let readers = (reader(child.stdout.take()), reader(child.stderr.take()));
+        // Closed, it ends git.
+        let leash = child.stdin.take();
+        let (output, complaint) = (Reader::start(child.stdout.take()), Reader::start(child.stderr.take()));
         let mut pause = FIRST_LOOK;
         let status = loop {
             if let Some(status) = child.try_wait().map_err(GitError::NoProgram)? {
                 break status;
             }
             if self.progress.is_cancelled() {
-                stop(&mut child);
+                stop(&mut child, leash);
                 return Err(GitError::Cancelled);
             }
             thread::sleep(pause);
             pause = (pause * 2).min(LOOK_EVERY);
         };
-        let text = |reader: thread::JoinHandle<Vec<u8>>| String::from_utf8_lossy(&reader.join().unwrap_or_default()).into_owned();
-        let (answer, complaint) = (text(readers.0), text(readers.1));
-        Ok(if status.success() { Ok(answer) } else { Err(self.repeatable(&complaint, &status.to_string())) })
+        let (answer, complaint) = (output.end(), complaint.end());
+        if let Some(error) = start_error(status, &answer) {
+            return Err(GitError::NoProgram(error));
+        }
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok(if status.success() { Ok(text(&answer)) } else { Err(self.repeatable(&text(&complaint), &status.to_string())) })
+    }
+
+    fn command(&self) -> Command {
+        if self.config.is_guarded {
+            return guarded(PROGRAM);
+        }
+        let mut command = Command::new(PROGRAM);
+        command.stdin(Stdio::null());
+        command
     }
 
     /// Nothing of the caller's but what is named here: neither files of settings nor variables change what is built.
@@ -101,7 +124,14 @@ impl Git<'_> {
         let ssh = self.config.ssh_command.clone().unwrap_or_else(|| ssh_command(self.known_hosts));
         variables.push(("GIT_SSH_COMMAND".into(), ssh));
         // A repository must not make git read another one of this machine by way of its submodules.
-        let guard = [("protocol.file.allow".to_owned(), "user".to_owned()), ("advice.detachedHead".into(), "false".into())];
+        let guard = [
+            ("protocol.file.allow", "user"),
+            ("advice.detachedHead", "false"),
+            // Servers that work say so every few seconds.
+            ("http.lowSpeedLimit", "1"),
+            ("http.lowSpeedTime", STALLED_SECS),
+        ];
+        let guard = guard.map(|(key, value)| (key.to_owned(), value.to_owned()));
         let settings: Vec<_> = guard.iter().chain(self.settings).collect();
         variables.push(("GIT_CONFIG_COUNT".into(), settings.len().to_string()));
         for (number, (key, value)) in settings.into_iter().enumerate() {
@@ -130,23 +160,57 @@ fn ssh_command(known_hosts: &Path) -> String {
 }
 
 /// Reads a stream beside the process, which would wait for a full pipe.
-fn reader(stream: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        let Some(mut stream) = stream else { return bytes };
-        // What is cut off or broken is told by the exit status.
-        drop(stream.by_ref().take(ANSWER_LIMIT_BYTES).read_to_end(&mut bytes));
-        drop(io::copy(&mut stream, &mut io::sink()));
-        bytes
-    })
+struct Reader {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    /// Broken when the stream has ended.
+    ended: mpsc::Receiver<()>,
 }
 
-/// Ends git and what it has started.
-fn stop(child: &mut Child) {
-    if let Some(group) = Pid::from_raw(child.id() as i32) {
-        // It may have ended by itself.
-        let _ = kill_process_group(group, Signal::KILL);
+impl Reader {
+    fn start(stream: Option<impl Read + Send + 'static>) -> Self {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let (reading, ended) = mpsc::channel();
+        if let Some(stream) = stream {
+            let bytes = Arc::clone(&bytes);
+            thread::spawn(move || {
+                read(stream, &bytes);
+                drop(reading);
+            });
+        }
+        Self { bytes, ended }
     }
+
+    /// What git has written, which has ended. Something that it left behind may hold the stream open: an ssh for later connections.
+    fn end(self) -> Vec<u8> {
+        let _ = self.ended.recv_timeout(LAST_WORDS);
+        std::mem::take(&mut *self.bytes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn read(mut stream: impl Read, bytes: &Mutex<Vec<u8>>) {
+    let mut chunk = [0; 8 << 10];
+    loop {
+        match stream.read(&mut chunk) {
+            // What is cut off or broken is told by the exit status.
+            Ok(0) => return,
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return,
+            Err(_) => {}
+            Ok(len) => {
+                let mut bytes = bytes.lock().unwrap_or_else(PoisonError::into_inner);
+                let room = ANSWER_LIMIT_BYTES - bytes.len();
+                bytes.extend_from_slice(&chunk[..len.min(room)]);
+            }
+        }
+    }
+}
+
+/// Ends git and what it has started. Its guard, if it has one, does so when there is no leash.
+fn stop(child: &mut Child, leash: Option<ChildStdin>) {
+    if leash.is_none() {
+        // It may have ended by itself.
+        let _ = kill_process_group(Pid::from_child(child), Signal::KILL);
+    }
+    drop(leash);
     drop(child.wait());
 }
 
@@ -173,8 +237,8 @@ mod tests {
         let secrets = ["s3cret".to_owned()];
         let git = Git { secrets: &secrets, ..git(&config, &settings, &()) };
         let variables = git.environment();
-        assert!(variables.contains(&("GIT_CONFIG_COUNT".into(), "3".into())));
-        assert!(variables.contains(&("GIT_CONFIG_VALUE_2".into(), "Authorization: s3cret".into())));
+        assert!(variables.contains(&("GIT_CONFIG_COUNT".into(), "5".into())));
+        assert!(variables.contains(&("GIT_CONFIG_VALUE_4".into(), "Authorization: s3cret".into())));
         assert!(!variables.iter().any(|(name, _)| name == "PATH" || name == "SSH_AUTH_SOCK"));
         assert_eq!(git.repeatable("hint: x\nfatal: s3cret is wrong\n\n", "exit status: 128"), "fatal: xxxxx is wrong: exit status: 128");
     }
