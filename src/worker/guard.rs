@@ -3,7 +3,7 @@
 //! A process of our own stands between the two and holds one end of a pipe, whose other end has nobody else: where that is closed, by the
 //! kernel if need be, it kills the program's group. What the kernel offers for this follows a thread, and reaches the program alone.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -43,7 +43,7 @@ pub(super) fn main() -> ! {
         Err(error) => {
             let number = error.raw_os_error().unwrap_or_default().to_string();
             // Whoever reads nothing is told by the code.
-            drop(io::stdout().write_all(number.as_bytes()).and_then(|()| io::stdout().flush()));
+            let _ = rustix::io::write(rustix::stdio::stdout(), number.as_bytes());
             sys::exit_now(NOT_STARTED)
         }
     }
