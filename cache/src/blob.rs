@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -68,14 +68,25 @@ impl<'a> Blobs<'a> {
         if file_len(&path)? != Some(size_bytes) {
             return Ok(None);
         }
-        if trust == Trust::None && !self.store.is_read_only() {
-            // The bytes themselves tell whether they survived. Noting that they did saves the next one the work.
-            if !is_as_named(digest, &path)? {
-                return Ok(None);
-            }
-            self.mark_made(digest, size_bytes)?;
+        let is_whole = trust != Trust::None || self.has_survived(digest, size_bytes)?;
+        Ok(is_whole.then_some(size_bytes))
+    }
+
+    /// Whether a blob of another boot is what its name says: the bytes themselves tell. Noting that they are saves the next one the work;
+    /// where nothing can be noted, this process does it once.
+    fn has_survived(self, digest: &OciDigest, size_bytes: u64) -> Result<bool, StoreError> {
+        if !self.store.is_read_only() {
+            let is_whole = is_as_named(digest, &self.path(digest))?;
+            return if is_whole { self.mark_made(digest, size_bytes).map(|()| true) } else { Ok(false) };
         }
-        Ok(Some(size_bytes))
+        let mut survivors = self.store.survivors.lock().unwrap_or_else(PoisonError::into_inner);
+        if !survivors.contains(digest) {
+            if !is_as_named(digest, &self.path(digest))? {
+                return Ok(false);
+            }
+            survivors.insert(digest.clone());
+        }
+        Ok(true)
     }
 
     /// Whether a blob seems to be there, for those who delete: nothing is hashed, and it does not count as used.

@@ -293,10 +293,17 @@ impl<'a> Builds<'a> {
         Ok(Some(bytes))
     }
 
+    /// The same for those who delete: what a clock that was wrong has put into the future counts as the oldest.
+    fn ids_to_keep(self) -> Result<Vec<String>, StoreError> {
+        let (future, mut ids): (Vec<String>, Vec<String>) = self.ids()?.into_iter().partition(|id| began_ms(id) > now_ms());
+        ids.extend(future);
+        Ok(ids)
+    }
+
     /// Deletes all but the newest builds; returns how many went.
     pub fn keep_newest(self, count: usize) -> Result<usize, StoreError> {
         let mut removed = 0;
-        for id in self.ids()?.iter().skip(count) {
+        for id in self.ids_to_keep()?.iter().skip(count) {
             removed += usize::from(self.remove(id)?.is_some());
         }
         Ok(removed)
@@ -317,7 +324,7 @@ impl<'a> Builds<'a> {
     /// Returns how many went.
     pub fn keep_bytes(self, bytes: u64) -> Result<usize, StoreError> {
         let (mut sum, mut removed) = (0, 0);
-        for (place, id) in self.ids()?.iter().enumerate() {
+        for (place, id) in self.ids_to_keep()?.iter().enumerate() {
             sum += content_bytes(&self.dir(id));
             if place > 0 && sum > bytes {
                 removed += usize::from(self.remove(id)?.is_some());
@@ -423,6 +430,11 @@ fn noted(dir: &Path) -> Vec<BuildStep> {
 fn content_bytes(dir: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(dir) else { return 0 };
     entries.filter_map(|entry| entry.ok()?.metadata().ok()).map(|meta| meta.len()).sum()
+}
+
+/// When a build began, in milliseconds since the epoch, as its id says.
+fn began_ms(id: &str) -> u64 {
+    id.get(..11).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or_default()
 }
 
 fn now_ms() -> u64 {

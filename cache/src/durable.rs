@@ -254,6 +254,20 @@ mod tests {
     }
 
     #[test]
+    fn blobs_of_another_boot_are_read_where_that_cannot_be_noted() {
+        let root = tempfile::tempdir().expect("a directory");
+        let blob = fill(&open(root.path(), FIRST));
+        let size = || {
+            let store = open(root.path(), SECOND).into_read_only();
+            // The second answer is the first one's.
+            [store.blobs().size(&blob), store.blobs().size(&blob)].map(|size| size.expect("looked"))
+        };
+        assert_eq!(size(), [Some(6); 2]);
+        fs::write(root.path().join("blobs/sha256").join(blob.hex()), [0; 6]).expect("written");
+        assert_eq!(size(), [None; 2]);
+    }
+
+    #[test]
     fn what_was_committed_after_the_sync_does_not_hold() {
         let root = tempfile::tempdir().expect("a directory");
         let store = open(root.path(), FIRST);

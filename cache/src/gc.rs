@@ -17,7 +17,7 @@ use crate::error::StoreError;
 use crate::image::Images;
 use crate::inventory::{Inventory, Item, ItemKind, each_record, lists_of};
 use crate::last_use;
-use crate::layer::{BORN, KnownLayer};
+use crate::layer::{BORN, KnownLayer, Layers};
 use crate::lease::{Gate, InUse};
 use crate::needed::Needed;
 use crate::policy::{Disk, Policy, Reason, Turn, Urgency};
@@ -359,20 +359,21 @@ impl<'a> Gc<'a> {
         if SMALL.iter().any(|folder| relative.starts_with(folder)) && std::fs::remove_file(&path).is_ok() {
             return;
         }
-        if self.store.move_to_trash(&path).is_err() && path.symlink_metadata().is_ok() {
+        if self.store.take_away(&path).is_err() && path.symlink_metadata().is_ok() {
             stuck.push(path);
         }
     }
 
     /// Deletes what leads nowhere: records without a layer, pointers to layers that are gone, lists of no record. Returns their bytes.
-    /// A build that makes the same thing at this moment loses a record and nothing else.
+    /// Builds go on meanwhile: a layer that is not among those listed may have been made since.
     fn sweep(self, everything: bool) -> Result<u64, StoreError> {
         let (root, mut bytes) = (self.store.root(), 0);
         let layers: BTreeSet<LayerId> = names_in(&root.join("layers"))?.iter().filter_map(|name| name.parse().ok()).collect();
+        let is_there = |layer: &LayerId| layers.contains(layer) || Layers::new(self.store).dir(layer).exists();
         let mut lists: BTreeSet<ListId> = BTreeSet::new();
         let mut has_records = false;
         each_record(self.store, &mut |path, record| {
-            match record.filter(|record| layers.contains(&record.layer)) {
+            match record.filter(|record| is_there(&record.layer)) {
                 Some(record) => {
                     lists.extend(lists_of(&record));
                     has_records = true;
@@ -398,13 +399,13 @@ impl<'a> Gc<'a> {
         for name in names_in(&root.join("by-diff"))? {
             let path = root.join("by-diff").join(name);
             let layer = self.store.read_entry::<LayerId>(entry::POINTER, &path)?.whole();
-            bytes += if layer.is_some_and(|layer| layers.contains(&layer)) { 0 } else { remove_small(&path) };
+            bytes += if layer.is_some_and(|layer| is_there(&layer)) { 0 } else { remove_small(&path) };
         }
         for name in names_in(&root.join("by-content"))? {
             let path = root.join("by-content").join(name);
             let known = self.store.read_entry::<KnownLayer>(entry::KNOWN, &path)?.whole();
             // A layer that only an image has is no longer a step's.
-            let is_needed = known.is_some_and(|known| layers.contains(&known.layer)) && (has_records || !everything);
+            let is_needed = known.is_some_and(|known| is_there(&known.layer)) && (has_records || !everything);
             bytes += if is_needed { 0 } else { remove_small(&path) };
         }
         if everything && !has_records {

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::ancestry::{Chain, use_parents};
+use crate::build::Builds;
 use crate::digest::{ChainId, LayerId, ListId, OciDigest};
 use crate::entry;
 use crate::error::StoreError;
@@ -207,9 +208,9 @@ impl Inventory {
         taking.ask_for_unreadable();
         let images = taking.images()?;
         let Taking { mut items, mut chains, kept, overhead_bytes, unmeasured, .. } = taking;
-        let running: BTreeSet<String> = names_in(&store.locks())?.into_iter().collect();
+        let builds = Builds::new(store);
         for item in &mut items {
-            item.is_in_use = item.kind == ItemKind::Build && running.contains(&format!("build-{}", item.name))
+            item.is_in_use = item.kind == ItemKind::Build && builds.is_running(&item.name)?
                 || !in_use.is_empty() && item.names().iter().any(|name| in_use.has(name));
         }
         use_parents(&mut items, &mut chains);

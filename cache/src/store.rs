@@ -1,5 +1,6 @@
 //! Opening a store, and the handle to it.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -12,6 +13,7 @@ use rustix::io::Errno;
 
 use crate::blob::Blobs;
 use crate::build::Builds;
+use crate::digest::OciDigest;
 use crate::durable::{Durability, SyncJob, current_epoch};
 use crate::entry::is_absent;
 use crate::error::StoreError;
@@ -95,10 +97,18 @@ impl Store {
             leased: Mutex::default(),
             runs: Known::default(),
             is_read_only,
+            survivors: Mutex::default(),
             growth: Growth::default(),
             leftover: Arc::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The same store as one that cannot be written.
+    #[cfg(test)]
+    pub(crate) fn into_read_only(mut self) -> Self {
+        Arc::get_mut(&mut self.inner).expect("nobody else has it").is_read_only = true;
+        self
     }
 
     /// The store's directory, as an absolute path without symbolic links.
@@ -255,6 +265,8 @@ pub(crate) struct Inner {
     pub(crate) leased: Mutex<Leased>,
     pub(crate) runs: Known,
     is_read_only: bool,
+    /// Blobs of another boot that were read and are whole, where that cannot be noted.
+    pub(crate) survivors: Mutex<BTreeSet<OciDigest>>,
     pub(crate) growth: Growth,
     /// Of the locks of steps.
     pub(crate) leftover: Arc<Leftover>,
@@ -371,16 +383,22 @@ fn must_be_text(root: &Path) -> Result<(), StoreError> {
     if root.to_str().is_some() { Ok(()) } else { Err(refused()) }
 }
 
-/// CACHEDIR.TAG is written last, so a store that has it has everything.
+/// CACHEDIR.TAG is written last, so a store that has it has everything; a copy of one may lack what was empty, and without this one
+/// directory nothing would survive a power loss.
 fn is_complete(root: &Path) -> Result<bool, StoreError> {
-    Ok(read_version(root)? && root.join("CACHEDIR.TAG").exists())
+    Ok(read_version(root)? && root.join("CACHEDIR.TAG").exists() && root.join("durable").is_dir())
 }
 
 fn make_layout(root: &Path) -> Result<(), StoreError> {
     if !read_version(root)? {
         // A volume's own lost+found is no sign of somebody else's data, nor is what a process that was still collecting wrote while the store
         // was deleted; anything else is, and reap() would delete in its tmp/.
-        let is_foreign = |name: &String| !matches!(name.as_str(), "lost+found" | "version.new" | "gc" | "lease");
+        let is_cut_off = root.join("version").exists();
+        let is_foreign = |name: &String| match name.as_str() {
+            "lost+found" | "version.new" | "gc" | "lease" => false,
+            "version" | "CACHEDIR.TAG" | "hiding-key" => !is_cut_off,
+            name => !(is_cut_off && DIRECTORIES.contains(&name)),
+        };
         if let Some(found) = names_in(root)?.into_iter().filter(is_foreign).min() {
             return Err(StoreError::NotAStore { path: root.to_owned(), found });
         }
@@ -400,6 +418,8 @@ fn read_version(root: &Path) -> Result<bool, StoreError> {
     let path = root.join("version");
     match std::fs::read_to_string(&path) {
         Ok(text) if text.trim_end() == VERSION => Ok(true),
+        // A power loss in the first seconds of a store can leave nothing of it.
+        Ok(text) if text.trim_matches('\0').is_empty() => Ok(false),
         Ok(text) => {
             let found = text.trim_end().chars().take(80).collect();
             Err(StoreError::Version { path: root.to_owned(), found, supported: VERSION.to_owned() })

@@ -168,6 +168,16 @@ impl Inner {
         }
     }
 
+    /// Makes something gone: moved to `trash/`, or deleted in place where an overlay cannot move what lies in its lower layers.
+    pub(crate) fn take_away(&self, path: &Path) -> Result<(), StoreError> {
+        match self.move_to_trash(path) {
+            Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::CrossesDevices => {
+                if remove_tree(path).is_incomplete { Err(StoreError::io("delete", path, source)) } else { Ok(()) }
+            }
+            moved => moved.map(drop),
+        }
+    }
+
     /// Deletes a file or tree; what is left of it is moved to `trash/`, and its path returned.
     pub(crate) fn discard(&self, path: &Path) -> (Removed, Option<PathBuf>) {
         let removed = remove_tree(path);

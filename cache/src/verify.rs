@@ -13,7 +13,8 @@
 //! next pruning takes it. Nor is a blob without a note, or a layer without an index file: both were never finished, or are half deleted.
 //! Unpacked forms are checked by the caller, who knows what an index means; cache mounts, stat caches and logs are not the store's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -38,6 +39,23 @@ pub struct Damage {
     pub what: String,
     /// Whether taking it away repairs the store. An image that lacks something is never taken away.
     pub is_removable: bool,
+    /// What was looked at: minutes may pass until it is taken away, and something whole may be there then.
+    seen: Option<Seen>,
+}
+
+/// Inode, and time of its last change in seconds and nanoseconds.
+type Seen = (u64, i64, i64);
+
+impl Damage {
+    /// Something that is to be taken away. `path` is below the root of the store.
+    pub fn removable(store_root: &Path, path: impl Into<PathBuf>, what: impl Into<String>) -> Self {
+        let path = path.into();
+        Self { seen: seen(&store_root.join(&path)), path, what: what.into(), is_removable: true }
+    }
+}
+
+fn seen(path: &Path) -> Option<Seen> {
+    path.symlink_metadata().ok().map(|meta| (meta.ino(), meta.ctime(), meta.ctime_nsec()))
 }
 
 /// An unpacked form to be compared with its index.
@@ -82,6 +100,7 @@ pub(crate) fn verify(store: &Arc<Inner>, has_contents: &dyn Fn(Vec<u8>) -> bool)
     check.pointers()?;
     check.images()?;
     check.found.damage.sort();
+    check.found.damage.dedup();
     Ok(check.found)
 }
 
@@ -100,8 +119,11 @@ pub(crate) fn repair(store: &Arc<Inner>, damage: &[Damage]) -> Result<Vec<Damage
         let mut above = damage.path.ancestors().filter_map(Path::to_str);
         if !damage.is_removable || above.any(|name| in_use.has(name)) {
             left.push(damage.clone());
-        } else if path.symlink_metadata().is_ok() {
-            store.move_to_trash(&path)?;
+        } else if damage.seen.is_some()
+            && seen(&path) == damage.seen
+            && let Err(error) = store.take_away(&path)
+        {
+            left.push(Damage { what: error.to_string(), ..damage.clone() });
         }
     }
     drop(gate);
@@ -121,7 +143,7 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn bad(&mut self, path: impl Into<PathBuf>, what: impl Into<String>) {
-        self.found.damage.push(Damage { path: path.into(), what: what.into(), is_removable: true });
+        self.found.damage.push(Damage::removable(self.store.root(), path, what));
     }
 
     fn names(&self, folder: &str) -> Result<Vec<String>, StoreError> {
@@ -164,35 +186,47 @@ impl Check<'_> {
 
     fn layers(&mut self) -> Result<(), StoreError> {
         for name in self.names("layers")? {
-            let relative = Path::new("layers").join(&name);
-            let Ok(layer) = name.parse::<LayerId>() else {
-                self.bad(relative, "no layer");
-                continue;
-            };
-            let index = self.store.root().join(&relative).join("index");
-            let Some(MadeLayer { size_bytes, map, .. }) = self.entry::<MadeLayer>(entry::MADE, &relative.join("made"))? else { continue };
-            let bytes = match std::fs::read(&index) {
-                Ok(bytes) => bytes,
-                Err(error) if entry::is_absent(&error) => continue,
-                Err(error) => return Err(StoreError::io("read", &index, error)),
-            };
-            if bytes.len() as u64 != size_bytes || LayerId::of_index(&bytes) != layer {
-                self.bad(relative, "the index is not that of the layer");
-                continue;
-            }
-            self.good_layers.insert(layer);
-            self.forms(layer, &relative)?;
-            if !(self.has_contents)(bytes) {
-                self.kept_layers.insert(layer);
-            }
-            let path = relative.join(BORN);
-            let root = self.store.root().join(&path).join(ROOT);
-            if let Some(map) = map.filter(|_| root.is_dir()) {
-                self.found.unpacked.push(UnpackedForm { layer, map, path, index, root });
-                self.kept_layers.insert(layer);
+            match name.parse::<LayerId>() {
+                Ok(layer) => self.layer(layer)?,
+                Err(_) => self.bad(Path::new("layers").join(&name), "no layer"),
             }
         }
         Ok(())
+    }
+
+    fn layer(&mut self, layer: LayerId) -> Result<(), StoreError> {
+        let relative = Path::new("layers").join(layer.to_hex());
+        let index = self.store.root().join(&relative).join("index");
+        let Some(MadeLayer { size_bytes, map, .. }) = self.entry::<MadeLayer>(entry::MADE, &relative.join("made"))? else { return Ok(()) };
+        let bytes = match std::fs::read(&index) {
+            Ok(bytes) => bytes,
+            Err(error) if entry::is_absent(&error) => return Ok(()),
+            Err(error) => return Err(StoreError::io("read", &index, error)),
+        };
+        if bytes.len() as u64 != size_bytes || LayerId::of_index(&bytes) != layer {
+            self.bad(relative, "the index is not that of the layer");
+            return Ok(());
+        }
+        self.good_layers.insert(layer);
+        self.forms(layer, &relative)?;
+        if !(self.has_contents)(bytes) {
+            self.kept_layers.insert(layer);
+        }
+        let path = relative.join(BORN);
+        let root = self.store.root().join(&path).join(ROOT);
+        if let Some(map) = map.filter(|_| root.is_dir()) {
+            self.found.unpacked.push(UnpackedForm { layer, map, path, index, root });
+            self.kept_layers.insert(layer);
+        }
+        Ok(())
+    }
+
+    /// Whether a layer is whole: one that was not may have been made since it was looked for.
+    fn is_good(&mut self, layer: LayerId) -> Result<bool, StoreError> {
+        if !self.good_layers.contains(&layer) {
+            self.layer(layer)?;
+        }
+        Ok(self.good_layers.contains(&layer))
     }
 
     fn forms(&mut self, layer: LayerId, relative: &Path) -> Result<(), StoreError> {
@@ -254,9 +288,11 @@ impl Check<'_> {
         for name in self.names("lists")? {
             let path = Path::new("lists").join(&name);
             self.found.checked += 1;
-            let bytes = std::fs::read(self.store.root().join(&path));
-            if name.parse().ok() != bytes.ok().map(|bytes| ListId::of(&bytes)) {
-                self.bad(path, "its bytes are not those of its name");
+            match std::fs::read(self.store.root().join(&path)) {
+                Ok(bytes) if name.parse() == Ok(ListId::of(&bytes)) => {}
+                // Pruned meanwhile.
+                Err(error) if entry::is_absent(&error) => {}
+                _ => self.bad(path, "its bytes are not those of its name"),
             }
         }
         Ok(())
@@ -266,7 +302,7 @@ impl Check<'_> {
         for name in self.names("by-diff")? {
             let path = Path::new("by-diff").join(name);
             let target = self.entry::<LayerId>(entry::POINTER, &path)?;
-            self.leads_to_a_good_layer(path, target);
+            self.leads_to_a_good_layer(path, target)?;
         }
         for name in self.names("by-source")? {
             self.entry::<ListId>(entry::TAKEN, &Path::new("by-source").join(name))?;
@@ -274,16 +310,17 @@ impl Check<'_> {
         for name in self.names("by-content")? {
             let path = Path::new("by-content").join(name);
             let target = self.entry::<KnownLayer>(entry::KNOWN, &path)?.map(|known| known.layer);
-            self.leads_to_a_good_layer(path, target);
+            self.leads_to_a_good_layer(path, target)?;
         }
         Ok(())
     }
 
-    fn leads_to_a_good_layer(&mut self, path: PathBuf, target: Option<LayerId>) {
-        let Some(layer) = target.filter(|layer| !self.good_layers.contains(layer)) else { return };
-        if self.store.root().join("layers").join(layer.to_hex()).join("index").exists() {
+    fn leads_to_a_good_layer(&mut self, path: PathBuf, target: Option<LayerId>) -> Result<(), StoreError> {
+        let Some(layer) = target else { return Ok(()) };
+        if !self.is_good(layer)? && self.store.root().join("layers").join(layer.to_hex()).join("index").exists() {
             self.bad(path, format!("its layer {layer} is damaged"));
         }
+        Ok(())
     }
 
     fn images(&mut self) -> Result<(), StoreError> {
@@ -292,11 +329,13 @@ impl Check<'_> {
             self.entry::<Named>(entry::NAME, &path)?;
         }
         let fetchable = self.fetchable()?;
+        let names: BTreeMap<OciDigest, Vec<String>> =
+            Images::new(self.store).list()?.into_iter().map(|(record, names)| (record.id, names)).collect();
         for name in self.names("images/records")? {
             let path = Path::new("images/records").join(&name);
             let Some(record) = self.entry::<crate::ImageRecord>(entry::IMAGE, &path)? else { continue };
-            let names = Images::new(self.store).names_of(&record.id)?;
-            let shown = if names.is_empty() { record.id.to_string() } else { names.join(", ") };
+            let names = names.get(&record.id).map(|names| names.join(", ")).filter(|names| !names.is_empty());
+            let shown = names.unwrap_or_else(|| record.id.to_string());
             let mut lost = Vec::new();
             let config = std::iter::once(&record.id).chain(record.manifest.as_ref().map(|manifest| &manifest.digest));
             for digest in config {
@@ -312,17 +351,24 @@ impl Check<'_> {
                     }
                     None => false,
                 };
-                let lost_layer = layer.blob.is_none() && layer.layer.is_none_or(|id| !self.kept_layers.contains(&id));
+                let lost_layer = layer.blob.is_none() && !self.keeps(layer.layer)?;
                 if damaged_blob || lost_layer {
                     lost.push(format!("the layer {}", layer.diff_id));
                 }
             }
-            if !lost.is_empty() {
+            // Whoever removes an image takes its record first.
+            if !lost.is_empty() && Images::new(self.store).get(&record.id)?.is_some() {
                 let what = format!("the image {shown} has lost {}", lost.join(", "));
-                self.found.damage.push(Damage { path, what, is_removable: false });
+                self.found.damage.push(Damage { path, what, is_removable: false, seen: None });
             }
         }
         Ok(())
+    }
+
+    /// Whether a layer is there with all contents; one of a build that runs may have come meanwhile.
+    fn keeps(&mut self, layer: Option<LayerId>) -> Result<bool, StoreError> {
+        let Some(layer) = layer else { return Ok(false) };
+        Ok(self.is_good(layer)? && self.kept_layers.contains(&layer))
     }
 
     /// The blobs of images that a registry is known to have.

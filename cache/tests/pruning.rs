@@ -249,6 +249,15 @@ fn a_policy_caps_checkouts_ages_and_records() {
     let policy = Policy { keep_secs: 60 * 24 * 3600, max_checkout_bytes: 150_000, keep_builds: 2, ..policy(0) };
     assert_eq!(collected(&store, &policy), Some(vec!["first".to_owned(), old.to_string()]));
     assert_eq!(store.builds().ids().expect("listed"), newest[..2]);
+    // Of a clock that was wrong.
+    for id in ["f100000000000000", "f200000000000000"] {
+        fs::create_dir(store.builds().dir(id)).expect("made");
+    }
+    store.builds().keep_newest(2).expect("kept");
+    assert_eq!(store.builds().ids().expect("listed"), newest[..2]);
+    // As a build leaves it that was killed.
+    fs::write(store.root().join("locks").join(format!("build-{}", newest[0])), "").expect("written");
+    assert!(inventory(&store).items.iter().all(|item| !item.is_in_use));
 }
 
 #[test]

@@ -20,6 +20,25 @@ fn store() -> (TempDir, Store) {
 }
 
 #[test]
+fn a_store_whose_version_was_lost_with_the_power_is_made_again() {
+    let dir = tempdir().expect("a directory");
+    let blob = Store::open(dir.path()).expect("made").blobs().put(b"kept").expect("put");
+    for left in ["", "\0\0\0\0"] {
+        std::fs::write(dir.path().join("version"), left).expect("written");
+        std::fs::remove_dir_all(dir.path().join("durable")).expect("removed");
+        let store = Store::open(dir.path()).expect("opened");
+        assert_eq!(store.blobs().size(&blob).expect("looked"), Some(4));
+        assert!(dir.path().join("durable").is_dir());
+    }
+    let other = tempdir().expect("a directory");
+    for name in ["version", "tmp", "mine"] {
+        std::fs::write(other.path().join(name), "").expect("written");
+    }
+    let error = Store::open(other.path()).expect_err("it is somebody's");
+    assert!(matches!(&error, StoreError::NotAStore { found, .. } if found == "mine"), "{error:?}");
+}
+
+#[test]
 fn a_store_is_made_for_its_owner_alone() {
     let (_dir, store) = store();
     assert_eq!(fs::metadata(store.root()).expect("a store").permissions().mode() & 0o777, 0o700);

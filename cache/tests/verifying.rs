@@ -120,6 +120,58 @@ fn every_kind_of_damage_is_found_and_repaired() {
 }
 
 #[test]
+fn what_was_replaced_since_it_was_found_is_not_taken_away() {
+    let (_dir, store) = filled();
+    let blob = store.root().join("blobs/sha256").join(OciDigest::sha256_of(b"a tar").hex());
+    let index = store.layers().index_path(&LayerId::of_index(b"index"));
+    fs::write(&blob, b"b tar").expect("written");
+    fs::write(&index, b"xndex").expect("written");
+    let findings = store.verify(|_| true).expect("read");
+    assert!(findings.damage.len() > 2, "{findings:?}");
+    // As a load does, and a build.
+    for (path, bytes) in [(&blob, &b"a tar"[..]), (&index, b"index")] {
+        let fresh = path.with_extension("fresh");
+        fs::write(&fresh, bytes).and_then(|()| fs::rename(&fresh, path)).expect("replaced");
+    }
+    store.repair(&findings.damage).expect("repaired");
+    assert!(blob.exists() && index.exists());
+}
+
+#[test]
+fn what_builds_make_meanwhile_is_no_damage() {
+    let (_dir, store) = filled();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0..300 {
+                let layer = store.layers().put_index(format!("layer {number}").as_bytes()).expect("put");
+                let record = record(layer, &format!("step {number}"));
+                store.lists().put(format!("list {number}").as_bytes()).expect("put");
+                store.steps().put(&record).expect("put");
+                store.layers().set_by_content(&record.content, &known(layer)).expect("set");
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        scope.spawn(|| {
+            let nothing = shale_cache::ItemFilter { id: Some("nothing".into()), ..Default::default() };
+            let options = shale_cache::PruneOptions { filter: nothing, ..shale_cache::PruneOptions::everything() };
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                store.gc().prune(std::slice::from_ref(&options), None, &mut |paths| vec![None; paths.len()]).expect("pruned");
+            }
+        });
+        while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            assert_eq!(found(&store), [""; 0]);
+        }
+    });
+    let has_record = |number: &i32| {
+        let layer = LayerId::of_index(format!("layer {number}").as_bytes());
+        store.steps().peek(&record(layer, &format!("step {number}")).key).expect("looked").is_some()
+    };
+    let lost: Vec<i32> = (0..300).filter(|number| !has_record(number)).collect();
+    assert_eq!(lost, [0; 0], "records that a pruning beside them took");
+}
+
+#[test]
 fn what_a_build_uses_is_not_repaired_under_it() {
     let (_dir, store) = filled();
     let user = open(store.root());

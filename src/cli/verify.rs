@@ -28,19 +28,23 @@ pub fn run(args: &VerifyArgs, environment: &Environment) -> Result<(), Failure> 
     let mut damage = findings.damage;
     let forms: Vec<(PathBuf, PathBuf)> = findings.unpacked.iter().map(|form| (form.root.clone(), form.index.clone())).collect();
     let mut mapped = Mapped::new(store.root());
+    let mut is_complete = true;
     match mapped.compare(&forms) {
         Ok(differences) => {
             for (form, what) in findings.unpacked.iter().zip(differences) {
-                damage.extend(what.map(|what| Damage { path: form.path.clone(), what, is_removable: true }));
+                damage.extend(what.map(|what| Damage::removable(store.root(), form.path.clone(), what)));
             }
         }
-        Err(error) => warn(&format!("{} unpacked layers were not read: {error}", forms.len())),
+        Err(error) => {
+            warn(&format!("{} unpacked layers were not read: {error}", forms.len()));
+            is_complete = false;
+        }
     }
     let lines: String = damage.iter().map(|damage| format!("{}: {}\n", damage.path.display(), damage.what)).collect();
     print(lines)?;
     print(format!("Checked: {} entries, {} unpacked layers\nDamaged: {}\n", findings.checked, forms.len(), damage.len()))?;
     if damage.is_empty() {
-        return Ok(());
+        return if is_complete { Ok(()) } else { Err(Failure::Told) };
     }
     if !args.repair {
         let what = if damage.iter().any(|damage| damage.is_removable) { TAKE_AWAY } else { GET_AGAIN };
@@ -58,7 +62,7 @@ pub fn run(args: &VerifyArgs, environment: &Environment) -> Result<(), Failure> 
         warn(&damage.what);
     }
     if left.is_empty() {
-        return Ok(());
+        return if is_complete { Ok(()) } else { Err(Failure::Told) };
     }
     say(&format!("hint: {GET_AGAIN}\n"));
     Err(Failure::Told)

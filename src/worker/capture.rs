@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, mknodat, unlinkat, utimensat};
 
-use crate::sandbox::{Deed, Failure, LowerLayer};
+use crate::sandbox::{Deed, Failure, LowerLayer, SandboxError};
 use crate::scoped::open_scoped;
 use crate::tree::NodeKind;
 use crate::tree::diff::{Diff, Fix, Upper, diff};
@@ -51,8 +51,15 @@ fn opened(lowers: &[LowerLayer], indexes: Option<&File>) -> Result<Vec<Arc<Index
     lowers.iter().map(|lower| open(lower).map(Arc::new)).collect()
 }
 
+/// What is wrong with an unpacked layer. One that a pruning has taken meanwhile is not damaged, and one that cannot be read says nothing
+/// of the others.
+pub(super) fn found_difference(root: &Path, index: &Path) -> Option<String> {
+    let found = difference(root, index).unwrap_or_else(|failure| Some(SandboxError::from(failure).to_string()));
+    found.filter(|_| root.exists() && index.exists())
+}
+
 /// The first thing in which an unpacked layer differs from its index: names, types, modes, owners and contents.
-pub(super) fn difference(root: &Path, index: &Path) -> Result<Option<String>, Failure> {
+fn difference(root: &Path, index: &Path) -> Result<Option<String>, Failure> {
     let index = Index::open(index).map_err(|error| Failure::Other(error.to_string()))?;
     let dir = walk::open_dir(root).deed_on("open", root)?;
     let (found, _) = walk_upper(&dir)?;

@@ -172,8 +172,8 @@ fn serve(socket: &UnixStream, request: io::Result<(Request, Vec<OwnedFd>)>, stan
         Ok((Request::Merge(lowers, dest), _)) => layers::merge(&lowers, &dest).map(|index| (Reply::Merged, index)),
         Ok((Request::Remove(paths), _)) => remove(&paths).map(|()| (Reply::Done, Vec::new())),
         Ok((Request::Compare(forms), _)) => {
-            let compared = forms.iter().map(|(root, index)| capture::difference(root, index));
-            compared.collect::<Result<_, _>>().map(|found| (Reply::Compared(found), Vec::new()))
+            let compared = forms.iter().map(|(root, index)| capture::found_difference(root, index));
+            Ok((Reply::Compared(compared.collect()), Vec::new()))
         }
         Ok((Request::Measure(paths), _)) => {
             let measured = paths.iter().map(|path| shale_cache::tree_bytes(path).ok().flatten()).collect();
