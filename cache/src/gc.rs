@@ -158,6 +158,9 @@ impl Eviction {
     }
 }
 
+/// How many images are removed under one lock, and one reading of all names.
+const IMAGES_AT_ONCE: usize = 64;
+
 /// More than this would have builds wait at the gate.
 const MAX_BATCH: usize = 1024;
 
@@ -295,17 +298,21 @@ impl<'a> Gc<'a> {
         self.require_writable()?;
         let mut before = Needed::default();
         let images = Images::new(self.store);
-        for (id, names) in chosen {
+        for chosen in chosen.chunks(IMAGES_AT_ONCE) {
             let _lock = images.lock()?;
-            if images.names_of(id)?.iter().any(|name| !names.contains(name)) {
-                continue;
+            let named = images.names_by_id()?;
+            for (id, names) in chosen {
+                let own_names = named.get(id).map_or(&[][..], Vec::as_slice);
+                if own_names.iter().any(|name| !names.contains(name)) {
+                    continue;
+                }
+                if let Some(record) = images.get(id)? {
+                    let own = Needed::of_image(self.store, &record)?;
+                    before.blobs.extend(own.blobs);
+                    before.layers.extend(own.layers);
+                }
+                images.remove_named(id, own_names)?;
             }
-            if let Some(record) = images.get(id)? {
-                let own = Needed::of_image(self.store, &record)?;
-                before.blobs.extend(own.blobs);
-                before.layers.extend(own.layers);
-            }
-            images.remove(id)?;
         }
         let was_needed = |item: &Item| match item.layer {
             Some(layer) => item.uses == 0 && before.layers.contains(&layer),
@@ -333,11 +340,12 @@ impl<'a> Gc<'a> {
                 if item.names().iter().any(|name| in_use.has(name)) {
                     eviction.in_use += 1;
                 } else if is_free(item, &needed) {
-                    for path in item.paths.iter() {
-                        self.drop_path(path, &mut eviction.undeletable);
+                    let paths = item.paths.iter().filter(|path| self.drop_path(path, &mut eviction.undeletable));
+                    // Another pruning may have taken it since it was listed.
+                    if paths.count() > 0 {
+                        eviction.bytes += item.size_bytes;
+                        eviction.removed.push(*at);
                     }
-                    eviction.bytes += item.size_bytes;
-                    eviction.removed.push(*at);
                 }
             }
             drop(gate);
@@ -353,15 +361,18 @@ impl<'a> Gc<'a> {
         Ok(report)
     }
 
-    /// Moves something to `trash/`; what belongs to another id cannot be moved either.
-    fn drop_path(self, relative: &Path, stuck: &mut Vec<PathBuf>) {
+    /// Moves something to `trash/`; what belongs to another id cannot be moved either. Returns whether it was there.
+    fn drop_path(self, relative: &Path, stuck: &mut Vec<PathBuf>) -> bool {
         let path = self.store.root().join(relative);
         if SMALL.iter().any(|folder| relative.starts_with(folder)) && std::fs::remove_file(&path).is_ok() {
-            return;
+            return true;
         }
-        if self.store.take_away(&path).is_err() && path.symlink_metadata().is_ok() {
+        let is_gone = self.store.take_away(&path).is_ok();
+        let is_stuck = !is_gone && path.symlink_metadata().is_ok();
+        if is_stuck {
             stuck.push(path);
         }
+        is_gone || is_stuck
     }
 
     /// Deletes what leads nowhere: records without a layer, pointers to layers that are gone, lists of no record. Returns their bytes.

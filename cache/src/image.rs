@@ -287,10 +287,24 @@ impl<'a> Images<'a> {
     /// Removes an image with all its names. What it consists of stays until it is pruned. Returns whether it was there.
     pub fn remove(self, id: &OciDigest) -> Result<bool, StoreError> {
         self.store.require_writable(|| format!("remove the image {id} from images/"))?;
-        for name in self.names_of(id)? {
-            remove_file(&self.name_path(&name))?;
+        self.remove_named(id, &self.names_of(id)?)
+    }
+
+    /// Removes an image whose names are known.
+    pub(crate) fn remove_named(self, id: &OciDigest, names: &[String]) -> Result<bool, StoreError> {
+        for name in names {
+            remove_file(&self.name_path(name))?;
         }
         remove_file(&self.record_path(id))
+    }
+
+    /// The names of all images that have some, sorted: for who asks for many.
+    pub(crate) fn names_by_id(self) -> Result<BTreeMap<OciDigest, Vec<String>>, StoreError> {
+        let mut all: BTreeMap<OciDigest, Vec<String>> = BTreeMap::new();
+        for Named { id, name, .. } in self.names()? {
+            all.entry(id).or_default().push(name);
+        }
+        Ok(all)
     }
 
     /// The ids of all images, sorted.

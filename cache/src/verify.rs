@@ -13,7 +13,7 @@
 //! next pruning takes it. Nor is a blob without a note, or a layer without an index file: both were never finished, or are half deleted.
 //! Unpacked forms are checked by the caller, who knows what an index means; cache mounts, stat caches and logs are not the store's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -329,12 +329,11 @@ impl Check<'_> {
             self.entry::<Named>(entry::NAME, &path)?;
         }
         let fetchable = self.fetchable()?;
-        let names: BTreeMap<OciDigest, Vec<String>> =
-            Images::new(self.store).list()?.into_iter().map(|(record, names)| (record.id, names)).collect();
+        let names = Images::new(self.store).names_by_id()?;
         for name in self.names("images/records")? {
             let path = Path::new("images/records").join(&name);
             let Some(record) = self.entry::<crate::ImageRecord>(entry::IMAGE, &path)? else { continue };
-            let names = names.get(&record.id).map(|names| names.join(", ")).filter(|names| !names.is_empty());
+            let names = names.get(&record.id).map(|names| names.join(", "));
             let shown = names.unwrap_or_else(|| record.id.to_string());
             let mut lost = Vec::new();
             let config = std::iter::once(&record.id).chain(record.manifest.as_ref().map(|manifest| &manifest.digest));

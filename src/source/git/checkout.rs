@@ -221,19 +221,20 @@ pub(super) fn finish(tmp: &Path, time: Option<i64>, checkout: Checkout) -> Resul
 }
 
 /// A checkout that was made before, if it is whole.
-pub(super) fn read(finished: &Path) -> Result<Option<Checkout>, GitError> {
-    let Ok(text) = fs::read(finished.join("made")) else { return Ok(None) };
+pub(super) fn read(finished: &Path) -> Option<Checkout> {
+    let text = fs::read(finished.join("made")).ok()?;
     let tree = finished.join("tree");
     let found = match serde_json::from_slice::<Made>(&text) {
         Ok(made) if made.boot == boot() => Some(made),
         Ok(made) if digest(&tree).is_ok_and(|digest| digest == made.digest) => {
             let made = Made { boot: boot(), ..made };
-            write_made(finished, &made)?;
+            // Without the note the next build reads it all again; a read-only store has no place for it.
+            drop(write_made(finished, &made));
             Some(made)
         }
         _ => None,
     };
-    Ok(found.map(|Made { commit, committed_secs, .. }| Checkout { dir: tree, commit, committed_secs }))
+    found.map(|Made { commit, committed_secs, .. }| Checkout { dir: tree, commit, committed_secs })
 }
 
 fn write_made(dir: &Path, made: &Made) -> Result<(), GitError> {
@@ -241,7 +242,11 @@ fn write_made(dir: &Path, made: &Made) -> Result<(), GitError> {
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     let (path, fresh) = (dir.join("made"), dir.join(format!("made-{}-{number}", std::process::id())));
     let text = serde_json::to_vec(made).expect("strings and numbers serialise");
-    fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, &path)).map_err(GitError::io("write", &path))
+    let written = fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, &path));
+    if written.is_err() {
+        drop(fs::remove_file(&fresh));
+    }
+    written.map_err(GitError::io("write", &path))
 }
 
 /// The running boot; where the kernel does not tell, nothing is trusted unread.

@@ -99,11 +99,11 @@ impl Repositories {
         let work = Work { repositories: self, store, git, progress, known_hosts: all.join("known_hosts") };
         let resolved = work.resolve()?;
         let finished = place.join(work.name(&resolved));
-        if let Some(known) = checkout::read(&finished)? {
+        if let Some(known) = checkout::read(&finished) {
             return Ok(known);
         }
         let _alone = work.lock(&place.join("lock"))?;
-        if let Some(known) = checkout::read(&finished)? {
+        if let Some(known) = checkout::read(&finished) {
             return Ok(known);
         }
         // One that is damaged.
