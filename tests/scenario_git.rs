@@ -380,41 +380,30 @@ fn a_url_is_a_context() {
     });
 }
 
-#[test]
-fn a_fetch_that_hangs_ends_with_the_build() {
-    as_everybody(|lab: &Lab| {
-        if !support::has("git") {
-            return skip("git sources", "git is not installed");
-        }
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let url = format!("http://{}/x.git", listener.local_addr().expect("bound"));
-        let pid: PathBuf = lab.work("pid");
-        let script = format!("echo $$ >{}; exec {} build --progress plain {url}", pid.display(), lab.path("shale").display());
-        let child = lab.command_of("sh", &["-c", &script]).stderr(Stdio::piped()).spawn().expect("it starts");
-        // Git has come, and is never answered.
-        let _held = listener.accept().expect("git asks");
-        support::processes::send_to(&fs::read_to_string(&pid).expect("written"), rustix::process::Signal::TERM);
-        let said = Said::of(child.wait_with_output().expect("it ends"));
-        assert!(said.code == 143 && said.stderr.contains("context canceled"), "{}: {}", said.code, said.stderr);
-    });
+/// Starts a build whose git waits for an answer that never comes, sends the build a signal, and gives what it has said then.
+fn signalled_while_git_waits(lab: &Lab, signal: rustix::process::Signal) -> Said {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/x.git", listener.local_addr().expect("bound"));
+    let pid: PathBuf = lab.work("pid");
+    let script = format!("echo $$ >{}; exec {} build --progress plain {url}", pid.display(), lab.path("shale").display());
+    let child = lab.command_of("sh", &["-c", &script]).stderr(Stdio::piped()).spawn().expect("it starts");
+    let _held = listener.accept().expect("git asks");
+    assert!(lab.processes().iter().any(|line| line.contains("git remote-http")), "{:?}", lab.processes());
+    support::processes::send_to(&fs::read_to_string(&pid).expect("written"), signal);
+    Said::of(child.wait_with_output().expect("it ends"))
 }
 
 #[test]
-fn a_build_that_is_killed_leaves_no_git() {
+fn no_git_outlives_its_build() {
     as_everybody(|lab: &Lab| {
         if !support::has("git") {
             return skip("git sources", "git is not installed");
         }
         lab.own_binary();
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let url = format!("http://{}/x.git", listener.local_addr().expect("bound"));
-        let pid: PathBuf = lab.work("pid");
-        let script = format!("echo $$ >{}; exec {} build --progress plain {url}", pid.display(), lab.path("shale").display());
-        let child = lab.command_of("sh", &["-c", &script]).stderr(Stdio::piped()).spawn().expect("it starts");
-        let _held = listener.accept().expect("git asks");
-        assert!(lab.processes().iter().any(|line| line.contains("git remote-http")), "{:?}", lab.processes());
-        support::processes::send_to(&fs::read_to_string(&pid).expect("written"), rustix::process::Signal::KILL);
-        drop(child.wait_with_output());
+        let said = signalled_while_git_waits(lab, rustix::process::Signal::TERM);
+        assert!(said.code == 143 && said.stderr.contains("context canceled"), "{}: {}", said.code, said.stderr);
+        lab.assert_no_process("asked to end while git waits");
+        signalled_while_git_waits(lab, rustix::process::Signal::KILL);
         lab.assert_no_process("killed while git waits");
     });
 }
