@@ -135,6 +135,12 @@ pub struct PruneReport {
     pub left_mount_bytes: u64,
 }
 
+impl PruneReport {
+    fn has_layers(&self) -> bool {
+        self.removed.iter().any(|item| item.layer.is_some())
+    }
+}
+
 /// What is done with the items of a listing. They stay where they are until the end: a large store has them in memory once.
 struct Eviction {
     items: Vec<Item>,
@@ -252,10 +258,38 @@ impl<'a> Gc<'a> {
         Meter::default().trees(&paths, mapped).map(|(sizes, _)| sizes.iter().sum())
     }
 
-    /// Lists the store and takes what some rules allow, one after the other.
+    /// Lists the store and takes what some rules allow, again until nothing more goes: files that layers share count for one of them,
+    /// and are free when the last of them has gone.
     fn take(self, rules: &[PruneOptions], deadline: Option<Instant>, mapped: &mut MeasureMapped<'_>) -> Result<PruneReport, StoreError> {
+        let free_bytes = self.free_bytes()?;
+        let (mut report, _) = self.take_once(rules, free_bytes, deadline, mapped)?;
+        // A share of what is there would be another one each time.
+        let has_lasting_cap =
+            rules.iter().any(|rule| rule.caps != Caps::default()) && rules.iter().all(|rule| rule.caps.max_used_share == 0);
+        let mut has_shrunk = report.has_layers();
+        while has_lasting_cap && has_shrunk && deadline.is_none_or(|deadline| Instant::now() < deadline) {
+            // Some file systems show what was freed later.
+            let free_bytes = self.free_bytes()?.max(free_bytes.saturating_add(report.bytes));
+            let (more, begin_bytes) = self.take_once(rules, free_bytes, deadline, mapped)?;
+            has_shrunk = more.has_layers();
+            report.bytes = report.bytes.saturating_sub(begin_bytes.saturating_sub(report.left_bytes)) + more.bytes;
+            report.removed.extend(more.removed);
+            report.undeletable.extend(more.undeletable);
+            (report.in_use, report.left_bytes, report.left_mount_bytes) = (more.in_use, more.left_bytes, more.left_mount_bytes);
+        }
+        Ok(report)
+    }
+
+    /// Lists the store and takes what some rules allow, one after the other. Returns also what the cache took before.
+    fn take_once(
+        self,
+        rules: &[PruneOptions],
+        free_bytes: u64,
+        deadline: Option<Instant>,
+        mapped: &mut MeasureMapped<'_>,
+    ) -> Result<(PruneReport, u64), StoreError> {
         let Inventory { items, overhead_bytes, .. } = Inventory::of(self.store, mapped)?;
-        let (now_secs, free_bytes) = (last_use::now_secs(), self.free_bytes()?);
+        let now_secs = last_use::now_secs();
         let mut eviction = Eviction::of(items);
         let cost = |item: &Item| if item.is_shared { 0 } else { item.size_bytes };
         let mut used_bytes = overhead_bytes + eviction.items.iter().map(cost).sum::<u64>();
@@ -289,7 +323,7 @@ impl<'a> Gc<'a> {
         }
         let mounts = left.iter().chain(&used).map(|at| &eviction.items[*at]).filter(|item| item.kind == ItemKind::Mount);
         let left_mount_bytes = mounts.map(|item| item.size_bytes).sum();
-        Ok(PruneReport { left_bytes: used_bytes, left_mount_bytes, ..eviction.report() })
+        Ok((PruneReport { left_bytes: used_bytes, left_mount_bytes, ..eviction.report() }, begin_bytes))
     }
 
     /// Removes images, each with the names that it had when it was chosen, and of what they needed everything that neither other images nor

@@ -78,6 +78,32 @@ fn du(path: &Path) -> u64 {
 }
 
 #[test]
+fn files_that_layers_share_are_free_when_the_last_of_them_has_gone() {
+    let (_dir, store) = filled(&["one", "two", "three", "four"], 1);
+    let fs_of = |name: &str| store.layers().fs(&LayerId::of_index(&index_of(name, 1)), &map()).expect("looked").expect("there");
+    fs::write(fs_of("one").join("big"), vec![1; 400 << 10]).expect("written");
+    for name in ["two", "three"] {
+        fs::hard_link(fs_of("one").join("big"), fs_of(name).join("big")).expect("linked");
+    }
+    for (name, hours) in [("one", 4), ("two", 3), ("three", 2), ("four", 1)] {
+        used_at(&store, LayerId::of_index(&index_of(name, 1)), SystemTime::now() - HOUR * hours);
+    }
+    let root = store.root().to_owned();
+    drop(store);
+    let store = open(&root);
+    let before = du(&root);
+    let caps = Caps { max_used_bytes: 300 << 10, ..Caps::default() };
+    let report = store.gc().prune(&[PruneOptions { caps, ..PruneOptions::everything() }], None, &mut no_worker).expect("pruned");
+    let gone: Vec<String> = report.removed.iter().map(Item::id).collect();
+    let wanted = ["one", "two", "three"].map(|name| LayerId::of_index(&index_of(name, 1)).to_string());
+    assert_eq!(gone, wanted);
+    let left = inventory(&store).cache_bytes();
+    assert!((left..300 << 10).contains(&report.left_bytes), "{} of {left}", report.left_bytes);
+    let freed = before - du(&root);
+    assert!(report.bytes.abs_diff(freed) < 100 << 10, "{} of {freed}", report.bytes);
+}
+
+#[test]
 fn every_block_is_counted_once_as_du_does() {
     let (_dir, store) = filled(&["one", "two", "three"], 20);
     assert_eq!(inventory(&store).total_bytes(), du(store.root()));
