@@ -472,6 +472,11 @@ impl BuildRecord {
     }
 }
 
+/// Whether a directory holds builds and nothing else.
+pub(crate) fn holds_builds(dir: &Path) -> bool {
+    dir.is_dir() && names_in(dir).is_ok_and(|names| names.iter().all(|name| is_id(name)))
+}
+
 fn is_id(name: &str) -> bool {
     name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }

@@ -22,7 +22,6 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
-use rustix::io::Errno;
 
 use crate::entry::is_absent;
 use crate::error::StoreError;
@@ -34,6 +33,8 @@ use crate::tmp::{names_in, unique_name};
 /// How long a pruning tries to get the gate. Builds hold it for microseconds; a version of shale without lines in its
 /// leases holds it for a whole build.
 const GATE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a build waits at the gate. Prunings hold it for some renamings, unless one was stopped (`SIGSTOP`) in the middle of them.
+const PASSING_PATIENCE: Duration = Duration::from_secs(60);
 /// The mode of a lease that covers everything.
 const COVERS_ALL: u32 = 0o400;
 
@@ -84,7 +85,7 @@ struct LeaseFile {
 
 impl LeaseFile {
     fn add(&mut self, names: Vec<String>, gate_path: &Path) -> Result<(), StoreError> {
-        lock_blocking(&self.gate, FlockOperation::LockShared, gate_path)?;
+        pass(&self.gate, gate_path, PASSING_PATIENCE)?;
         let mut lines = names.join("\n");
         lines.push('\n');
         let written = self.lock.file().write_all(lines.as_bytes());
@@ -226,14 +227,17 @@ impl Drop for Gate {
     }
 }
 
-fn lock_blocking(file: &File, operation: FlockOperation, path: &Path) -> Result<(), StoreError> {
-    loop {
-        match rustix::fs::flock(file, operation) {
-            Ok(()) => return Ok(()),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(StoreError::io("lock", path, error)),
+/// Holds the gate together with other builds.
+fn pass(gate: &File, path: &Path, patience: Duration) -> Result<(), StoreError> {
+    let (since, mut pause) = (Instant::now(), Duration::from_micros(100));
+    while !try_flock(gate, FlockOperation::NonBlockingLockShared, path)? {
+        if since.elapsed() > patience {
+            return Err(StoreError::Busy { holders: holders_of(gate), path: path.to_owned() });
         }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(10));
     }
+    Ok(())
 }
 
 /// The processes that hold a flock on a file, as far as the kernel tells.
@@ -271,5 +275,18 @@ mod tests {
                      5: FLOCK  ADVISORY  READ 0 fe:00:567 0 EOF\n";
         assert_eq!(parse_holders(table, "fe:00:567"), [12, 77]);
         assert_eq!(parse_holders("", "fe:00:567"), [0; 0]);
+    }
+
+    #[test]
+    fn a_build_does_not_wait_for_ever_at_the_gate() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = crate::Store::open(dir.path()).expect("a store");
+        let path = store.inner.lease_path();
+        let closed = Gate::close(&store.inner).expect("nobody passes");
+        let gate = open_lock_file(&path).expect("it is there");
+        let stopped = pass(&gate, &path, Duration::from_millis(5)).expect_err("it is closed");
+        assert!(matches!(&stopped, StoreError::Busy { holders, .. } if holders.contains(&std::process::id())), "{stopped}");
+        drop(closed);
+        pass(&gate, &path, Duration::ZERO).expect("it is open");
     }
 }

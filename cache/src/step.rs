@@ -211,7 +211,8 @@ impl<'a> Steps<'a> {
         if !self.peek(&record.key)?.is_some_and(|known| is_known(&known)) {
             self.store.write_entry(entry::STEP, &self.path(&record.key), record)?;
         }
-        self.set_last(&record.site, &record.key)
+        self.note_last(&record.site, &record.key);
+        Ok(())
     }
 
     /// The newest record of a site, for explanations only: its layer may be gone.
@@ -232,10 +233,12 @@ impl<'a> Steps<'a> {
         Ok(self.store.read_entry::<StepRecord>(entry::STEP, &self.path(key))?.whole())
     }
 
-    /// Makes a record the last of a site. A commit does so by itself.
-    pub fn set_last(self, site: &StepSite, key: &CacheKey) -> Result<(), StoreError> {
+    /// Makes a record the last of a site, if it can: what that explains is worth no build.
+    fn note_last(self, site: &StepSite, key: &CacheKey) {
         let known = if site.words.is_empty() { &[Nearness::Place][..] } else { &Nearness::NOTED };
-        known.iter().try_for_each(|nearness| runs::note(self.store, &site.name(*nearness), key))
+        for nearness in known {
+            drop(runs::note(self.store, &site.name(*nearness), key));
+        }
     }
 
     fn path(self, key: &CacheKey) -> PathBuf {

@@ -12,7 +12,7 @@ use rustix::fs::{Access, FlockOperation};
 use rustix::io::Errno;
 
 use crate::blob::Blobs;
-use crate::build::Builds;
+use crate::build::{Builds, holds_builds};
 use crate::digest::OciDigest;
 use crate::durable::{Durability, SyncJob, current_epoch};
 use crate::entry::is_absent;
@@ -391,12 +391,13 @@ fn is_complete(root: &Path) -> Result<bool, StoreError> {
 
 fn make_layout(root: &Path) -> Result<(), StoreError> {
     if !read_version(root)? {
-        // A volume's own lost+found is no sign of somebody else's data, nor is what a process that was still collecting wrote while the store
-        // was deleted; anything else is, and reap() would delete in its tmp/.
+        // A volume's own lost+found is no sign of somebody else's data, nor is what a process that was still building or collecting wrote
+        // while the store was deleted; anything else is, and reap() would delete in its tmp/.
         let is_cut_off = root.join("version").exists();
         let is_foreign = |name: &String| match name.as_str() {
             "lost+found" | "version.new" | "gc" | "lease" => false,
             "version" | "CACHEDIR.TAG" | "hiding-key" => !is_cut_off,
+            "builds" if holds_builds(&root.join("builds")) => false,
             name => !(is_cut_off && DIRECTORIES.contains(&name)),
         };
         if let Some(found) = names_in(root)?.into_iter().filter(is_foreign).min() {

@@ -70,6 +70,10 @@ fn a_directory_that_holds_something_else_is_refused() {
     assert!(matches!(&error, StoreError::NotAStore { found, .. } if found == "tmp"), "{error:?}");
     assert_eq!(files(dir.path()), ["gc", "tmp/thesis"]);
     fs::remove_dir_all(dir.path().join("tmp")).expect("removed");
+    fs::create_dir_all(dir.path().join("builds/nightly")).expect("a directory");
+    Store::open(dir.path()).expect_err("somebody else's builds");
+    fs::rename(dir.path().join("builds/nightly"), dir.path().join("builds/1a209e7735702d80")).expect("renamed");
+    fs::write(dir.path().join("builds/1a209e7735702d80/1.log"), "from a build while the store was deleted").expect("written");
     open(dir.path());
 }
 
@@ -321,12 +325,23 @@ fn the_last_record_of_a_site_is_the_newest() {
     store.steps().put(&first).expect("put");
     store.steps().put(&second).expect("put");
     assert_eq!(store.steps().last(&site(2)).expect("looked"), Some(second));
-    store.steps().set_last(&site(2), &first.key).expect("set");
+    store.steps().put(&first).expect("put");
     assert_eq!(store.steps().last(&site(2)).expect("looked"), Some(first.clone()));
     // Explanations need no layer; hits do.
     fs::remove_dir_all(store.root().join("layers").join(layer.to_string())).expect("removed");
     assert_eq!(store.steps().peek(&first.key).expect("looked"), None);
     assert_eq!(store.steps().last(&site(2)).expect("looked"), Some(first));
+}
+
+#[test]
+fn a_step_is_kept_although_its_site_cannot_be_noted() {
+    let (_dir, store) = store();
+    let record = record(store.layers().put_index(b"the index").expect("put"), "make");
+    for digit in "0123456789abcdef".chars() {
+        fs::create_dir_all(store.root().join(format!("steps/last/runs-{digit}"))).expect("a directory");
+    }
+    store.steps().put(&record).expect("put");
+    assert_eq!(store.steps().peek(&record.key).expect("looked"), Some(record));
 }
 
 #[test]

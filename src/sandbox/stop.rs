@@ -22,7 +22,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Ends the step whose PID 1 is `init` (in our own pid namespace). The asker may insist meanwhile. On return PID 1 has ended or is about to.
 pub(super) fn stop(init: Pid, init_fd: &OwnedFd, asker: &mut dyn Asker) {
     let deadline = Instant::now() + GRACE;
-    let handling = terminate(init, init_fd);
+    let handling = terminate(init, init_fd, deadline);
     for process in &handling {
         // All of them must be gone; waiting for them one after the other takes no longer.
         if !wait_for(process, init_fd, asker, deadline) {
@@ -40,7 +40,7 @@ pub(super) fn kill(init_fd: &OwnedFd) {
 
 /// Sends SIGTERM to the step's processes and returns those that handle it. If there are none, nothing is sent: a shell would go
 /// on with its next command when the one that it waits for dies.
-fn terminate(init: Pid, init_fd: &OwnedFd) -> Vec<OwnedFd> {
+fn terminate(init: Pid, init_fd: &OwnedFd, deadline: Instant) -> Vec<OwnedFd> {
     let Some(step) = Step::open(init) else { return Vec::new() };
     let mut found = step.processes();
     if !found.iter().any(|p| p.catches_term) {
@@ -52,8 +52,8 @@ fn terminate(init: Pid, init_fd: &OwnedFd) -> Vec<OwnedFd> {
     }
     let mut handling = Vec::new();
     let mut seen = HashSet::new();
-    // A process may fork while we look: look until there is nothing new.
-    while !found.is_empty() {
+    // A process may fork while we look: look until there is nothing new, which with one that never stops forking is never.
+    while !found.is_empty() && Instant::now() < deadline {
         for process in found {
             if seen.insert(process.pid) && pidfd_send_signal(&process.dir, Signal::TERM).is_ok() && process.catches_term {
                 handling.extend(process.pidfd());
