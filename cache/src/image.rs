@@ -268,11 +268,14 @@ impl<'a> Images<'a> {
 
     /// All images with their names, the newest first.
     pub fn list(self) -> Result<Vec<(ImageRecord, Vec<String>)>, StoreError> {
-        let names = self.names()?;
+        let mut names = self.names_by_id()?;
         let mut records = self.records()?;
         records.sort_by(|a, b| b.stored_at_secs.cmp(&a.stored_at_secs).then_with(|| a.id.cmp(&b.id)));
-        let names_of = |id: &OciDigest| names.iter().filter(|named| named.id == *id).map(|named| named.name.clone()).collect();
-        Ok(records.into_iter().map(|record| (names_of(&record.id), record)).map(|(names, record)| (record, names)).collect())
+        let with_names = |record: ImageRecord| {
+            let names = names.remove(&record.id).unwrap_or_default();
+            (record, names)
+        };
+        Ok(records.into_iter().map(with_names).collect())
     }
 
     /// The images whose id starts with some digits, with or without `sha256:` in front; sorted. None for no digits at all.
@@ -290,8 +293,8 @@ impl<'a> Images<'a> {
         self.remove_named(id, &self.names_of(id)?)
     }
 
-    /// Removes an image whose names are known.
-    pub(crate) fn remove_named(self, id: &OciDigest, names: &[String]) -> Result<bool, StoreError> {
+    /// Removes an image whose names are known, for who removes many: it reads none. Returns whether it was there.
+    pub fn remove_named(self, id: &OciDigest, names: &[String]) -> Result<bool, StoreError> {
         for name in names {
             remove_file(&self.name_path(name))?;
         }

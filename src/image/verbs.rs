@@ -91,7 +91,9 @@ impl ImageService {
     pub fn remove(&self, name: &str, force: bool) -> Result<Vec<Removal>, ImageError> {
         let _lock = self.store.images().lock()?;
         let (record, named) = self.find(name)?;
-        let names = self.names_of(&record.id)?;
+        let tagged = self.store.images().tagged()?;
+        let own = tagged.iter().filter(|(_, image)| image.id == record.id).map(|(name, _)| name.clone());
+        let names = references(&own.collect::<Vec<_>>());
         match named {
             Named::Tag(tag) if names.len() > 1 => {
                 self.store.images().untag(&tag.to_string())?;
@@ -100,7 +102,7 @@ impl ImageService {
             }
             Named::Digest(digest) if names.iter().any(|n| n.name() != digest.name()) => self.forget_repository(record, &digest),
             Named::Id if names.len() > 1 && !force => Err(ImageError::Conflict { short_id: short_id(&record.id).into() }),
-            _ => self.delete(&record, &names),
+            _ => self.delete(&record, &names, tagged),
         }
     }
 
@@ -118,19 +120,20 @@ impl ImageService {
         Ok(self.store.images().put_named(tagged, &names, merge)?)
     }
 
-    fn delete(&self, record: &ImageRecord, names: &[Reference]) -> Result<Vec<Removal>, ImageError> {
+    /// Removes an image with all its names. `tagged` has the names of all images, read once: who removes many asks for each.
+    fn delete(&self, record: &ImageRecord, names: &[Reference], tagged: Vec<(String, ImageRecord)>) -> Result<Vec<Removal>, ImageError> {
         self.store.require_writable(&format!("remove the image {} from images/", record.id))?;
         let images = self.store.images();
-        let tagged = images.tagged()?.into_iter().filter(|(_, image)| image.id == record.id);
-        let all: Vec<ImageRecord> = tagged.map(|(_, image)| image).chain([record.clone()]).collect();
-        for name in names {
-            images.untag(&name.to_string())?;
+        let (own, others): (Vec<_>, Vec<_>) = tagged.into_iter().partition(|(_, image)| image.id == record.id);
+        for (name, _) in &own {
+            images.untag(name)?;
         }
-        let is_member = self.members()?.contains(&record.id);
+        let is_member = others.iter().any(|(_, image)| image.built.platforms.contains(&record.id));
         if !is_member {
-            images.remove(&record.id)?;
+            images.remove_named(&record.id, &[])?;
         }
-        all.iter().try_for_each(|image| self.forget_members(image))?;
+        let own = own.iter().map(|(_, image)| image).chain([record]);
+        own.into_iter().try_for_each(|image| self.forget_members(image))?;
         let mut done: Vec<Removal> = names.iter().map(|n| Removal::Untagged(n.familiar())).collect();
         if !is_member {
             done.extend(references(&record.repo_digests).iter().map(|n| Removal::Untagged(n.familiar())));
