@@ -110,6 +110,24 @@ fn the_platform_decides_and_its_absence_is_told() {
 }
 
 #[test]
+fn the_architecture_before_it_stands_in_and_the_store_knows() {
+    let a = one_layer();
+    let server = server(Repository::new(&[("386", &[&a]), ("s390x", &[&a])]), |_, _| None);
+    let service = Home::new().service();
+    let name = format!("{}/app", server.host);
+    let resolve = || service.resolve(&name, &amd64(), PullPolicy::Missing, &()).expect("what an amd64 runs, too");
+    let first = resolve();
+    assert_eq!(first.config.architecture, "386");
+    server.clear();
+    assert_eq!((resolve().record.id, server.lines().len()), (first.record.id, 0));
+    // For others it is no image of theirs.
+    let error = registry_error(
+        service.resolve(&name, &"linux/arm64".parse().expect("a platform"), PullPolicy::Missing, &()).expect_err("no such platform"),
+    );
+    assert_eq!(error.hint().as_deref(), Some("wanted linux/arm64; the image has linux/386, linux/s390x"));
+}
+
+#[test]
 fn a_token_is_fetched_without_credentials_and_kept() {
     let a = one_layer();
     let host: Arc<Mutex<String>> = Arc::default();

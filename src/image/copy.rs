@@ -8,6 +8,7 @@ use shale_cache::{BlobRef, OciDigest};
 
 use super::push::PARALLEL_BLOBS;
 use super::{ImageError, ImageService};
+use crate::oci::json;
 use crate::oci::manifest::{Descriptor, DescriptorPlatform, Document, Manifest, ManifestError};
 use crate::oci::reference::Reference;
 use crate::source::registry::{BlobState, Progress, RegistryError, Sent};
@@ -55,7 +56,7 @@ impl ImageService {
     ) -> Result<DescriptorPlatform, ImageError> {
         let config = self.remote_config(reference, manifest, progress)?;
         let invalid = |source: serde_json::Error| RegistryError::Manifest { reference: reference.to_string(), source: source.into() };
-        Ok(serde_json::from_slice(&config).map_err(invalid)?)
+        Ok(json::read(&config).map_err(invalid)?)
     }
 
     /// Brings a manifest or an index with everything below it from one repository into another, where it is known by its digest.

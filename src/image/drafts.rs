@@ -13,6 +13,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::oci::json;
 use crate::oci::list::Member;
 use crate::oci::reference::Reference;
 
@@ -110,7 +111,7 @@ fn file_name(name: &Reference) -> String {
 
 fn read(path: &Path) -> Result<Option<Member>, DraftError> {
     match fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|source| DraftError::Invalid { path: path.into(), source }),
+        Ok(bytes) => json::read(&bytes).map(Some).map_err(|source| DraftError::Invalid { path: path.into(), source }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(DraftError::Io { deed: "read", path: path.into(), source }),
     }

@@ -6,7 +6,7 @@ use shale_cache::{BlobRef, Built, DiffId, ImageLayer, ImageRecord, OciDigest};
 
 use super::lookup::{SHORT_ID_DIGITS, parse_config};
 use super::{ImageError, ImageService, LayoutName, NamedImage, Origin, PullPolicy, ResolvedImage};
-use crate::oci::manifest::{self, Manifest, media};
+use crate::oci::manifest::{self, Document, Manifest, media};
 use crate::oci::platform::Platform;
 use crate::oci::reference::{Reference, ReferenceError};
 use crate::source::archive::Layout;
@@ -99,7 +99,21 @@ impl ImageService {
             }
         }
         // What no registry knows was built here or loaded; it is what the name means, and plan warns about the platform.
-        Ok(first.repo_digests.is_empty().then_some(first))
+        let is_all_there_is = first.repo_digests.is_empty() || self.is_chosen(&first, platform);
+        Ok(is_all_there_is.then_some(first))
+    }
+
+    /// Whether an image is what its index has for a platform, although it is for another one.
+    fn is_chosen(&self, record: &ImageRecord, platform: &Platform) -> bool {
+        let chosen_of = |name: &String| {
+            let index = self.store.blobs().read(Reference::parse(name).ok()?.digest()?).ok()??;
+            match Document::parse(&index, None) {
+                Ok(Document::Index(index)) => index.choose(platform).map(|chosen| chosen.digest.clone()),
+                _ => None,
+            }
+        };
+        let own = record.manifest.as_ref().map(|manifest| &manifest.digest);
+        record.repo_digests.iter().filter_map(chosen_of).any(|chosen| Some(&chosen) == own)
     }
 
     fn fits(&self, record: &ImageRecord, platform: &Platform) -> Result<bool, ImageError> {
@@ -243,6 +257,10 @@ pub(super) fn layers_of(image: &str, manifest: &Manifest, config: &[u8]) -> Resu
     let invalid = |detail: String| ImageError::Invalid { image: image.into(), detail };
     let diff_ids = parse_config(image, config)?.rootfs.diff_ids;
     if diff_ids.len() != manifest.layers.len() {
+        let media_type = &manifest.config.media_type;
+        if !matches!(media_type.as_str(), media::OCI_CONFIG | media::DOCKER_CONFIG) {
+            return Err(invalid(format!("not an image: its config is of media type {media_type:?}")));
+        }
         return Err(invalid(format!("the manifest has {} layers, the config {}", manifest.layers.len(), diff_ids.len())));
     }
     let layers = diff_ids.iter().zip(&manifest.layers).map(|(diff_id, layer)| {

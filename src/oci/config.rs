@@ -182,7 +182,7 @@ impl ImageConfig {
 
     /// Reads a config blob.
     pub fn from_json(bytes: &[u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(bytes)
+        super::json::read(bytes)
     }
 
     /// The compact JSON that is hashed to the image id: top-level keys in alphabetical order.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use shale_cache::OciDigest;
 
+use super::json;
 use super::platform::Platform;
 
 /// Media types.
@@ -115,7 +116,7 @@ pub struct Descriptor {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub urls: Vec<String>,
     /// Annotations.
-    #[serde(default, skip_serializing_if = "is_empty", deserialize_with = "null_is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// The blob itself in base64, where it is short.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -163,7 +164,7 @@ pub struct Manifest {
     #[serde(default)]
     pub layers: Vec<Descriptor>,
     /// Annotations.
-    #[serde(default, skip_serializing_if = "is_empty", deserialize_with = "null_is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -179,7 +180,7 @@ pub struct Index {
     /// The manifests.
     pub manifests: Vec<Descriptor>,
     /// Annotations.
-    #[serde(default, skip_serializing_if = "is_empty", deserialize_with = "null_is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -190,14 +191,6 @@ pub enum Document {
     Manifest(Box<Manifest>),
     /// Images of several platforms.
     Index(Index),
-}
-
-fn is_empty(map: &BTreeMap<String, String>) -> bool {
-    map.is_empty()
-}
-
-fn null_is_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// The keys that tell what a document is.
@@ -227,7 +220,7 @@ impl Document {
 
     /// Reads a manifest or an index. `content_type` is what the registry or the descriptor called it.
     pub fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Self, ManifestError> {
-        let probe: Probe = serde_json::from_slice(bytes)?;
+        let probe: Probe = json::read(bytes)?;
         let named = if probe.media_type.is_empty() { content_type.unwrap_or_default() } else { &probe.media_type };
         if probe.schema_version == 1 || probe.fs_layers.is_some() || media::is_schema1(named) {
             return Err(ManifestError::Schema1);
@@ -241,8 +234,8 @@ impl Document {
             _ => None,
         };
         match (by_name, probe.manifests.is_some(), probe.config.is_some()) {
-            (Some(true) | None, true, _) => Ok(Self::Index(serde_json::from_slice(bytes)?)),
-            (Some(false) | None, _, true) => Ok(Self::Manifest(serde_json::from_slice(bytes)?)),
+            (Some(true) | None, true, _) => Ok(Self::Index(json::read(bytes)?)),
+            (Some(false) | None, _, true) => Ok(Self::Manifest(json::read(bytes)?)),
             _ => Err(ManifestError::NotAnImage { media_type: named.into() }),
         }
     }
@@ -317,7 +310,8 @@ impl Index {
         serde_json::to_vec_pretty(self).expect("an index has only string keys")
     }
 
-    /// The entry for a platform: the same variant first, then the nearest older one that the CPU also runs.
+    /// The entry for a platform: the same variant first, then the nearest older one that the CPU also runs, then the same of the
+    /// architecture before it (containerd's `platforms.Only`).
     pub fn choose(&self, wanted: &Platform) -> Option<&Descriptor> {
         let images: Vec<&Descriptor> = self.manifests.iter().filter(|d| !d.is_attestation()).collect();
         if let [only] = images[..]
@@ -325,9 +319,12 @@ impl Index {
         {
             return Some(only);
         }
-        let ranked = images.into_iter().filter_map(|d| Some((distance(&d.normal_platform()?, wanted)?, d)));
-        // min_by_key keeps the first of equals, as the order in an index is a preference.
-        ranked.min_by_key(|(distance, _)| *distance).map(|(_, d)| d)
+        let nearest = |wanted: &Platform| {
+            let ranked = images.iter().filter_map(|d| Some((distance(&d.normal_platform()?, wanted)?, *d)));
+            // min_by_key keeps the first of equals, as the order in an index is a preference.
+            ranked.min_by_key(|(distance, _)| *distance).map(|(_, d)| d)
+        };
+        nearest(wanted).or_else(|| nearest(&wanted.predecessor()?))
     }
 
     /// The platforms that it offers, for errors.
@@ -388,7 +385,10 @@ mod tests {
             (vec!["linux/amd64", "linux/amd64/v3"], "linux/amd64/v3", Some("linux/amd64/v3")),
             (vec!["linux/amd64"], "linux/amd64/v2", Some("linux/amd64")),
             (vec!["unknown/unknown", "linux/s390x"], "linux/amd64", None),
-            (vec!["windows/amd64", "linux/386"], "linux/amd64", None),
+            (vec!["windows/amd64", "linux/386"], "linux/amd64", Some("linux/386")),
+            (vec!["linux/386", "linux/amd64"], "linux/amd64/v2", Some("linux/amd64")),
+            (vec!["linux/amd64"], "linux/386", None),
+            (vec!["linux/arm/v6", "linux/arm/v7"], "linux/arm64", Some("linux/arm/v7")),
         ];
         for (offered, wanted, expected) in cases {
             let index = index(&offered);
@@ -400,7 +400,7 @@ mod tests {
     #[test]
     fn documents_are_told_apart() {
         let manifest =
-            format!(r#"{{"schemaVersion":2,"config":{{"mediaType":"c","digest":"{D}","size":1}},"layers":[],"annotations":null}}"#);
+            format!(r#"{{"schemaVersion":2,"config":{{"mediaType":"c","digest":"{D}","size":1}},"layers":null,"annotations":null}}"#);
         let index = format!(r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"m","digest":"{D}","size":1}}]}}"#);
         assert!(matches!(Document::parse(manifest.as_bytes(), None), Ok(Document::Manifest(_))));
         assert!(matches!(Document::parse(manifest.as_bytes(), Some(media::DOCKER_MANIFEST)), Ok(Document::Manifest(_))));

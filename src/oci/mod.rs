@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod history;
+pub mod json;
 pub mod list;
 pub mod manifest;
 pub mod platform;

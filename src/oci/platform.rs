@@ -56,6 +56,16 @@ impl Platform {
         self.os == other.os && runs(&self.architecture, &other.architecture)
     }
 
+    /// The architecture whose images stand in where there is none for this one.
+    pub fn predecessor(&self) -> Option<Self> {
+        let (architecture, variant) = match self.architecture.as_str() {
+            "amd64" => ("386", ""),
+            "arm64" => ("arm", "v8"),
+            _ => return None,
+        };
+        Some(Self { os: self.os.clone(), architecture: architecture.into(), variant: variant.into() })
+    }
+
     /// Whether an image for `self` can be used where `wanted` is asked for.
     pub fn satisfies(&self, wanted: &Self) -> bool {
         self.os == wanted.os

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::cli::environment::Environment;
+use crate::oci::json;
 
 /// The daemon that is meant when nobody names one: its entry may stand in the file.
 const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
@@ -37,7 +38,7 @@ pub(super) fn add(build_args: &mut BTreeMap<String, String>, environment: &Envir
     let dir = environment.non_empty("DOCKER_CONFIG").map(|dir| environment.resolve(Path::new(dir)));
     let path = dir.or_else(|| environment.home().map(|home| home.join(".docker")))?.join("config.json");
     let text = std::fs::read(&path).ok()?;
-    let file: ConfigFile = match serde_json::from_slice(&text) {
+    let file: ConfigFile = match json::read(&text) {
         Ok(file) => file,
         Err(error) => return Some(format!("no proxies are taken from {}: {error}", path.display())),
     };

@@ -13,11 +13,14 @@ use super::error::RegistryError;
 use super::http::{Payload, Request, Response, Transport};
 use super::retry::Fault;
 use super::tls;
+use crate::oci::json;
 use crate::oci::reference::Reference;
 
 const TOKEN_LIMIT_BYTES: u64 = 1 << 20;
 const CLIENT_ID: &str = "shale";
 const UNAUTHORIZED: &str = "unauthorized: authentication required";
+/// Where the registry gives no reason.
+pub(super) const NO_WORDS: &str = "authentication required";
 const DENIED: &str = "denied: requested access to the resource is denied";
 
 /// One challenge of a `WWW-Authenticate` header.
@@ -118,7 +121,7 @@ impl Tokens {
     }
 
     fn token(transport: &Transport, scope: Scope<'_>, bearer: &Challenge, found: &Found) -> Result<String, Fault> {
-        let question = Question { bearer, scopes: &scope.words(), credential: found.credential.as_ref(), offline: false };
+        let question = Question { bearer, scopes: &scopes(scope, bearer), credential: found.credential.as_ref(), offline: false };
         if let Some(realm) = question.endangered(transport, scope.reference.api_host()) {
             return Err(refused(scope, found, format!("the token server {realm} is not reached over HTTPS")).into());
         }
@@ -189,7 +192,7 @@ impl Question<'_> {
             _ => return Err(response.into_error().into()),
         }
         let url = response.url.clone();
-        let answer: Option<TokenAnswer> = serde_json::from_slice(&response.read(TOKEN_LIMIT_BYTES)?).ok();
+        let answer: Option<TokenAnswer> = json::read(&response.read(TOKEN_LIMIT_BYTES)?).ok();
         let (token, identity) = match answer {
             Some(a) => (if a.token.is_empty() { a.access_token } else { a.token }, a.refresh_token),
             None => Default::default(),
@@ -281,12 +284,25 @@ fn refused(scope: Scope<'_>, found: &Found, detail: String) -> RegistryError {
         is_push: push,
         with_credentials: found.credential.is_some(),
         note: found.note.clone(),
-        detail: if detail.is_empty() { "authentication required".into() } else { detail },
+        detail: if detail.is_empty() { NO_WORDS.into() } else { detail },
     }
 }
 
 fn basic(user: &str, password: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
+}
+
+/// What a token server is asked for: what we need, and what else the registry names, which may know the repository by another path.
+fn scopes(scope: Scope<'_>, bearer: &Challenge) -> Vec<String> {
+    let own = scope.words();
+    let has = |named: &str| {
+        let Some((what, actions)) = named.rsplit_once(':') else { return false };
+        let ours = own.iter().filter_map(|own| own.rsplit_once(':')).find(|(own, _)| *own == what);
+        ours.is_some_and(|(_, ours)| actions.split(',').all(|action| ours.split(',').any(|own| own == action)))
+    };
+    let named = bearer.params.get("scope").map(String::as_str).unwrap_or_default();
+    let more: Vec<String> = named.split_whitespace().filter(|named| !has(named)).map(str::to_owned).collect();
+    own.into_iter().chain(more).collect()
 }
 
 /// Fields as `application/x-www-form-urlencoded`.
@@ -372,6 +388,26 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(show(header), expected, "{header}");
+        }
+    }
+
+    #[test]
+    fn what_the_registry_names_is_asked_for_as_well() {
+        let reference = Reference::parse("r.io/a/b").expect("a reference");
+        let of = |scope: Scope<'_>, header: &str| scopes(scope, &parse(header)[0]).join(" ");
+        for (named, pull, push) in [
+            ("", "repository:a/b:pull", "repository:a/b:pull,push"),
+            (r#",scope="repository:a/b:pull""#, "repository:a/b:pull", "repository:a/b:pull,push"),
+            (r#",scope="repository:a/b:push,pull""#, "repository:a/b:pull repository:a/b:push,pull", "repository:a/b:pull,push"),
+            (
+                r#",scope="repository:up/b:pull aws""#,
+                "repository:a/b:pull repository:up/b:pull aws",
+                "repository:a/b:pull,push repository:up/b:pull aws",
+            ),
+        ] {
+            let header = format!(r#"Bearer realm="https://r.io/t"{named}"#);
+            assert_eq!(of(Scope::pull(&reference), &header), pull, "{named}");
+            assert_eq!(of(Scope::push(&reference), &header), push, "{named}");
         }
     }
 

@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use super::config::RegistryConfig;
 use super::error::RegistryError;
+use crate::oci::json;
 use crate::oci::reference::{Reference, api_host, credential_key};
 
 /// What proves who we are. Never printed.
@@ -160,8 +161,7 @@ impl Search<'_> {
             let detail = format!("{} {}", said.trim(), String::from_utf8_lossy(&output.stderr).trim());
             return Err(error(format!("{}: {}", output.status, detail.trim())));
         }
-        let answer: HelperAnswer =
-            serde_json::from_slice(&output.stdout).map_err(|_| error("its answer is not the JSON that was expected".into()))?;
+        let answer: HelperAnswer = json::read(&output.stdout).map_err(|_| error("its answer is not the JSON that was expected".into()))?;
         Ok(match (answer.username.as_str(), answer.secret) {
             (_, secret) if secret.is_empty() => None,
             ("<token>", secret) => Some(Credential::Identity(secret)),
@@ -193,7 +193,7 @@ fn parse(text: &str, path: &Path) -> Result<AuthFile, RegistryError> {
         return Ok(AuthFile::default());
     }
     // serde's message may quote a value, and values here are secrets: only the place is passed on.
-    serde_json::from_str(text).map_err(|e| RegistryError::AuthFile {
+    json::read(text.as_bytes()).map_err(|e| RegistryError::AuthFile {
         path: path.into(),
         detail: format!("not valid JSON of a credential file (line {}, column {})", e.line(), e.column()),
     })

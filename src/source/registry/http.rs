@@ -17,6 +17,7 @@ use super::connect;
 use super::error::{RegistryError, TlsFault};
 use super::retry::Fault;
 use super::tls::{self, SystemRoots};
+use crate::oci::json;
 
 const REDIRECT_LIMIT: usize = 8;
 const ERROR_BODY_LIMIT_BYTES: u64 = 16 << 10;
@@ -352,7 +353,7 @@ impl Response {
         let mut body = Vec::new();
         // Half an explanation is better than none.
         drop(self.body.into_reader().take(ERROR_BODY_LIMIT_BYTES).read_to_end(&mut body));
-        let text = match serde_json::from_slice::<Errors>(&body) {
+        let text = match json::read::<Errors>(&body) {
             Ok(parsed) if !parsed.errors.is_empty() => {
                 parsed.errors.iter().map(|e| word(&e.code, &e.message)).collect::<Vec<_>>().join("; ")
             }
@@ -513,12 +514,14 @@ fn join(base: &Uri, location: &str) -> String {
     let scheme = base.scheme_str().unwrap_or("https");
     let authority = base.authority().map_or("", http::uri::Authority::as_str);
     let location = location.split('#').next().unwrap_or(location);
-    if location.contains("://") && !location.starts_with('/') {
+    if location.parse::<Uri>().is_ok_and(|uri| uri.scheme().is_some()) {
         location.into()
     } else if location.starts_with("//") {
         format!("{scheme}:{location}")
     } else if location.starts_with('/') {
         format!("{scheme}://{authority}{location}")
+    } else if location.starts_with('?') {
+        format!("{scheme}://{authority}{}{location}", base.path())
     } else {
         let folder = base.path().rsplit_once('/').map_or("", |(folder, _)| folder);
         format!("{scheme}://{authority}{folder}/{location}")
@@ -537,6 +540,8 @@ mod tests {
             ("//s3.io/b", "https://s3.io/b"),
             ("/b?u=http://x", "https://r.io:5/b?u=http://x"),
             ("y", "https://r.io:5/v2/a/blobs/y"),
+            ("y?u=http://x", "https://r.io:5/v2/a/blobs/y?u=http://x"),
+            ("?u=1", "https://r.io:5/v2/a/blobs/x?u=1"),
             ("/b#f", "https://r.io:5/b"),
         ] {
             assert_eq!(join(&base, location), expected, "{location}");

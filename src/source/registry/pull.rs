@@ -5,7 +5,7 @@ use std::io::{self, Read as _, Write};
 use shale_cache::OciDigest;
 use ureq::http::Method;
 
-use super::auth::Scope;
+use super::auth::{NO_WORDS, Scope};
 use super::client::{Call, Client, not_found};
 use super::config::Progress;
 use super::error::RegistryError;
@@ -217,7 +217,10 @@ impl Client {
     /// The digest of a tag; `None` where the registry does not tell it. HEAD is free of Docker Hub's limits.
     fn head(&self, reference: &Reference, tag: &str, progress: &dyn Progress) -> Result<Option<OciDigest>, RegistryError> {
         with_retry(self.transport.config().retry, &reference.to_string(), progress, || {
-            let response = self.request(reference, Method::HEAD, &format!("manifests/{tag}"), &media::ACCEPTED, 0)?;
+            let response = match self.request(reference, Method::HEAD, &format!("manifests/{tag}"), &media::ACCEPTED, 0) {
+                Err(Fault::Fatal(RegistryError::Unauthorized { detail, .. })) if detail == NO_WORDS => return Ok(None),
+                response => response?,
+            };
             match response.status {
                 200 => Ok(response.header("docker-content-digest").and_then(|d| d.parse().ok())),
                 404 => Err(not_found(reference).into()),

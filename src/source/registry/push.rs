@@ -140,8 +140,8 @@ impl Client {
         let response = self.call(Call { scope, method: Method::HEAD, url, headers: Vec::new(), payload: Payload::Nothing })?;
         match response.status {
             200..=204 => Ok(true),
-            401 | 403 => Err(self.refused(scope, response).into()),
-            // Whatever else it says, an upload will tell more.
+            401 | 403 if !response.is_foreign => Err(self.refused(scope, response).into()),
+            // Whatever else it says, or whom it leads to, an upload will tell more.
             _ => Ok(false),
         }
     }
