@@ -37,7 +37,7 @@ use bases::Bases;
 pub use call::{Answer, call};
 pub use error::BuildError;
 use inputs::Inputs;
-pub use output::{Written, write_file};
+pub use output::{Written, is_plain_file, write_file};
 
 /// What a build works with besides its request.
 #[derive(Clone, Copy)]

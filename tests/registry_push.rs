@@ -57,7 +57,7 @@ fn config(registry: RegistryConfig) -> RegistryConfig {
 fn push_with(home: &Home, name: &Reference, registry: RegistryConfig, progress: &dyn Progress) -> Result<Pushed, RegistryError> {
     let service = home.service_with(config(registry));
     let mut pack = |_: &ImageLayer| panic!("every layer is packed");
-    let outgoing = service.outgoing(name, &mut pack).expect("an image");
+    let outgoing = service.outgoing(name, None, &mut pack).expect("an image");
     service.push(&outgoing, name, PushAs::Tag, progress).map_err(|error| match error {
         ImageError::Registry(error) => error,
         other => panic!("not the registry's: {other}"),

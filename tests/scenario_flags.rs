@@ -66,6 +66,22 @@ fn what_an_output_cannot_have_is_told() {
     assert!(!lab.work("id").exists());
 }
 
+/// `/dev/stdout` is a link, which whoever removes it as root takes from everybody.
+#[test]
+fn a_link_to_the_output_stays_one() {
+    let lab = Lab::new(Who::Caller);
+    lab.context("ctx", &[("Dockerfile", "FROM scratch\nARG FILE\nCOPY $FILE /\n")]);
+    let (link, target) = (lab.work("link"), lab.work("target"));
+    std::os::unix::fs::symlink("target", &link).expect("a link");
+    for (file, is_there) in [("Dockerfile", true), ("missing", false)] {
+        fs::write(&target, "").expect("written");
+        let said = lab.run(&["build", "--build-arg", &format!("FILE={file}"), "--iidfile", "link", "--metadata-file", "link", "ctx"]);
+        assert_eq!(said.ok(), is_there, "{}", said.stderr);
+        assert!(link.is_symlink(), "{file}");
+        assert_eq!(fs::read_to_string(&target).is_ok_and(|text| !text.is_empty()), is_there, "{file}");
+    }
+}
+
 /// A working directory or a configuration that is not to be had stops only what needs it.
 #[test]
 fn commands_run_without_what_they_do_not_need() {

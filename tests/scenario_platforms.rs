@@ -50,6 +50,11 @@ fn one_build_makes_an_index_of_images_for_all_platforms() {
         assert_eq!(meta["image.name"], "docker.io/library/multi:1");
         assert!(meta["containerimage.config.digest"].is_null());
         assert_eq!(fs::read_to_string(lab.work("iid")).unwrap(), entry["digest"].as_str().unwrap());
+        // The store takes one of them from an archive, and says so unless it was told which.
+        let said = lab.run(&["load", "-i", "o.tar"]);
+        assert!(said.stderr.contains("WARNING: multi:1 was loaded for linux/") && said.stderr.contains(" alone: "), "{}", said.stderr);
+        let said = lab.run(&["load", "--platform", "linux/arm64", "-i", "o.tar"]);
+        assert!(said.ok() && said.stderr.is_empty(), "{}", said.stderr);
     });
 }
 

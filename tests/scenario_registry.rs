@@ -266,6 +266,22 @@ fn an_index_is_pushed_with_its_images() {
         said.stdout,
         said.stderr
     );
+    // What the registry has already takes nothing from the name, and it is pushed as the same index.
+    let said = lab.run(&["pull", &name]);
+    assert!(said.stdout.contains(&format!("Digest: {digest}\nStatus: Image is up to date")), "{}{}", said.stdout, said.stderr);
+    assert_eq!(lab.run(&["image", "inspect", "--platform", "linux/arm64", "-f", "{{.Architecture}}", &name]).stdout.trim(), "arm64");
+    assert!(lab.run(&["push", &name]).stdout.contains(&digest));
+    // One of them alone.
+    let one = format!("{host}/multi:arm");
+    assert!(lab.run(&["tag", &name, &one]).ok());
+    let said = lab.run(&["push", "--platform", "linux/arm64", &one]);
+    assert!(said.ok() && !said.stdout.contains(&digest), "{}{}", said.stdout, said.stderr);
+    let said = lab.run(&["push", "--platform", "linux/s390x", &one]);
+    assert!(said.stderr.contains("does not provide the specified platform (linux/s390x)"), "{}", said.stderr);
+    assert!(said.stderr.contains("it is for linux/amd64, linux/arm64"), "{}", said.stderr);
+    let other = lab.path("home").join("one");
+    let said = Said::of(lab.shale(&["pull", "--platform", "linux/arm64", &one]).env("SHALE_ROOT", &other).output().expect("shale starts"));
+    assert!(said.ok() && !said.stderr.contains("WARNING"), "{}", said.stderr);
     for architecture in ["amd64", "arm64"] {
         let other = lab.path("home").join(architecture);
         let pull = ["pull", "-q", "--platform", &format!("linux/{architecture}"), &name];

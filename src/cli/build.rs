@@ -29,7 +29,7 @@ use crate::export::ExportError;
 use crate::image::{ImageError, ImageService};
 use crate::layer::{LayerError, is_full};
 use crate::oci::reference::Reference;
-use crate::pipeline::{self, BuildError, BuildReport, Services, write_file};
+use crate::pipeline::{self, BuildError, BuildReport, Services, is_plain_file, write_file};
 use crate::plan::Near;
 use crate::plan::secret::without_user_info;
 use crate::sandbox::{Cancel, SandboxError};
@@ -92,8 +92,8 @@ fn build(args: &BuildArgs, environment: &Environment, behind: &mut Behind) -> Re
         drop(open_stdout()?);
     }
     let engine = if args.load { engine::wanted(environment)? } else { None };
-    // A device is nobody's old result.
-    if let Some(path) = request.iidfile.as_ref().filter(|path| path.is_file())
+    // A device is nobody's old result, and nor is what a link leads to: /dev/stdout is one.
+    if let Some(path) = request.iidfile.as_ref().filter(|path| is_plain_file(path))
         && let Err(error) = fs::remove_file(path)
         && error.kind() != io::ErrorKind::NotFound
     {

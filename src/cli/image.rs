@@ -12,6 +12,7 @@ use crate::export::{Destination, ExportError, Format};
 use crate::image::{ImageError, ImageService, Removal};
 use crate::layer::is_full;
 use crate::oci::platform::Platform;
+use crate::oci::reference::Reference;
 use crate::source::archive::{ArchiveError, Input};
 use crate::source::context::go_words;
 use crate::source::registry::Client;
@@ -261,6 +262,11 @@ pub fn load(args: &LoadArgs, environment: &Environment) -> Result<(), Failure> {
         }
         if image.names.is_empty() {
             print(format!("Loaded image ID: {}\n", image.id))?;
+        }
+        if wanted.is_none() && !image.left_out.is_empty() {
+            let one = image.names.first().map_or_else(|| image.id.to_string(), Reference::familiar);
+            let others = image.left_out.join(", ");
+            warn(&format!("{one} was loaded for {platform} alone: the archive has it for {others}, too, which --platform chooses"));
         }
     }
     Ok(())

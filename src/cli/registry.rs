@@ -90,8 +90,8 @@ pub fn push(args: &PushArgs, environment: &Environment) -> Result<(), Failure> {
     let wanted = args.platform.as_deref().map(|text| platform(Some(text), environment)).transpose()?.flatten();
     let targets = if args.all_tags { known } else { vec![name.clone()] };
     for target in targets {
-        let outgoing = packed(&service, &target)?;
-        check_platform(&outgoing, &target, wanted.as_ref())?;
+        check_platform(&service, &target, wanted.as_ref())?;
+        let outgoing = packed(&service, &target, wanted.as_ref())?;
         let layers = outgoing.layers();
         let names: HashMap<String, String> =
             layers.iter().map(|(diff_id, blob)| (blob.to_string(), short_id(diff_id).to_owned())).collect();
@@ -107,24 +107,20 @@ pub fn push(args: &PushArgs, environment: &Environment) -> Result<(), Failure> {
     if args.quiet { print(format!("{name}\n")) } else { Ok(()) }
 }
 
-/// The image behind a name with every layer packed.
-fn packed(service: &ImageService, name: &Reference) -> Result<Outgoing, Failure> {
+/// The image behind a name with every layer packed; of several platforms those of one, if that is wanted.
+fn packed(service: &ImageService, name: &Reference, platform: Option<&Platform>) -> Result<Outgoing, Failure> {
     let nothing = ();
     let forms = Forms::new(service.store(), service, &[], &nothing);
     let image = name.familiar();
-    service.outgoing(name, &mut |layer| pack(&forms, &image, layer)).map_err(|error| failure(&error))
+    service.outgoing(name, platform, &mut |layer| pack(&forms, &image, layer)).map_err(|error| failure(&error))
 }
 
-fn check_platform(outgoing: &Outgoing, name: &Reference, wanted: Option<&Platform>) -> Result<(), Failure> {
-    let Some(wanted) = wanted else { return Ok(()) };
-    let offered = outgoing.platforms();
-    // All of an index, or the one image that there is.
-    if let [only] = &offered[..]
-        && runs_on(only, wanted)
-    {
-        return Ok(());
-    }
-    Err(not_provided(&name.familiar(), wanted, &offered).into())
+fn check_platform(service: &ImageService, name: &Reference, wanted: Option<&Platform>) -> Result<(), Failure> {
+    // A name that nothing has is told by whoever looks for it.
+    let (Some(wanted), Ok(variants)) = (wanted, service.variants(&name.to_string())) else { return Ok(()) };
+    let offered: Vec<Platform> = variants.into_iter().map(|(_, platform)| platform).collect();
+    let has_it = offered.iter().any(|offered| runs_on(offered, wanted));
+    if has_it { Ok(()) } else { Err(not_provided(&name.familiar(), wanted, &offered).into()) }
 }
 
 /// `shale pull`

@@ -87,11 +87,6 @@ impl Outgoing {
         self
     }
 
-    /// The platforms that it is for.
-    pub fn platforms(&self) -> Vec<Platform> {
-        self.parts.iter().filter_map(|part| part.image.as_ref()).map(|image| image.config.platform()).collect()
-    }
-
     /// What points to the manifest, or to the index.
     pub fn descriptor(&self) -> Descriptor {
         let manifest = &self.parts[0].manifest;
@@ -120,9 +115,11 @@ impl ImageService {
     pub fn outgoing(
         &self,
         name: &Reference,
+        platform: Option<&Platform>,
         pack: &mut dyn FnMut(&ImageLayer) -> Result<Packed, ImageError>,
     ) -> Result<Outgoing, ImageError> {
         let record = self.find_reference(name)?.ok_or_else(|| ImageError::NoTag { name: name.familiar() })?;
+        let record = self.alone(record, platform)?;
         let built = record.built.clone();
         let types = if built.docker_media_types { MediaTypes::Docker } else { MediaTypes::Oci };
         if built.platforms.is_empty() {

@@ -20,6 +20,8 @@ pub struct Loaded {
     pub id: OciDigest,
     /// The names it got; none if the archive has none.
     pub names: Vec<Reference>,
+    /// The platforms for which the archive has other images under these names, which were not loaded.
+    pub left_out: Vec<String>,
 }
 
 impl ImageService {
@@ -34,9 +36,17 @@ impl ImageService {
         self.ensure_blobs(&image, progress)?;
         // Others may have learnt something about the image meanwhile.
         image.record = self.record_of(&reference, &remote)?;
-        let names: Vec<String> = reference.digest().is_none().then(|| reference.to_string()).into_iter().collect();
+        let is_named = reference.digest().is_none() && !self.stands_for_all(&reference, &remote.top, &image.record.id)?;
+        let names: Vec<String> = is_named.then(|| reference.to_string()).into_iter().collect();
         self.store.images().put_named(&image.record, &names, merge)?;
         Ok(image)
+    }
+
+    /// Whether a name stands for the image already, and for those of other platforms that are in the same index: they stay.
+    fn stands_for_all(&self, reference: &Reference, top: &OciDigest, id: &OciDigest) -> Result<bool, ImageError> {
+        let known = self.find_reference(reference)?.filter(|known| known.id == *id && !known.built.platforms.is_empty());
+        let known_as = reference.at_digest(top).to_string();
+        Ok(known.is_some_and(|known| known.repo_digests.contains(&known_as)))
     }
 
     /// Reads images from an archive or layout into the store. A broken archive changes nothing.
@@ -57,7 +67,7 @@ impl ImageService {
                 _ => record,
             };
             self.keep(&record, &image.names)?;
-            Ok(Loaded { id: image.id, names: image.names })
+            Ok(Loaded { id: image.id, names: image.names, left_out: image.left_out })
         });
         loaded.collect()
     }
@@ -86,7 +96,7 @@ impl ImageService {
     }
 
     /// The image of a platform without those that it was built with, if there is one.
-    fn alone(&self, record: ImageRecord, platform: Option<&Platform>) -> Result<ImageRecord, ImageError> {
+    pub(super) fn alone(&self, record: ImageRecord, platform: Option<&Platform>) -> Result<ImageRecord, ImageError> {
         let Some(wanted) = platform else { return Ok(record) };
         let found = self.variants_of(record.clone())?.into_iter().find(|(_, offered)| runs_on(offered, wanted));
         let one = found.map_or(record, |(one, _)| one);

@@ -334,12 +334,17 @@ impl Outputs<'_> {
     }
 }
 
+/// Whether a path is that of a file itself, so that it can be removed.
+pub fn is_plain_file(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file())
+}
+
 /// Writes a small file of the request at once: `--iidfile`, `--metadata-file`.
 pub fn write_file(path: &Path, content: &[u8]) -> Result<(), BuildError> {
     let written = std::fs::File::create(path).and_then(|mut file| file.write_all(content));
     written.map_err(|source| {
-        // Whoever looks for the file must not find half of it. A device is left alone.
-        if path.is_file() {
+        // Whoever looks for the file must not find half of it. A device is left alone, and a link as well.
+        if is_plain_file(path) {
             drop(std::fs::remove_file(path));
         }
         BuildError::Io { deed: "write", path: path.to_owned(), source }

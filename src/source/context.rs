@@ -190,6 +190,7 @@ pub fn go_words(error: &io::Error) -> String {
         io::ErrorKind::NotFound => "no such file or directory".to_owned(),
         io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
         io::ErrorKind::IsADirectory => "is a directory".to_owned(),
+        io::ErrorKind::CrossesDevices => "a link on its way is absolute or leads out of the directory".to_owned(),
         _ => error.to_string(),
     }
 }

@@ -95,7 +95,7 @@ pub struct HistoryArgs {
 #[derive(Clone, Debug, Args)]
 #[command(override_usage = "shale rmi [OPTIONS] IMAGE [IMAGE...]")]
 pub struct RmiArgs {
-    /// Remove an id with all its names; say nothing about what does not exist.
+    /// Remove an id with all its names; exit with 0 although something does not exist.
     #[arg(short, long, value_parser = parse_bool, action = ArgAction::Set)]
     pub force: bool,
     /// Accepted for Docker's sake: there are no untagged parents.

@@ -75,7 +75,7 @@ pub enum RequestError {
     #[error("{0}")]
     Allow(String),
     /// A progress mode nobody has.
-    #[error("invalid progress mode {text:?}: it is one of auto, tty, plain, quiet, rawjson")]
+    #[error("invalid progress mode {text:?}: it is one of auto, tty, plain, quiet, none, rawjson")]
     Progress {
         /// The mode.
         text: String,

@@ -157,7 +157,7 @@ fn registry_inputs_are_plain_values() {
 fn what_cannot_be_served_is_refused_by_name() {
     for (line, message) in [
         ("--allow x .", "unknown entitlement x"),
-        ("--progress loud .", "invalid progress mode \"loud\": it is one of auto, tty, plain, quiet, rawjson"),
+        ("--progress loud .", "invalid progress mode \"loud\": it is one of auto, tty, plain, quiet, none, rawjson"),
         ("-q --progress plain .", "progress=plain and quiet cannot be used together"),
         ("--network bridge .", "network mode \"bridge\" not supported by shale: it is one of default, host, none"),
         ("--platform plan9 .", "failed to parse platform \"plan9\": unknown operating system or architecture: invalid argument"),

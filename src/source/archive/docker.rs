@@ -40,5 +40,5 @@ fn image(files: &Files, item: Item) -> Result<FoundImage, ArchiveError> {
         let reference = Reference::parse(&name).map_err(|e| files.corrupt(format!("invalid tag {name:?}: {e}")))?;
         Ok(reference.with_default_tag())
     });
-    Ok(FoundImage { config, manifest: None, layers, names: names.collect::<Result<_, ArchiveError>>()? })
+    Ok(FoundImage { config, manifest: None, layers, names: names.collect::<Result<_, ArchiveError>>()?, left_out: Vec::new() })
 }

@@ -28,6 +28,8 @@ pub struct ImportedImage {
     pub layers: Vec<ImageLayer>,
     /// The names in the archive, each with a tag.
     pub names: Vec<Reference>,
+    /// The platforms for which the archive has other images under these names.
+    pub left_out: Vec<String>,
 }
 
 /// A blob that is whole, but not in its place yet.
@@ -61,7 +63,8 @@ pub(super) fn import(store: &Store, files: &Files, images: Vec<FoundImage>) -> R
             blob: blobs.get(layer).cloned(),
         });
         let id = store.blobs().put(&image.config)?;
-        Ok(ImportedImage { id, manifest: manifest.transpose()?, layers: layers.collect(), names: image.names.clone() })
+        let (names, left_out) = (image.names.clone(), image.left_out.clone());
+        Ok(ImportedImage { id, manifest: manifest.transpose()?, layers: layers.collect(), names, left_out })
     });
     imported.collect()
 }

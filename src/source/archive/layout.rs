@@ -88,6 +88,8 @@ struct Found {
     descriptor: Descriptor,
     manifest: Manifest,
     bytes: Vec<u8>,
+    /// The platforms of the others that there were to choose from.
+    left_out: Vec<String>,
 }
 
 /// All images of a layout, for `load`: of several platforms under one name the wanted one.
@@ -116,7 +118,7 @@ pub(super) fn images(files: &Files, platform: &Platform) -> Result<Vec<FoundImag
 }
 
 fn describe(files: &Files, found: Found, name: Option<Reference>) -> Result<FoundImage, ArchiveError> {
-    let Found { descriptor, manifest, bytes } = found;
+    let Found { descriptor, manifest, bytes, left_out } = found;
     let config = read_blob(files, &manifest.config.digest, CONFIG_LIMIT_BYTES)?;
     let parsed = ImageConfig::from_json(&config).map_err(|e| files.corrupt(format!("invalid image config: {e}")))?;
     let diff_ids = &parsed.rootfs.diff_ids;
@@ -131,12 +133,13 @@ fn describe(files: &Files, found: Found, name: Option<Reference>) -> Result<Foun
     let layers = layers.collect::<Result<_, ArchiveError>>()?;
     let media_type = if manifest.media_type.is_empty() { media::OCI_MANIFEST } else { &manifest.media_type };
     let descriptor = Descriptor::new(media_type, descriptor.digest, bytes.len() as u64);
-    Ok(FoundImage { config, manifest: Some((bytes, descriptor)), layers, names: name.into_iter().collect() })
+    Ok(FoundImage { config, manifest: Some((bytes, descriptor)), layers, names: name.into_iter().collect(), left_out })
 }
 
 /// Picks among the manifests of one name, through indexes.
 fn choose(files: &Files, candidates: Vec<Descriptor>, platform: &Platform) -> Result<Found, ArchiveError> {
     let mut index = Index::new(candidates);
+    let mut left_out = Vec::new();
     for _ in 0..INDEX_DEPTH_LIMIT {
         let same = index.manifests.iter().all(|d| d.digest == index.manifests[0].digest);
         let chosen = if same { index.manifests.first() } else { index.choose(platform) };
@@ -144,10 +147,12 @@ fn choose(files: &Files, candidates: Vec<Descriptor>, platform: &Platform) -> Re
             let (wanted, offered) = (platform.to_string(), index.platforms());
             return Err(ArchiveError::NoPlatform { path: files.path().into(), wanted, offered });
         };
+        index.manifests.retain(|other| other.digest != descriptor.digest);
+        left_out.extend(index.platforms());
         let bytes = read_blob(files, &descriptor.digest, MANIFEST_LIMIT_BYTES)?;
         let named = Some(descriptor.media_type.as_str()).filter(|t| !t.is_empty());
         match Document::parse(&bytes, named).map_err(|source| ArchiveError::Manifest { path: files.path().into(), source })? {
-            Document::Manifest(manifest) => return Ok(Found { descriptor, manifest: *manifest, bytes }),
+            Document::Manifest(manifest) => return Ok(Found { descriptor, manifest: *manifest, bytes, left_out }),
             Document::Index(inner) => index = inner,
         }
     }

@@ -138,6 +138,8 @@ struct FoundImage {
     manifest: Option<(Vec<u8>, Descriptor)>,
     layers: Vec<FoundLayer>,
     names: Vec<Reference>,
+    /// The platforms of the others under these names.
+    left_out: Vec<String>,
 }
 
 /// A layer in an archive.
