@@ -10,6 +10,7 @@ mod inputs;
 mod output;
 mod remote;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::thread;
@@ -124,15 +125,16 @@ fn build_for(
     account: &Account,
     left_by_the_dead: &[PathBuf],
 ) -> Result<BuildReport, BuildError> {
-    let inputs = Inputs::open(request, services)?;
+    let mut inputs = Inputs::open(request, services)?;
     let site = Site { context: inputs.identity(), dockerfile: inputs.dockerfile.clone() };
     account.is_at(&site);
     frontend::check(request, &inputs.source, services)?;
     let dockerfile = parsed(&inputs)?;
-    let options = inputs.dated(plan_options(request, &inputs), &dockerfile, services)?;
+    let options = inputs.dated(plan_options(request), &dockerfile, request, services)?;
     let mut bases = Bases::new(request, services);
     let plan = bases.plan(&dockerfile, &inputs, &options)?;
     output::check(request, &plan)?;
+    inputs.fetch_read(&plan, request, services)?;
     warn(&inputs, &dockerfile, &plan, &options, services)?;
     let progress = bases::Pulling::quiet(services);
     let forms = Forms::new(services.store, services.images, bases.images(), &progress).with_privileges(has_privileged(&plan.graph));
@@ -162,7 +164,7 @@ fn parsed(inputs: &Inputs) -> Result<Dockerfile, BuildError> {
     }
 }
 
-fn plan_options(request: &BuildRequest, inputs: &Inputs) -> PlanOptions {
+fn plan_options(request: &BuildRequest) -> PlanOptions {
     PlanOptions {
         build_args: request.build_args.clone(),
         target: request.target.clone(),
@@ -178,7 +180,7 @@ fn plan_options(request: &BuildRequest, inputs: &Inputs) -> PlanOptions {
         shm_size_bytes: request.shm_size_bytes,
         ulimits: request.ulimits.clone(),
         source_date_epoch: request.source_date_epoch,
-        source_times: inputs.times.clone(),
+        source_times: BTreeMap::new(),
     }
 }
 

@@ -335,7 +335,10 @@ fn a_repository_is_a_context() {
             )],
         );
         let named = [format!("src={repo}#v1"), format!("file={}/plain/repo/file", server.base)];
-        let built = lab.build("ctx", &["--build-context", &named[0], "--build-context", &named[1]]);
+        // What nobody reads is not fetched.
+        let unread = [format!("other={repo}#gone"), format!("none={}/plain/none.tar", server.base)];
+        let all: Vec<_> = named.iter().chain(&unread).flat_map(|context| ["--build-context", context]).collect();
+        let built = lab.build("ctx", &all);
         assert_eq!(
             (built.image.text("s/in"), built.image.text("f"), built.image.text("c")),
             ("in\n".into(), "one\n".into(), "two\n".into())

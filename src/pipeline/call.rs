@@ -44,7 +44,7 @@ pub enum Answer {
 /// Answers a question about the Dockerfile of a request.
 pub fn call(request: &BuildRequest, method: Method, services: Services<'_>) -> Result<Answer, BuildError> {
     let _lease = services.store.lease()?;
-    let inputs = Inputs::open(request, services)?;
+    let mut inputs = Inputs::open(request, services)?;
     frontend::check(request, &inputs.source, services)?;
     let source = inputs.source.clone();
     match method {
@@ -52,7 +52,7 @@ pub fn call(request: &BuildRequest, method: Method, services: Services<'_>) -> R
         Method::Targets => Ok(Answer::Targets { dockerfile: Box::new(parsed(&inputs)?), source }),
         Method::Outline => {
             let dockerfile = parsed(&inputs)?;
-            let options = inputs.dated(asking_options(request, &inputs), &dockerfile, services)?;
+            let options = inputs.dated(asking_options(request), &dockerfile, request, services)?;
             let plan = Bases::new(request, services).plan(&dockerfile, &inputs, &options)?;
             Ok(Answer::Outline { source, outline: Box::new(plan.outline) })
         }
@@ -62,7 +62,7 @@ pub fn call(request: &BuildRequest, method: Method, services: Services<'_>) -> R
 
 /// What is wrong with the file itself is part of the answer; what keeps it from being looked at is not.
 fn check(request: &BuildRequest, inputs: &Inputs, services: Services<'_>) -> Result<Answer, BuildError> {
-    let mut options = asking_options(request, inputs);
+    let mut options = asking_options(request);
     options.all_stages = options.target.is_none();
     let answer = |warnings: Vec<Warning>, error: Option<BuildError>| Answer::Check {
         source: inputs.source.clone(),
@@ -86,7 +86,7 @@ fn check(request: &BuildRequest, inputs: &Inputs, services: Services<'_>) -> Res
 }
 
 /// Whoever only asks need not be granted what a build would need.
-fn asking_options(request: &BuildRequest, inputs: &Inputs) -> PlanOptions {
+fn asking_options(request: &BuildRequest) -> PlanOptions {
     let allowed = Allowed { network_host: true, insecure: true, devices: AllowedDevices::All };
-    PlanOptions { allowed, ..plan_options(request, inputs) }
+    PlanOptions { allowed, ..plan_options(request) }
 }

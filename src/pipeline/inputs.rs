@@ -14,7 +14,7 @@ use crate::dockerfile::ast::Dockerfile;
 use crate::execute::StepError;
 use crate::image::NamedImage;
 use crate::plan::graph::{Op, Plan, Vertex};
-use crate::plan::{self, NamedContext as PlanContext, PlanOptions};
+use crate::plan::{self, Dated, NamedContext as PlanContext, PlanOptions};
 use crate::solve::event::Event;
 use crate::source::cdi::{CdiError, Devices};
 use crate::source::context::{self, BuildContext, DockerfileFrom, LoadedDockerfile, archive};
@@ -90,41 +90,61 @@ impl Inputs {
             ContextSource::Stdin => from_stdin(request, &remotes, services, &mut spooled)?,
         };
         let LoadedDockerfile { source, path: dockerfile, .. } = loaded.utf8()?;
-        let contexts = Contexts { main, named: BTreeMap::new() };
-        let mut inputs = Self { source, dockerfile, contexts, remotes, times, spooled };
+        let mut contexts = Contexts { main, named: BTreeMap::new() };
         for (name, named) in &request.contexts {
-            let context = match named {
-                NamedContext::Dir(dir) => BuildContext::open_named(dir, Some(&caches))?,
-                NamedContext::Git(git) => {
-                    let (context, committed_secs) = inputs.remotes.named_git(name, git, services)?;
-                    inputs.times.insert(name.clone(), committed_secs);
-                    context
-                }
-                NamedContext::Http(url) => {
-                    let fetched = inputs.remotes.named_http(name, url, services)?;
-                    inputs.times.extend(fetched.made_secs().map(|secs| (name.clone(), secs)));
-                    inputs.spooled.push(fetched.place);
-                    fetched.context
-                }
-                NamedContext::Image(_) => continue,
-            };
-            inputs.contexts.named.insert(name.clone(), context);
+            if let NamedContext::Dir(dir) = named {
+                contexts.named.insert(name.clone(), BuildContext::open_named(dir, Some(&caches))?);
+            }
         }
-        Ok(inputs)
+        Ok(Self { source, dockerfile, contexts, remotes, times, spooled })
     }
 
-    /// The options with the time of the stage that `SOURCE_DATE_EPOCH` names, which is fetched for it.
+    /// Fetches a named context, unless it is here: one that nobody reads costs nothing, and cannot fail.
+    pub(super) fn fetch(&mut self, name: &str, request: &BuildRequest, services: Services<'_>) -> Result<(), BuildError> {
+        if self.contexts.named.contains_key(name) {
+            return Ok(());
+        }
+        let (context, made_secs) = match request.contexts.get(name) {
+            Some(NamedContext::Git(git)) => {
+                let (context, committed_secs) = self.remotes.named_git(name, git, services)?;
+                (context, Some(committed_secs))
+            }
+            Some(NamedContext::Http(url)) => {
+                let fetched = self.remotes.named_http(name, url, services)?;
+                let made_secs = fetched.made_secs();
+                self.spooled.push(fetched.place);
+                (fetched.context, made_secs)
+            }
+            Some(NamedContext::Dir(_) | NamedContext::Image(_)) | None => return Ok(()),
+        };
+        self.times.extend(made_secs.map(|secs| (name.to_owned(), secs)));
+        self.contexts.named.insert(name.to_owned(), context);
+        Ok(())
+    }
+
+    /// Fetches the named contexts that the plan reads.
+    pub(super) fn fetch_read(&mut self, plan: &Plan, request: &BuildRequest, services: Services<'_>) -> Result<(), BuildError> {
+        plan.graph.named_contexts().into_iter().try_for_each(|name| self.fetch(name, request, services))
+    }
+
+    /// What the plan is made with. What `SOURCE_DATE_EPOCH` names is fetched for its time.
     pub(super) fn dated(
-        &self,
+        &mut self,
         mut options: PlanOptions,
         dockerfile: &Dockerfile,
+        request: &BuildRequest,
         services: Services<'_>,
     ) -> Result<PlanOptions, BuildError> {
         let failed = |errors| BuildError::Plan { file: self.source.clone(), errors };
-        if let Some(stage) = plan::dated_stage(dockerfile, &options).map_err(failed)? {
-            let secs = self.remotes.made_secs(&stage, services)?;
-            options.source_times.extend(secs.map(|secs| (stage.name, secs)));
+        match plan::dated(dockerfile, &options).map_err(failed)? {
+            Some(Dated::Context(name)) => self.fetch(&name, request, services)?,
+            Some(Dated::Stage(stage)) => {
+                let secs = self.remotes.made_secs(&stage, services)?;
+                self.times.extend(secs.map(|secs| (stage.name, secs)));
+            }
+            None => {}
         }
+        options.source_times.clone_from(&self.times);
         Ok(options)
     }
 

@@ -42,18 +42,30 @@ pub struct DatedStage {
     pub source: Remote,
 }
 
-/// The stage that `SOURCE_DATE_EPOCH` names, if it names one: who fetches it puts its time into [`PlanOptions::source_times`].
-pub fn dated_stage(dockerfile: &Dockerfile, options: &PlanOptions) -> Result<Option<DatedStage>, Vec<PlanError>> {
+/// What a `SOURCE_DATE_EPOCH` may name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dated {
+    /// A context: `context` is the main one.
+    Context(String),
+    /// A stage that only fetches.
+    Stage(DatedStage),
+}
+
+/// What `SOURCE_DATE_EPOCH` names, if it names anything: who fetches it puts its time into [`PlanOptions::source_times`].
+pub fn dated(dockerfile: &Dockerfile, options: &PlanOptions) -> Result<Option<Dated>, Vec<PlanError>> {
     let build_args = options.effective_build_args();
     let platform = options.platforms.first().unwrap_or(&options.build_platform);
     let global = GlobalScope::evaluate(dockerfile, options, platform, &build_args)?;
     let Some(name) = written(&build_args, &global) else { return Ok(None) };
-    if name.parse::<i64>().is_ok() || is_context(&name, options) {
+    if name.parse::<i64>().is_ok() {
         return Ok(None);
+    }
+    if is_context(&name, options) {
+        return Ok(Some(Dated::Context(name)));
     }
     let Some(stage) = stage_called(dockerfile, &name) else { return Ok(None) };
     let source = source(stage, dockerfile, &build_args, &global).map_err(|error| vec![error])?;
-    Ok(Some(DatedStage { name, source }))
+    Ok(Some(Dated::Stage(DatedStage { name, source })))
 }
 
 /// The seconds; stages then see them in the place of a name.
@@ -158,17 +170,19 @@ mod tests {
     use crate::dockerfile::parse;
     use crate::span::SourceFile;
 
-    fn asked(text: &str, options: &PlanOptions) -> Result<Option<DatedStage>, String> {
+    fn asked(text: &str, options: &PlanOptions) -> Result<Option<Dated>, String> {
         let source = SourceFile::new("Dockerfile", text);
         let (dockerfile, errors) = parse(&source);
         let dockerfile = dockerfile.unwrap_or_else(|| panic!("{errors:?}"));
-        dated_stage(&dockerfile, options).map_err(|errors| errors[0].to_string())
+        dated(&dockerfile, options).map_err(|errors| errors[0].to_string())
     }
 
-    fn shown(remote: &Remote) -> String {
-        match remote {
-            Remote::File(file) => file.url.clone(),
-            Remote::Git(git) => git.shown_with_ref(),
+    /// What is named, and what is fetched for it.
+    fn shown(dated: &Dated) -> (&str, String) {
+        match dated {
+            Dated::Context(name) => (name, String::new()),
+            Dated::Stage(DatedStage { name, source: Remote::File(file) }) => (name, file.url.clone()),
+            Dated::Stage(DatedStage { name, source: Remote::Git(git) }) => (name, git.shown_with_ref()),
         }
     }
 
@@ -182,14 +196,18 @@ mod tests {
             ("FROM scratch\n", None),
         ] {
             let found = asked(&format!("ARG SOURCE_DATE_EPOCH=src\n{rest}"), &options).expect(rest);
-            assert_eq!(found.as_ref().map(|stage| shown(&stage.source)).as_deref(), what, "{rest}");
+            assert_eq!(found.as_ref().map(|dated| shown(dated).1).as_deref(), what, "{rest}");
         }
         assert_eq!(asked("ARG SOURCE_DATE_EPOCH=7\nFROM scratch\n", &options), Ok(None));
         let mut options = options;
         options.build_args.insert(EPOCH_ARG.into(), "src".into());
         options.build_args.insert("V".into(), "9".into());
         let found = asked("FROM scratch AS src\nARG V=2\nADD https://h/$V /\n", &options).expect("a stage").expect("a stage");
-        assert_eq!((found.name.as_str(), shown(&found.source).as_str()), ("src", "https://h/9"));
+        assert_eq!(shown(&found), ("src", "https://h/9".into()));
+        options.build_args.insert(EPOCH_ARG.into(), "lib".into());
+        assert!(asked("FROM scratch\n", &options).is_ok_and(|dated| dated.is_none()));
+        options.contexts.insert("lib".into(), super::super::options::NamedContext::Dir);
+        assert_eq!(asked("FROM scratch\n", &options), Ok(Some(Dated::Context("lib".into()))));
     }
 
     #[test]

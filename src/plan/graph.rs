@@ -157,20 +157,28 @@ impl Vertex {
 
     /// Every vertex that must be solved before this one.
     pub fn inputs(&self) -> Vec<VertexId> {
-        let mut inputs: Vec<_> = self.parent.into_iter().collect();
+        let read = self.sources().into_iter().filter_map(|source| match source {
+            CopySource::Vertex(vertex) => Some(*vertex),
+            CopySource::Context(_) => None,
+        });
+        self.parent.into_iter().chain(read).collect()
+    }
+
+    /// What it reads besides the filesystem that it changes.
+    fn sources(&self) -> Vec<&CopySource> {
         match &self.op {
-            Op::Copy(copy) => {
-                if let CopySource::Vertex(v) = copy.source {
-                    inputs.push(v);
-                }
-            }
-            Op::Run(run) => inputs.extend(run.mounts.iter().filter_map(|mount| match mount.source() {
-                Some(CopySource::Vertex(v)) => Some(*v),
-                _ => None,
-            })),
-            _ => {}
+            Op::Copy(copy) => vec![&copy.source],
+            Op::Run(run) => run.mounts.iter().filter_map(RunMount::source).collect(),
+            Op::Scratch | Op::Image(_) | Op::Workdir(_) => Vec::new(),
         }
-        inputs
+    }
+}
+
+impl Graph {
+    /// The named contexts that its steps read.
+    pub fn named_contexts(&self) -> BTreeSet<&str> {
+        let sources = self.vertices.iter().flat_map(Vertex::sources);
+        sources.filter_map(|source| if let CopySource::Context(name) = source { name.as_deref() } else { None }).collect()
     }
 }
 

@@ -32,7 +32,7 @@ use crate::oci::config::ImageConfig;
 use crate::oci::platform::Platform;
 use crate::span::{SourceFile, Span};
 
-pub use self::epoch::{DatedStage, dated_stage};
+pub use self::epoch::{Dated, DatedStage, dated};
 pub use self::error::{LowerError, PlanError, PlanErrorKind};
 use self::graph::{BaseId, Plan, Warning};
 pub use self::options::{Allowed, AllowedDevices, NamedContext, NoCache, PlanOptions};
