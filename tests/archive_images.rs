@@ -29,7 +29,7 @@ fn archive(home: &Home, names: &[&str], format: Format) -> Vec<u8> {
 }
 
 fn load(home: &Home, bytes: &[u8]) -> Result<Vec<Loaded>, ImageError> {
-    home.service().load(Input::Stream(&mut Cursor::new(bytes)), &amd64())
+    home.service().load(Input::Stream(&mut Cursor::new(bytes)), None)
 }
 
 fn names(loaded: &[Loaded]) -> Vec<String> {
@@ -152,7 +152,7 @@ fn archives_are_read_back_in_every_wrapping() {
         let home = Home::new();
         let file = home.path().join("image.tar");
         fs::write(&file, bytes).expect("a file");
-        let from_file = home.service().load(Input::Path(&file), &amd64()).unwrap_or_else(|e| panic!("{kind}: {e}"));
+        let from_file = home.service().load(Input::Path(&file), None).unwrap_or_else(|e| panic!("{kind}: {e}"));
         assert_eq!(names(&from_file), ["app:1", "localhost/b:2"], "{kind}");
         let home = Home::new();
         let loaded = load(&home, bytes).unwrap_or_else(|e| panic!("{kind}: {e}"));
@@ -283,7 +283,7 @@ fn names_come_from_annotations() {
         index["manifests"][0]["annotations"] = annotations.clone();
         fs::write(dir.join("index.json"), index.to_string()).expect("a file");
         let home = Home::new();
-        let loaded = home.service().load(Input::Path(&dir), &amd64()).expect("an image");
+        let loaded = home.service().load(Input::Path(&dir), None).expect("an image");
         assert_eq!((names(&loaded), loaded.len()), (expected.into_iter().map(String::from).collect(), 1), "{annotations}");
     }
 }
@@ -493,7 +493,7 @@ fn skopeos_archives_are_read() {
         let Some(done) = tool("skopeo", &["copy", "--insecure-policy", "-q", &format!("docker-archive:{path}"), &target]) else { return };
         done.unwrap_or_else(|e| panic!("{target}: {e}"));
         let other = Home::new();
-        let loaded = other.service().load(Input::Path(&copy), &amd64()).unwrap_or_else(|e| panic!("{kind}: {e}"));
+        let loaded = other.service().load(Input::Path(&copy), None).unwrap_or_else(|e| panic!("{kind}: {e}"));
         assert_eq!(names(&loaded), [expected], "{kind}");
         // skopeo writes the config anew when it changes the format; the layers tell that it is the same image.
         let layers = other.service().inspect(expected).expect("an image").root_fs.layers;

@@ -246,14 +246,13 @@ pub fn load(args: &LoadArgs, environment: &Environment) -> Result<(), Failure> {
     }
     let wanted = platform::wanted(args.platform.as_deref())?;
     let service = service(environment)?;
-    let platform = wanted.clone().unwrap_or_else(Platform::native);
     let loaded = match args.input.as_deref().filter(|path| *path != Path::new("-")) {
         Some(path) => {
             let file = environment.resolve(path);
             file.metadata().map_err(|error| Diagnostic::new(format!("open {}: {}", path.display(), go_words(&error))))?;
-            service.load(Input::Path(&file), &platform)
+            service.load(Input::Path(&file), wanted.as_ref())
         }
-        None => service.load(Input::Stream(&mut std::io::stdin().lock()), &platform),
+        None => service.load(Input::Stream(&mut std::io::stdin().lock()), wanted.as_ref()),
     };
     for image in loaded.map_err(|error| failure(&error))? {
         platform::variant(&service, image.id.as_str(), wanted.as_ref())?;
@@ -263,10 +262,9 @@ pub fn load(args: &LoadArgs, environment: &Environment) -> Result<(), Failure> {
         if image.names.is_empty() {
             print(format!("Loaded image ID: {}\n", image.id))?;
         }
-        if wanted.is_none() && !image.left_out.is_empty() {
+        if !image.left_out.is_empty() {
             let one = image.names.first().map_or_else(|| image.id.to_string(), Reference::familiar);
-            let others = image.left_out.join(", ");
-            warn(&format!("{one} was loaded for {platform} alone: the archive has it for {others}, too, which --platform chooses"));
+            warn(&format!("{one} was loaded without {}: the archive names what it does not hold", image.left_out.join(", ")));
         }
     }
     Ok(())

@@ -26,11 +26,10 @@ use crate::oci::config::ImageConfig;
 use crate::oci::manifest::{self, Descriptor, DescriptorPlatform, Document, Index};
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
-use crate::source::archive::{IMAGE_NAME, REF_NAME};
+use crate::source::archive::{CREATED, IMAGE_NAME, REF_NAME};
 
 /// Behind it stands the process id: whoever gives a build up deletes what ends so.
 const ENDING: &str = ".shale-";
-const CREATED: &str = "org.opencontainers.image.created";
 const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// Where the bytes of a file come from.

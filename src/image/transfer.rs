@@ -9,7 +9,7 @@ use crate::export::{self, Destination, ExportImage, ExportIndex, Exportable, Exp
 use crate::oci::manifest::runs_on;
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
-use crate::source::archive::{self, Input};
+use crate::source::archive::{self, Group, ImportedImage, Input};
 use crate::source::registry::Progress;
 use crate::tree::index::Index;
 
@@ -20,7 +20,7 @@ pub struct Loaded {
     pub id: OciDigest,
     /// The names it got; none if the archive has none.
     pub names: Vec<Reference>,
-    /// The platforms for which the archive has other images under these names, which were not loaded.
+    /// The platforms that the archive names for it without having their images.
     pub left_out: Vec<String>,
 }
 
@@ -49,27 +49,42 @@ impl ImageService {
         Ok(known.is_some_and(|known| known.repo_digests.contains(&known_as)))
     }
 
-    /// Reads images from an archive or layout into the store. A broken archive changes nothing.
-    pub fn load(&self, input: Input<'_>, platform: &Platform) -> Result<Vec<Loaded>, ImageError> {
+    /// Reads images from an archive or layout into the store: of several platforms under one name all of them, or only the wanted one.
+    /// A broken archive changes nothing.
+    pub fn load(&self, input: Input<'_>, platform: Option<&Platform>) -> Result<Vec<Loaded>, ImageError> {
         let _lease = self.store.lease()?;
-        let images = archive::import(&self.store, input, platform)?;
-        let loaded = images.into_iter().map(|image| {
+        let groups = archive::import(&self.store, input, platform)?;
+        groups.into_iter().map(|group| self.keep_loaded(group)).collect()
+    }
+
+    /// Keeps what stands behind names in an archive. The names mean the image that runs here, and those that were built with it.
+    fn keep_loaded(&self, group: Group<ImportedImage>) -> Result<Loaded, ImageError> {
+        let Group { names, images, chosen, index, left_out } = group;
+        let ids: Vec<OciDigest> = images.iter().map(|image| image.id.clone()).collect();
+        for (number, image) in images.into_iter().enumerate() {
+            let joint = Built {
+                platforms: if ids.len() > 1 { ids.clone() } else { Vec::new() },
+                descriptor_annotations: image.annotations,
+                index_annotations: index.annotations.clone(),
+                index_descriptor_annotations: index.descriptor_annotations.clone(),
+                docker_media_types: index.is_docker,
+                ..Built::default()
+            };
             let record = ImageRecord {
-                id: image.id.clone(),
+                id: image.id,
                 manifest: image.manifest,
                 layers: image.layers,
                 repo_digests: Vec::new(),
                 stored_at_secs: now_secs(),
-                built: Built::default(),
+                built: joint,
             };
             let record = match self.store.images().get(&record.id)? {
-                Some(old) if self.is_whole(&old)? => ImageRecord { stored_at_secs: record.stored_at_secs, ..old },
+                Some(old) if self.is_whole(&old)? => as_loaded(old, record),
                 _ => record,
             };
-            self.keep(&record, &image.names)?;
-            Ok(Loaded { id: image.id, names: image.names, left_out: image.left_out })
-        });
-        loaded.collect()
+            self.keep(&record, if number == chosen { &names } else { &[] })?;
+        }
+        Ok(Loaded { id: ids[chosen].clone(), names, left_out })
     }
 
     /// Whether all layers of an image are here. How they are packed is then known, or still to be decided, and another archive of the image
@@ -212,4 +227,14 @@ impl ImageService {
         }
         Ok(export)
     }
+}
+
+/// An image that is here already, as an archive brings it. What its manifest is like stays, with the annotations that it has in an index.
+fn as_loaded(known: ImageRecord, loaded: ImageRecord) -> ImageRecord {
+    let built = if loaded.built.platforms.is_empty() {
+        Built { platforms: Vec::new(), ..known.built }
+    } else {
+        Built { annotations: known.built.annotations, ..loaded.built }
+    };
+    ImageRecord { stored_at_secs: loaded.stored_at_secs, built, ..known }
 }

@@ -113,7 +113,7 @@ pub struct LoadArgs {
     /// The archive (default: standard input).
     #[arg(short, long, value_name = "FILE")]
     pub input: Option<PathBuf>,
-    /// Of an archive for several platforms the image of this one.
+    /// Of an archive for several platforms only the image of this one (default: all that it holds).
     #[arg(long, value_name = "OS/ARCH")]
     pub platform: Option<String>,
     /// Print only what was loaded.

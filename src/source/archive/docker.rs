@@ -1,5 +1,7 @@
 //! The docker-archive: `manifest.json`, configs and layers under any names.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use super::files::Files;
@@ -16,14 +18,14 @@ struct Item {
     layers: Option<Vec<String>>,
 }
 
-/// All images of a docker-archive.
-pub(super) fn images(files: &Files) -> Result<Vec<FoundImage>, ArchiveError> {
+/// All images of a docker-archive, with their names.
+pub(super) fn images(files: &Files) -> Result<Vec<(FoundImage, Vec<Reference>)>, ArchiveError> {
     let bytes = files.read("manifest.json", MANIFEST_LIMIT_BYTES)?;
     let items: Vec<Item> = serde_json::from_slice(&bytes).map_err(|e| files.corrupt(format!("invalid manifest.json: {e}")))?;
     items.into_iter().map(|item| image(files, item)).collect()
 }
 
-fn image(files: &Files, item: Item) -> Result<FoundImage, ArchiveError> {
+fn image(files: &Files, item: Item) -> Result<(FoundImage, Vec<Reference>), ArchiveError> {
     let config = files.read(&item.config, CONFIG_LIMIT_BYTES)?;
     let parsed = ImageConfig::from_json(&config).map_err(|e| files.corrupt(format!("invalid image config {}: {e}", item.config)))?;
     let diff_ids = parsed.rootfs.diff_ids;
@@ -40,5 +42,5 @@ fn image(files: &Files, item: Item) -> Result<FoundImage, ArchiveError> {
         let reference = Reference::parse(&name).map_err(|e| files.corrupt(format!("invalid tag {name:?}: {e}")))?;
         Ok(reference.with_default_tag())
     });
-    Ok(FoundImage { config, manifest: None, layers, names: names.collect::<Result<_, ArchiveError>>()?, left_out: Vec::new() })
+    Ok((FoundImage { config, manifest: None, layers, annotations: BTreeMap::new() }, names.collect::<Result<_, ArchiveError>>()?))
 }

@@ -1,6 +1,6 @@
 //! From an archive into the store: first everything is copied aside and checked, then it is committed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, Read, Write};
 
@@ -9,11 +9,10 @@ use sha2::{Digest as _, Sha256, Sha512};
 use shale_cache::{BlobRef, BlobWriter, DiffId, ImageLayer, OciDigest, Store};
 
 use super::files::{Files, Section};
-use super::{ArchiveError, FoundImage, FoundLayer};
+use super::{ArchiveError, FoundImage, FoundLayer, Group};
 use crate::layer::compress::{Decoder, Format};
 use crate::layer::is_full;
 use crate::oci::manifest::media;
-use crate::oci::reference::Reference;
 
 const CHUNK_BYTES: usize = 256 << 10;
 
@@ -26,10 +25,8 @@ pub struct ImportedImage {
     pub manifest: Option<BlobRef>,
     /// The layers, bottom first.
     pub layers: Vec<ImageLayer>,
-    /// The names in the archive, each with a tag.
-    pub names: Vec<Reference>,
-    /// The platforms for which the archive has other images under these names.
-    pub left_out: Vec<String>,
+    /// Annotations of what points to it in an index of several.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// A blob that is whole, but not in its place yet.
@@ -39,10 +36,11 @@ struct Checked {
     writer: Option<BlobWriter>,
 }
 
-pub(super) fn import(store: &Store, files: &Files, images: Vec<FoundImage>) -> Result<Vec<ImportedImage>, ArchiveError> {
+pub(super) fn import(store: &Store, files: &Files, groups: &[Group<FoundImage>]) -> Result<Vec<Group<ImportedImage>>, ArchiveError> {
     let mut wanted: Vec<&FoundLayer> = Vec::new();
     let mut seen = std::collections::HashSet::new();
-    wanted.extend(images.iter().flat_map(|image| &image.layers).filter(|layer| seen.insert(*layer)));
+    let images = groups.iter().flat_map(|group| &group.images);
+    wanted.extend(images.flat_map(|image| &image.layers).filter(|layer| seen.insert(*layer)));
     let checked: Result<Vec<Checked>, ArchiveError> = wanted.par_iter().map(|layer| check(store, files, layer)).collect();
     let mut blobs: HashMap<&FoundLayer, BlobRef> = HashMap::new();
     for (layer, checked) in wanted.iter().zip(checked?) {
@@ -51,7 +49,7 @@ pub(super) fn import(store: &Store, files: &Files, images: Vec<FoundImage>) -> R
         }
         blobs.insert(layer, checked.blob);
     }
-    let imported = images.iter().map(|image| {
+    let imported = |image: &FoundImage| {
         let manifest = image.manifest.as_ref().map(|(bytes, descriptor)| {
             store.blobs().put(bytes)?;
             let (digest, media_type) = (descriptor.digest.clone(), descriptor.media_type.clone());
@@ -63,10 +61,14 @@ pub(super) fn import(store: &Store, files: &Files, images: Vec<FoundImage>) -> R
             blob: blobs.get(layer).cloned(),
         });
         let id = store.blobs().put(&image.config)?;
-        let (names, left_out) = (image.names.clone(), image.left_out.clone());
-        Ok(ImportedImage { id, manifest: manifest.transpose()?, layers: layers.collect(), names, left_out })
-    });
-    imported.collect()
+        Ok::<_, ArchiveError>(ImportedImage {
+            id,
+            manifest: manifest.transpose()?,
+            layers: layers.collect(),
+            annotations: image.annotations.clone(),
+        })
+    };
+    groups.iter().map(|group| Ok(group.with(group.images.iter().map(imported).collect::<Result<_, _>>()?))).collect()
 }
 
 /// Copies a layer aside and checks it against what is known of it.

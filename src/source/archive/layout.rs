@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use shale_cache::OciDigest;
 
 use super::files::Files;
-use super::{ArchiveError, FoundImage, FoundLayer};
+use super::{ArchiveError, FoundImage, FoundLayer, Group, IndexFacts};
 use crate::oci::config::ImageConfig;
 use crate::oci::manifest::{CONFIG_LIMIT_BYTES, Descriptor, Document, Index, MANIFEST_LIMIT_BYTES, Manifest, media};
 use crate::oci::platform::Platform;
@@ -17,6 +17,8 @@ use crate::oci::reference::Reference;
 pub const IMAGE_NAME: &str = "io.containerd.image.name";
 /// Annotation with a tag, or with whatever the writer took for a name.
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// Annotation with the time of an image.
+pub const CREATED: &str = "org.opencontainers.image.created";
 const INDEX_DEPTH_LIMIT: usize = 3;
 
 /// An OCI layout directory, as the base of a build.
@@ -88,37 +90,109 @@ struct Found {
     descriptor: Descriptor,
     manifest: Manifest,
     bytes: Vec<u8>,
-    /// The platforms of the others that there were to choose from.
-    left_out: Vec<String>,
 }
 
-/// All images of a layout, for `load`: of several platforms under one name the wanted one.
-pub(super) fn images(files: &Files, platform: &Platform) -> Result<Vec<FoundImage>, ArchiveError> {
+/// All images of a layout, for `load`: of several platforms under one name all that are here, or the wanted one.
+pub(super) fn images(files: &Files, platform: Option<&Platform>) -> Result<Vec<Group<FoundImage>>, ArchiveError> {
     let index = read_index(files)?;
     let mut by_name: BTreeMap<Option<Reference>, Vec<Descriptor>> = BTreeMap::new();
     for descriptor in index.manifests.into_iter().filter(|d| !d.is_attestation()) {
         by_name.entry(name_of(&descriptor)).or_default().push(descriptor);
     }
-    let mut images: Vec<FoundImage> = Vec::new();
+    let mut images: Vec<Group<FoundImage>> = Vec::new();
     for (name, descriptors) in by_name {
         let mut groups = vec![descriptors];
         if name.is_none() && groups[0].iter().any(|d| d.platform.is_none()) {
             // Images without names and platforms have nothing to do with each other.
             groups = groups.remove(0).into_iter().map(|d| vec![d]).collect();
         }
-        for group in groups {
-            let found = choose(files, group, platform)?;
-            match images.iter_mut().find(|i| i.manifest.as_ref().is_some_and(|(_, d)| d.digest == found.descriptor.digest)) {
-                Some(image) => image.names.extend(name.clone()),
-                None => images.push(describe(files, found, name.clone())?),
+        for candidates in groups {
+            let mut group = group(files, candidates, platform)?;
+            group.names.extend(name.clone());
+            match images.iter_mut().find(|known| known.digests().eq(group.digests())) {
+                Some(known) => known.names.append(&mut group.names),
+                None => images.push(group),
             }
         }
     }
     Ok(images)
 }
 
-fn describe(files: &Files, found: Found, name: Option<Reference>) -> Result<FoundImage, ArchiveError> {
-    let Found { descriptor, manifest, bytes, left_out } = found;
+/// What stands behind one name.
+fn group(files: &Files, candidates: Vec<Descriptor>, platform: Option<&Platform>) -> Result<Group<FoundImage>, ArchiveError> {
+    if platform.is_none()
+        && let Some(group) = all_platforms(files, &candidates)?
+    {
+        return Ok(group);
+    }
+    let one = choose(files, candidates, platform.unwrap_or(&Platform::native()))?;
+    Ok(Group::of_one(describe(files, one)?, Vec::new()))
+}
+
+/// The images of an index of several platforms, without those that the archive has only the names of, as where `docker save` wrote down
+/// what was pulled for one. `None` = it is something else, or nothing of it is here.
+fn all_platforms(files: &Files, candidates: &[Descriptor]) -> Result<Option<Group<FoundImage>>, ArchiveError> {
+    let mut index = Index::new(candidates.to_vec());
+    let mut facts = IndexFacts::default();
+    if let [only] = candidates {
+        // The archive's own index names the image's.
+        if !files.has(&blob_path(&only.digest))? {
+            return Ok(None);
+        }
+        let (Document::Index(inner), _) = read_document(files, only)? else { return Ok(None) };
+        let is_own = |key: &str| ![IMAGE_NAME, REF_NAME, CREATED].contains(&key);
+        let annotations = only.annotations.iter().filter(|(key, _)| is_own(key));
+        facts.descriptor_annotations = annotations.map(|(key, value)| (key.clone(), value.clone())).collect();
+        facts.annotations.clone_from(&inner.annotations);
+        facts.is_docker = only.media_type == media::DOCKER_LIST;
+        index = inner;
+    }
+    let mut entries: Vec<Descriptor> = Vec::new();
+    for entry in index.manifests.into_iter().filter(|d| !d.is_attestation()) {
+        if entry.platform.is_none() {
+            return Ok(None);
+        }
+        if entries.iter().all(|other| other.platform != entry.platform) {
+            entries.push(entry);
+        }
+    }
+    let (mut images, mut here, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
+    for entry in &entries {
+        match whole(files, entry)? {
+            Some(image) => {
+                images.push(image);
+                here.push(entry.clone());
+            }
+            None => left_out.extend(entry.normal_platform().map(|platform| platform.to_string())),
+        }
+    }
+    if images.is_empty() {
+        return Ok(None);
+    }
+    let here = Index::new(here);
+    let native = here.choose(&Platform::native());
+    let chosen = native.and_then(|native| here.manifests.iter().position(|entry| entry.digest == native.digest));
+    Ok(Some(Group { names: Vec::new(), images, chosen: chosen.unwrap_or(0), index: facts, left_out }))
+}
+
+/// An image of which everything is in the archive.
+fn whole(files: &Files, entry: &Descriptor) -> Result<Option<FoundImage>, ArchiveError> {
+    if !files.has(&blob_path(&entry.digest))? {
+        return Ok(None);
+    }
+    let (Document::Manifest(manifest), bytes) = read_document(files, entry)? else { return Ok(None) };
+    for part in manifest.layers.iter().chain([&manifest.config]) {
+        if !files.has(&blob_path(&part.digest))? {
+            return Ok(None);
+        }
+    }
+    let mut image = describe(files, Found { descriptor: entry.clone(), manifest: *manifest, bytes })?;
+    image.annotations.clone_from(&entry.annotations);
+    Ok(Some(image))
+}
+
+fn describe(files: &Files, found: Found) -> Result<FoundImage, ArchiveError> {
+    let Found { descriptor, manifest, bytes } = found;
     let config = read_blob(files, &manifest.config.digest, CONFIG_LIMIT_BYTES)?;
     let parsed = ImageConfig::from_json(&config).map_err(|e| files.corrupt(format!("invalid image config: {e}")))?;
     let diff_ids = &parsed.rootfs.diff_ids;
@@ -133,13 +207,12 @@ fn describe(files: &Files, found: Found, name: Option<Reference>) -> Result<Foun
     let layers = layers.collect::<Result<_, ArchiveError>>()?;
     let media_type = if manifest.media_type.is_empty() { media::OCI_MANIFEST } else { &manifest.media_type };
     let descriptor = Descriptor::new(media_type, descriptor.digest, bytes.len() as u64);
-    Ok(FoundImage { config, manifest: Some((bytes, descriptor)), layers, names: name.into_iter().collect(), left_out })
+    Ok(FoundImage { config, manifest: Some((bytes, descriptor)), layers, annotations: BTreeMap::new() })
 }
 
 /// Picks among the manifests of one name, through indexes.
 fn choose(files: &Files, candidates: Vec<Descriptor>, platform: &Platform) -> Result<Found, ArchiveError> {
     let mut index = Index::new(candidates);
-    let mut left_out = Vec::new();
     for _ in 0..INDEX_DEPTH_LIMIT {
         let same = index.manifests.iter().all(|d| d.digest == index.manifests[0].digest);
         let chosen = if same { index.manifests.first() } else { index.choose(platform) };
@@ -147,16 +220,20 @@ fn choose(files: &Files, candidates: Vec<Descriptor>, platform: &Platform) -> Re
             let (wanted, offered) = (platform.to_string(), index.platforms());
             return Err(ArchiveError::NoPlatform { path: files.path().into(), wanted, offered });
         };
-        index.manifests.retain(|other| other.digest != descriptor.digest);
-        left_out.extend(index.platforms());
-        let bytes = read_blob(files, &descriptor.digest, MANIFEST_LIMIT_BYTES)?;
-        let named = Some(descriptor.media_type.as_str()).filter(|t| !t.is_empty());
-        match Document::parse(&bytes, named).map_err(|source| ArchiveError::Manifest { path: files.path().into(), source })? {
-            Document::Manifest(manifest) => return Ok(Found { descriptor, manifest: *manifest, bytes, left_out }),
-            Document::Index(inner) => index = inner,
+        match read_document(files, &descriptor)? {
+            (Document::Manifest(manifest), bytes) => return Ok(Found { descriptor, manifest: *manifest, bytes }),
+            (Document::Index(inner), _) => index = inner,
         }
     }
     Err(files.corrupt("indexes of indexes"))
+}
+
+/// A manifest or an index, and its bytes.
+fn read_document(files: &Files, descriptor: &Descriptor) -> Result<(Document, Vec<u8>), ArchiveError> {
+    let bytes = read_blob(files, &descriptor.digest, MANIFEST_LIMIT_BYTES)?;
+    let named = Some(descriptor.media_type.as_str()).filter(|t| !t.is_empty());
+    let document = Document::parse(&bytes, named).map_err(|source| ArchiveError::Manifest { path: files.path().into(), source })?;
+    Ok((document, bytes))
 }
 
 fn read_index(files: &Files) -> Result<Index, ArchiveError> {

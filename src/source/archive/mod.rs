@@ -10,6 +10,7 @@ mod import;
 mod layout;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 use shale_cache::{OciDigest, Store, StoreError};
 
 pub use import::ImportedImage;
-pub use layout::{IMAGE_NAME, Layout, LayoutImage, REF_NAME};
+pub use layout::{CREATED, IMAGE_NAME, Layout, LayoutImage, REF_NAME};
 
 use crate::oci::manifest::{Descriptor, ManifestError};
 use crate::oci::platform::Platform;
@@ -130,6 +131,45 @@ fn shown(path: &Path) -> Cow<'_, str> {
     if path.as_os_str() == "-" { "standard input".into() } else { path.to_string_lossy() }
 }
 
+/// What stands behind names in an archive: one image, or those of several platforms in the order of their index.
+#[derive(Clone, Debug)]
+pub struct Group<T> {
+    /// The names, each with a tag; none if the archive has none.
+    pub names: Vec<Reference>,
+    /// At least one.
+    pub images: Vec<T>,
+    /// The place of the image that the names mean where only one can be meant.
+    pub chosen: usize,
+    /// What is known of the index, if there are several images.
+    pub index: IndexFacts,
+    /// The platforms that the index has images for which are not here.
+    pub left_out: Vec<String>,
+}
+
+/// What an index says besides its images.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IndexFacts {
+    /// Its annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Annotations of what points to it, without names and times.
+    pub descriptor_annotations: BTreeMap<String, String>,
+    /// Whether it is Docker's list.
+    pub is_docker: bool,
+}
+
+impl<T> Group<T> {
+    /// A lone image.
+    fn of_one(image: T, names: Vec<Reference>) -> Self {
+        Self { names, images: vec![image], chosen: 0, index: IndexFacts::default(), left_out: Vec::new() }
+    }
+
+    /// The same with something else in the place of its images.
+    fn with<U>(&self, images: Vec<U>) -> Group<U> {
+        let Self { names, chosen, index, left_out, .. } = self;
+        Group { names: names.clone(), images, chosen: *chosen, index: index.clone(), left_out: left_out.clone() }
+    }
+}
+
 /// An image as its archive describes it.
 #[derive(Clone, Debug)]
 struct FoundImage {
@@ -137,9 +177,15 @@ struct FoundImage {
     /// Its bytes and digest; docker-archives have none.
     manifest: Option<(Vec<u8>, Descriptor)>,
     layers: Vec<FoundLayer>,
-    names: Vec<Reference>,
-    /// The platforms of the others under these names.
-    left_out: Vec<String>,
+    /// Annotations of what points to it in an index of several.
+    annotations: BTreeMap<String, String>,
+}
+
+impl Group<FoundImage> {
+    /// The manifests of an OCI layout.
+    fn digests(&self) -> impl Iterator<Item = Option<&OciDigest>> {
+        self.images.iter().map(|image| image.manifest.as_ref().map(|(_, descriptor)| &descriptor.digest))
+    }
 }
 
 /// A layer in an archive.
@@ -152,27 +198,27 @@ struct FoundLayer {
     blob: Option<(OciDigest, u64, String)>,
 }
 
-/// Reads all images of an archive and puts their blobs into the store. Records and names are the caller's.
-pub fn import(store: &Store, input: Input<'_>, platform: &Platform) -> Result<Vec<ImportedImage>, ArchiveError> {
+/// Reads all images of an archive, or those of one platform where it has several, and puts their blobs into the store. Records and
+/// names are the caller's.
+pub fn import(store: &Store, input: Input<'_>, platform: Option<&Platform>) -> Result<Vec<Group<ImportedImage>>, ArchiveError> {
     let files = Files::open(store, input)?;
     let (is_layout, is_docker) = (files.has("index.json")?, files.has("manifest.json")?);
     if !is_layout && !is_docker {
         return Err(ArchiveError::NotAnImage { path: files.path().into() });
     }
-    let mut images = if is_layout { layout::images(&files, platform)? } else { Vec::new() };
+    let mut groups = if is_layout { layout::images(&files, platform)? } else { Vec::new() };
     if is_docker {
-        for image in docker::images(&files)? {
-            let id = OciDigest::sha256_of(&image.config);
+        for (image, names) in docker::images(&files)? {
             // A tar that is both lists an image twice; each list may have names that the other cannot express.
-            match images.iter_mut().find(|other| OciDigest::sha256_of(&other.config) == id) {
+            match groups.iter_mut().find(|group| group.images[group.chosen].config == image.config) {
                 Some(other) => {
-                    other.names.extend(image.names);
+                    other.names.extend(names);
                     other.names.sort();
                     other.names.dedup();
                 }
-                None => images.push(image),
+                None => groups.push(Group::of_one(image, names)),
             }
         }
     }
-    import::import(store, &files, images)
+    import::import(store, &files, &groups)
 }
