@@ -125,6 +125,9 @@ fn pulled_back(lab: &Lab, name: &str, digest: &str) {
     assert_eq!(said.stdout.lines().last(), Some(by_digest.as_str()), "{}", said.stderr);
     lab.context("again", &[("Dockerfile", &format!("FROM {name}\nRUN cat /made /file >/both\n"))]);
     assert!(run(&["build", "-q", "again"]).ok());
+    // The digest is one name of the image, the tag another one.
+    assert_eq!(run(&["rmi", &by_digest]).stdout, format!("Untagged: {by_digest}\n"));
+    assert_eq!(run(&["inspect", "-f", "{{.RepoTags}} {{.RepoDigests}}", name]).stdout, format!("[{name}] []\n"));
     let said = run(&["pull", &format!("{repository}:none")]);
     assert_eq!(said.code, 1);
     assert!(said.stderr.contains(":none: not found"), "{}", said.stderr);
@@ -254,11 +257,13 @@ fn an_index_is_pushed_with_its_images() {
     assert!(run_with(&lab, &["login", "-u", "user", "--password-stdin", host], "secret").ok());
     lab.context("app", &[("Dockerfile", "FROM scratch\nARG TARGETARCH\nLABEL arch=$TARGETARCH\nCOPY file /\n"), ("file", "x")]);
     let name = format!("{host}/multi:1");
-    let said = lab.run(&["build", "--push", "--platform", "linux/amd64,linux/arm64", "-t", &name, "--metadata-file", "m.json", "app"]);
+    let both = ["build", "--push", "--platform", "linux/amd64,linux/arm64", "-t", &name, "app"];
+    let said = lab.run(&[&both[..], &["--metadata-file", "m.json", "--iidfile", "iid"]].concat());
     assert!(said.ok(), "{}", said.stderr);
     let text = fs::read_to_string(lab.work("m.json")).expect("the metadata");
     let digest =
         serde_json::from_str::<serde_json::Value>(&text).expect("JSON")["containerimage.digest"].as_str().expect("a digest").to_owned();
+    assert_eq!(fs::read_to_string(lab.work("iid")).expect("the id"), digest);
     let said = lab.run(&["push", &name]);
     assert!(
         said.stdout.contains(&format!("1: digest: {digest} size: ")),

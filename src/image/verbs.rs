@@ -87,7 +87,7 @@ impl ImageService {
 
     /// Removes a name, or an image with all its names. Blobs and layers go when the store is pruned.
     ///
-    /// By name: the image itself goes with its last name. By id: an image with several names needs `force`.
+    /// By name, or by `name@digest`: the image itself goes with its last name. By id: an image with several names needs `force`.
     pub fn remove(&self, name: &str, force: bool) -> Result<Vec<Removal>, ImageError> {
         let _lock = self.store.images().lock()?;
         let (record, named) = self.find(name)?;
@@ -100,8 +100,10 @@ impl ImageService {
                 self.forget_members(&record)?;
                 Ok(vec![Removal::Untagged(tag.familiar())])
             }
-            Named::Digest(digest) if names.iter().any(|n| n.name() != digest.name()) => self.forget_repository(record, &digest),
-            Named::Id if names.len() > 1 && !force => Err(ImageError::Conflict { short_id: short_id(&record.id).into() }),
+            Named::Digest(digest) if known_otherwise(&record, &digest, &names) => self.forget_digest(record, &digest),
+            Named::Id | Named::Digest(_) if names.len() > 1 && !force => {
+                Err(ImageError::Conflict { short_id: short_id(&record.id).into() })
+            }
             _ => self.delete(&record, &names, tagged),
         }
     }
@@ -162,16 +164,16 @@ impl ImageService {
         Ok(())
     }
 
-    /// Takes the names of one repository away from an image that has others.
-    fn forget_repository(&self, mut record: ImageRecord, digest: &Reference) -> Result<Vec<Removal>, ImageError> {
-        let mut done = Vec::new();
-        for name in self.names_of(&record.id)?.into_iter().filter(|n| n.name() == digest.name()) {
-            self.store.images().untag(&name.to_string())?;
-            done.push(Removal::Untagged(name.familiar()));
-        }
+    /// Takes a name by digest away from an image that has others.
+    fn forget_digest(&self, mut record: ImageRecord, digest: &Reference) -> Result<Vec<Removal>, ImageError> {
         record.repo_digests.retain(|known| *known != digest.to_string());
         self.store.images().put(&record)?;
-        done.push(Removal::Untagged(digest.familiar()));
-        Ok(done)
+        Ok(vec![Removal::Untagged(digest.familiar())])
     }
+}
+
+/// Whether an image has other names than one by digest. That of its manifest finds it too, and is none where nobody pulled it by it.
+fn known_otherwise(record: &ImageRecord, digest: &Reference, names: &[Reference]) -> bool {
+    let others = record.repo_digests.iter().filter(|known| **known != digest.to_string()).count();
+    others < record.repo_digests.len() && names.len() + others > 0
 }

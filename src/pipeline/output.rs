@@ -116,13 +116,14 @@ pub(super) fn write(
     let Some(first) = images.first() else { return Ok(report) };
     let names = names(request)?;
     report.names = names.iter().map(ToString::to_string).collect();
-    let mut kept = None;
+    // Of several platforms the index is what the result is known by, as in docker buildx; the store makes none.
+    let known_by = |digest: &OciDigest, config: &OciDigest| if request.multi_platform { digest.clone() } else { config.clone() };
+    let (mut kept, mut kept_id) = (None, None);
     for output in images.iter().filter(|output| is_archive(output)) {
         let what = if output.kind == OutputKind::Oci { "oci" } else { "docker" };
         let (exported, made) = outputs.task(&format!("exporting to {what} image format"), |task| outputs.archive(output, &names, task))?;
         let digest = exported.descriptor.digest.clone();
-        // Of several platforms the index is what the result is known by, as in docker buildx.
-        report.id.get_or_insert_with(|| if request.multi_platform { digest.clone() } else { exported.configs[0].clone() });
+        report.id.get_or_insert_with(|| known_by(&digest, &exported.configs[0]));
         report.written.push(Written { digest, descriptor: Some(exported.descriptor) });
         // How an archive is packed says nothing of what a push of the image sends. Layers whose times were cut exist in that form only.
         if output.layers.packing(plan.source_date_epoch).clamp_secs.is_some() {
@@ -142,16 +143,16 @@ pub(super) fn write(
         if report.written.is_empty() && pushes.is_empty() {
             report.written.push(Written { digest: id.clone(), descriptor: None });
         }
-        report.id.get_or_insert(id);
+        kept_id = Some(id);
     }
     for push in pushes {
         let pushed = outputs.push(&push)?;
-        let id = if request.multi_platform { pushed.digest.clone() } else { push.configs[0].clone() };
-        report.id.get_or_insert(id);
+        report.id.get_or_insert_with(|| known_by(&pushed.digest, &push.configs[0]));
         report.names.extend(pushed.canonical);
         // What a registry has is what others will know the result by.
         report.written.insert(0, Written { digest: pushed.digest, descriptor: Some(pushed.descriptor) });
     }
+    report.id = report.id.or(kept_id);
     Ok(report)
 }
 
