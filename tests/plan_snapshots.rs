@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use shale::dockerfile;
 use shale::oci::config::{ImageConfig, RunConfig};
 use shale::plan::graph::{BaseId, CopySource, NetworkMode, Op, Plan, RunOp, Vertex};
-use shale::plan::{self, BaseImage, BaseImages, ImageKey, ImageRef, LowerError, NamedContext, NoCache, PlanError, PlanOptions};
+use shale::plan::{self, BaseImage, BaseImages, ImageKey, ImageRef, LowerError, NamedContext, Near, NoCache, PlanError, PlanOptions};
 use shale::span::SourceFile;
 
 #[test]
@@ -60,7 +60,7 @@ fn plan_text(options: &str, dockerfile: &str) -> String {
 }
 
 fn image_text(image: &ImageRef, source: &SourceFile) -> String {
-    let near = image.did_you_mean.as_ref().map(|n| format!(", did you mean {}?", n.name())).unwrap_or_default();
+    let near = image.did_you_mean.as_ref().and_then(Near::name).map(|near| format!(", did you mean {near}?")).unwrap_or_default();
     let line = source.lines_of(image.span).0;
     format!("image {} {} as {:?} in line {line}{near}\n", image.key.name, image.key.platform, image.reason)
 }

@@ -157,6 +157,25 @@ fn a_comment_in_another_encoding_is_nobodys_error() {
 }
 
 #[test]
+fn the_id_of_an_image_is_known_where_a_name_should_be() {
+    let lab = Lab::new(Who::Caller);
+    lab.context("ctx", &[("Dockerfile", OK), ("f", "f\n")]);
+    lab.build("ctx", &["-t", "app:1"]);
+    let short = lab.run(&["images", "-q", "app"]).stdout.trim().to_owned();
+    lab.write("ctx/Dockerfile", format!("FROM {short}\n"));
+    // Nobody need be asked for it.
+    let absent = format!("docker.io/library/{short}=oci-layout://none");
+    let said = |hint: &str| {
+        let said = lab.run(&["build", "--build-context", &absent, "ctx"]);
+        assert!(!said.ok() && said.stderr.contains(hint), "{}", said.stderr);
+    };
+    said("(did you mean app:1?)\nhint: that is the id of app:1 in the store");
+    lab.context("other", &[("Dockerfile", OK), ("f", "g\n")]);
+    lab.build("other", &["-t", "app:1"]);
+    said("hint: that is the id of an image in the store: give it a name with `shale tag`");
+}
+
+#[test]
 fn a_damaged_archive_is_refused_and_changes_nothing() {
     as_everybody(|lab| {
         lab.context("ctx", &[("Dockerfile", OK), ("f", &"f\n".repeat(1000))]);

@@ -357,7 +357,7 @@ pub(super) fn diagnostics(error: &BuildError) -> Vec<Diagnostic> {
         }
         BuildError::Image { name, at: (file, span), did_you_mean, cause } => {
             let hint = did_you_mean.as_ref().and_then(Near::hint).or_else(|| cause.hint());
-            let better = did_you_mean.as_ref().map(|near| format!(" (did you mean {}?)", near.name())).unwrap_or_default();
+            let better = did_you_mean.as_ref().and_then(Near::name).map(|near| format!(" (did you mean {near}?)")).unwrap_or_default();
             let diagnostic = Diagnostic::build(format!("{name}: failed to resolve source metadata: {cause}{better}"));
             with_hint(diagnostic.caused_by(cause).at(file.clone(), *span), hint)
         }

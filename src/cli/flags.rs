@@ -130,7 +130,7 @@ const OTHER_TOOLS: &[(&str, &str)] = &[
     ("http-proxy", "steps have the proxy that --build-arg HTTP_PROXY=… gives them"),
     ("identity-label", ""),
     ("ignore-path", "what the context is not to have stands in .dockerignore"),
-    ("ignore-var-run", ""),
+    ("ignore-var-run", "nothing is scanned: what a step changed is known"),
     ("ignorefile", "NAME.dockerignore beside the Dockerfile NAME is used for it alone"),
     ("iidfile-raw", ""),
     ("image-download-retry", "requests that fail are tried again by themselves"),
@@ -219,6 +219,7 @@ const OTHER_TOOLS: &[(&str, &str)] = &[
     ("variant", "--platform OS/ARCH/VARIANT"),
     ("verbosity", "--progress says how much is told"),
     ("volume", "RUN --mount=type=bind and type=cache mount for one step"),
+    ("whitelist-var-run", "nothing is scanned: what a step changed is known"),
 ];
 
 const fn row(name: &'static str, short: Option<char>, takes: Takes, verdict: Verdict) -> OtherFlag {
@@ -300,6 +301,16 @@ pub(super) fn parse_bool(text: &str) -> Result<bool, String> {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
         _ => Err(format!("{text:?} is neither true nor false")),
+    }
+}
+
+/// `--pull`: Docker's boolean, and those of buildah's words that say the same.
+pub(super) fn parse_pull(text: &str) -> Result<bool, String> {
+    match text {
+        "always" | "newer" => Ok(true),
+        "missing" | "ifmissing" => Ok(false),
+        "never" => Err("a base that the store has is taken from there without the flag; one that it has not is always asked for".into()),
+        _ => parse_bool(text),
     }
 }
 

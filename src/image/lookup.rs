@@ -78,6 +78,12 @@ impl ImageService {
         }
     }
 
+    /// The names of the only image whose id begins so; a few digits could be anything.
+    pub fn names_by_id(&self, text: &str) -> Result<Option<Vec<Reference>>, ImageError> {
+        let found = self.find_prefix(text, SHORT_ID_DIGITS)?;
+        found.map(|record| self.names_of(&record.id)).transpose()
+    }
+
     /// The config of an image in the store.
     pub(super) fn config_of(&self, record: &ImageRecord) -> Result<(ImageConfig, Vec<u8>), ImageError> {
         let missing = || ImageError::MissingBlob { image: record.id.to_string(), digest: record.id.clone() };

@@ -10,7 +10,7 @@ use crate::dockerfile::ast::Dockerfile;
 use crate::image::{ImageError, PullPolicy, ResolvedImage};
 use crate::oci::reference::Reference;
 use crate::plan::graph::{BaseId, Plan};
-use crate::plan::{BaseImage, BaseImages, ImageRef, LowerError, PlanOptions, image_refs, lower};
+use crate::plan::{BaseImage, BaseImages, ImageRef, LowerError, Near, PlanOptions, image_refs, lower};
 use crate::solve::Base;
 use crate::solve::event::{Event, TaskId};
 use crate::source::registry::Progress;
@@ -63,6 +63,12 @@ impl<'a> Bases<'a> {
         Err(BuildError::Unsupported { what: format!("a chain of more than {ROUND_LIMIT} ONBUILD images") })
     }
 
+    /// The image of the store whose id was written for a name, as `docker build` took it before BuildKit.
+    fn id_in_store(&self, written: &str) -> Option<Near> {
+        let names = self.services.images.names_by_id(written).ok().flatten()?;
+        Some(Near::Id(names.first().map(Reference::familiar)))
+    }
+
     fn resolve(&mut self, wanted: &[ImageRef], inputs: &Inputs) -> Result<(), BuildError> {
         for image in wanted {
             let resolved = self.resolve_one(image).map_err(|cause| match cause {
@@ -70,7 +76,7 @@ impl<'a> Bases<'a> {
                 cause => BuildError::Image {
                     name: image.written.clone(),
                     at: (inputs.source.clone(), image.span),
-                    did_you_mean: image.did_you_mean.clone(),
+                    did_you_mean: image.did_you_mean.clone().or_else(|| self.id_in_store(&image.written)),
                     cause,
                 },
             })?;

@@ -71,21 +71,28 @@ pub enum Near {
     Stage(String),
     /// An image that everybody knows.
     Image(&'static str),
+    /// An image of the store whose id was written, by its name; it need not have one.
+    Id(Option<String>),
 }
 
 impl Near {
-    /// The name.
-    pub fn name(&self) -> &str {
+    /// The name, if it has one.
+    pub fn name(&self) -> Option<&str> {
         match self {
-            Self::Stage(name) => name,
-            Self::Image(name) => name,
+            Self::Stage(name) | Self::Id(Some(name)) => Some(name),
+            Self::Image(name) => Some(name),
+            Self::Id(None) => None,
         }
     }
 
-    /// What to say of a stage; of an image the question alone says it.
+    /// What to say of it; of an image that everybody knows the question alone says it.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Stage(name) => Some(format!("is the stage {name:?} meant?")),
+            Self::Id(Some(name)) => Some(format!("that is the id of {name} in the store: a Dockerfile takes images by their names")),
+            Self::Id(None) => {
+                Some("that is the id of an image in the store: give it a name with `shale tag`, which a Dockerfile can take".into())
+            }
             Self::Image(_) => None,
         }
     }

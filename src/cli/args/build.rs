@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{ArgAction, Args};
 
-use super::super::flags::{OtherFlags, parse_bool};
+use super::super::flags::{OtherFlags, parse_bool, parse_pull};
 use super::super::values::{Ulimit, parse_bytes, parse_ulimit};
 use super::registry::RegistryArgs;
 
@@ -77,7 +77,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "MODE")]
     pub progress: Option<String>,
     /// Always ask the registry for newer base images.
-    #[arg(long, value_parser = parse_bool, action = ArgAction::Set)]
+    #[arg(long, value_parser = parse_pull, action = ArgAction::Set)]
     pub pull: bool,
     /// Push the image to the registry that its names say, as `--output type=registry` does.
     #[arg(long, value_parser = parse_bool, action = ArgAction::Set)]

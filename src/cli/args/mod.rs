@@ -266,6 +266,15 @@ mod tests {
     }
 
     #[test]
+    fn buildahs_words_for_pulling_are_known() {
+        for (line, pull) in
+            [("--pull", true), ("--pull=newer", true), ("--pull=always", true), ("--pull=missing", false), ("--pull=0", false)]
+        {
+            assert_eq!(build(&format!("build {line} .")).pull, pull, "{line}");
+        }
+    }
+
+    #[test]
     fn a_wrong_flag_is_refused_as_docker_refuses_it() {
         for (line, start) in [
             (
@@ -279,6 +288,7 @@ mod tests {
             ("build -z .", "unknown shorthand flag: 'z' in -z\n\nUsage:"),
             ("build --tag", "flag needs an argument: --tag\n"),
             ("build --no-cache=maybe .", "invalid argument \"maybe\" for \"--no-cache\" flag: \"maybe\" is neither true nor false\n"),
+            ("build --pull=never .", "invalid argument \"never\" for \"--pull\" flag: a base that the store has is taken from there"),
             ("build --shm-size=x .", "invalid argument \"x\" for \"--shm-size\" flag: invalid size: \"x\"\n"),
             (
                 "build --ulimit=nofile=5:3 .",
