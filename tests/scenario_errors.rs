@@ -264,6 +264,11 @@ fn standard_output_that_is_full_or_closed() {
             fails(&said, 1, &["No space left on device"], &format!("{args:?}"));
         }
         fails(&lab.run(&["build", "-o", "type=oci,dest=/dev/full", "ctx"]), 1, &["cannot write /dev/full", "No space left"], "a device");
+        // The limit that a pipeline sets itself is an error like a full disk.
+        let program = lab.path("shale").to_str().expect("text").to_owned();
+        let limited = ["-c", "ulimit -f 100; exec \"$@\"", "sh", &program, "build", "-o", "type=tar,dest=o.tar", "ctx"];
+        let said = Said::of(lab.command_of("sh", &limited).output().expect("sh starts"));
+        fails(&said, 1, &["File too large"], "a limit");
         // A reader that has seen enough is no error to talk about.
         let mut child = lab.shale(&["build", "-q", "-o", "type=oci,dest=-,compression=uncompressed", "ctx"]);
         let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("shale starts");

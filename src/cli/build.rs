@@ -373,7 +373,7 @@ pub(super) fn diagnostics(error: &BuildError) -> Vec<Diagnostic> {
         }
         BuildError::Keep(cause) => with_hint(Diagnostic::build(cause.to_string()).caused_by(cause), cause.hint()),
         BuildError::Push { cause, .. } => with_hint(Diagnostic::build(error.to_string()).caused_by(&**cause), cause.hint()),
-        BuildError::Store(cause) => image::store_diagnostic(Diagnostic::build(cause.to_string()), cause),
+        BuildError::Store(cause) => image::store_diagnostic(Diagnostic::build(cause.to_string()).caused_by(cause), cause),
         BuildError::Git(cause) => with_hint(Diagnostic::build(cause.to_string()).caused_by(cause), cause.hint()),
         BuildError::Context(cause) => with_hint(Diagnostic::build(cause.to_string()).caused_by(cause), cause.hint()),
         error => Diagnostic::build(error.to_string()).caused_by(error),

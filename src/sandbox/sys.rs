@@ -362,10 +362,11 @@ pub(crate) fn ignore_children() {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
-/// A pipe that nobody reads any more is an error from now on, and not the end of the process.
-pub(crate) fn outlive_pipes() {
+/// What the kernel sends a signal for is an error from now on, and not the end of the process: SIGPIPE for a pipe that nobody reads any
+/// more, SIGXFSZ for a file that is longer than `ulimit -f` lets it be.
+pub(crate) fn outlive(signal: libc::c_int) {
     // SAFETY: SIG_IGN installs no handler.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
 }
 
 /// Children are there to be waited for again.

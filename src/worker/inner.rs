@@ -163,7 +163,7 @@ fn serve(socket: &UnixStream, request: io::Result<(Request, Vec<OwnedFd>)>, stan
         Ok((Request::Settle(index, paths, dest), _)) => layers::settle(&index, &paths, &dest).map(|()| (Reply::Done, Vec::new())),
         Ok((Request::Write(request, niceness), fds)) => {
             // Who reads what it writes says why no more is wanted, if it is told that.
-            sys::outlive_pipes();
+            sys::outlive(libc::SIGPIPE);
             // Where priorities cannot be set it is not nicer than others.
             rustix::process::setpriority_process(None, niceness).ok();
             layers::write(*request, fds).map(|numbers| (Reply::Written(numbers), Vec::new()))
