@@ -55,6 +55,7 @@ mod transfer;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use crate::sandbox::sys;
 use args::{BuilderCommand, BuildxCommand, Command, ImageCommand, Refusal, StoreCommand, SystemCommand};
 use console::{print, say, warn};
 use diagnostic::Diagnostic;
@@ -131,7 +132,8 @@ impl Failure {
 
 /// Runs a command line; `argv[0]` is the name to answer as.
 pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
-    crate::sandbox::sys::return_large_allocations();
+    sys::return_large_allocations();
+    sys::outlive(libc::SIGXFSZ);
     let argv: Vec<OsString> = argv.into_iter().collect();
     let program = argv.first().map_or(Program::default(), |argv0| Program::of(argv0));
     let cli = match args::parse(&argv, program) {

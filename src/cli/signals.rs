@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 use signal_hook::low_level::emulate_default_handler;
 
 use crate::sandbox::Cancel;
-use crate::sandbox::sys::{is_ignored, outlive};
+use crate::sandbox::sys::is_ignored;
 
 /// How long a build without a running command may take to end in good order.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -52,7 +52,6 @@ impl std::fmt::Debug for State {
 impl Watch {
     /// Starts to watch. `give_up` ends the process if the build does not; it gets the first signal.
     pub fn start(cancel: Cancel, give_up: impl Fn(i32) + Send + 'static) -> io::Result<Self> {
-        outlive(SIGXFSZ);
         let mut signals = Signals::new(heeded())?;
         let handle = signals.handle();
         let state = Arc::new(State { caught: AtomicI32::new(0), give_up: Mutex::new(Some(Box::new(give_up))) });
