@@ -230,6 +230,10 @@ fn a_credential_helper_is_asked_and_a_missing_one_is_no_error() {
     try_with(format!(r#"{{"credsStore":"absent","auths":{{"{host}":{{"auth":"dTpwOng="}}}}}}"#)).expect("the file after the store");
     let error = try_with(r#"{"credsStore":"gone"}"#.into()).expect_err("anonymous is not enough");
     assert_eq!(error.hint().as_deref(), Some("the credential helper docker-credential-gone is configured but not in PATH"));
+    // So does a refusal, which a closed folder of PATH gives as well.
+    std::fs::write(bin.join("docker-credential-closed"), "").expect("a file");
+    let error = try_with(r#"{"credsStore":"closed"}"#.into()).expect_err("anonymous is not enough");
+    assert!(error.hint().is_some_and(|hint| hint.ends_with("docker-credential-closed is configured but not in PATH, or may not be run")));
     let error = try_with(r#"{"credsStore":"broken"}"#.into()).expect_err("a broken helper");
     assert!(matches!(&error, RegistryError::Helper { detail, .. } if detail.contains("locked")), "{error}");
 }

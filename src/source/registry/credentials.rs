@@ -146,9 +146,11 @@ impl Search<'_> {
         let error = |detail: String| RegistryError::Helper { deed: "getting", helper: helper.into(), detail };
         let output = match run_helper(helper, "get", self.helper_key.as_bytes(), self.config.helper_path.as_deref()) {
             Ok(output) => output,
-            // Desktop tools leave such entries behind; public images must still be pulled.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                self.note = Some(format!("the credential helper docker-credential-{helper} is configured but not in PATH"));
+            // Desktop tools leave such entries behind; public images must still be pulled. A folder of PATH that is closed to this user, such
+            // as root's, makes a refusal of what is nowhere.
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+                let or = if e.kind() == io::ErrorKind::NotFound { "" } else { ", or may not be run" };
+                self.note = Some(format!("the credential helper docker-credential-{helper} is configured but not in PATH{or}"));
                 return Ok(None);
             }
             Err(e) => return Err(error(e.to_string())),
