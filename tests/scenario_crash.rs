@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use support::image::Image;
 use support::processes::{send, wait_at_most};
+use support::random::{Random, number};
 use support::{Lab, Who, as_everybody};
 
 const EPOCH: &str = "1700000000";
@@ -37,22 +38,6 @@ const KILLS: u64 = 200;
 const SEED: &str = "SHALE_KILL_SEED";
 /// Another number of kills.
 const COUNT: &str = "SHALE_KILLS";
-
-/// A small generator (Steele, Lea and Flood, "Fast splittable pseudorandom number generators"): moments need no better one.
-struct Moments(u64);
-
-impl Moments {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
-    }
-}
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
-}
 
 /// Builds undisturbed, two at once; gives each context's archive and how long a pair takes.
 fn undisturbed(lab: &Lab) -> ([Vec<u8>; 3], Duration) {
@@ -103,7 +88,7 @@ fn survives_kills(lab: &Lab) {
     let (expected, length) = undisturbed(lab);
     let seed = number(SEED).unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos() as u64));
     let kills = number(COUNT).unwrap_or(KILLS) / 2;
-    let mut moments = Moments(seed);
+    let mut moments = Random(seed);
     let mut killed = 0;
     while killed < kills {
         let at = length * moments.below(1000) as u32 / 1000;
@@ -285,7 +270,7 @@ fn survives_signals_in_set_up(lab: &Lab) {
     });
     let length = lengths[1].min(lengths[2]);
     let seed = number(SEED).unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos() as u64));
-    let mut moments = Moments(seed);
+    let mut moments = Random(seed);
     let mut early = 0;
     for round in 0..WISHES {
         if early == EARLY {

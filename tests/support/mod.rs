@@ -10,6 +10,7 @@ pub mod image;
 pub mod jenkinsfile;
 pub mod processes;
 pub mod program;
+pub mod random;
 pub mod registry;
 
 use std::fs;
