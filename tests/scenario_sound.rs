@@ -55,7 +55,7 @@ const TAKING: &[&str] = &[
     "RUN --mount=type=bind,from=first,source=/w,target=/m X=$(find /m | sort; cat /m/x); echo \"$X\" >/w/first",
 ];
 
-const IGNORED: &[&str] = &["", "*.txt\n", "dir\n!dir/f\n", "**/g\n", "link\ndir/sub\n"];
+const IGNORED: &[&str] = &["", "b.txt\n", "dir\n!dir/f\n!dir/sub\n", "**/g\n", "link\ndir/n*\n"];
 
 /// A Dockerfile as it is changed.
 struct Stages {
@@ -64,6 +64,10 @@ struct Stages {
 }
 
 impl Stages {
+    fn new() -> Self {
+        Self { first: LINES[..8].to_vec(), second: TAKING.to_vec() }
+    }
+
     fn text(&self) -> String {
         let stage = |from: &str, lines: &[&str]| format!("{from}\nRUN mkdir /w\n{}\n", lines.join("\n"));
         stage("FROM busybox AS first", &self.first) + &stage("FROM busybox", &self.second)
@@ -87,6 +91,7 @@ impl Stages {
 }
 
 fn fill(lab: &Lab) {
+    drop(fs::remove_dir_all(lab.work("ctx")));
     lab.context("ctx", &[("a.txt", "a\n"), ("b.txt", "b\n"), ("dir/f", "f\n"), ("dir/sub/g", "g\n")]);
     symlink("dir", lab.work("ctx/link")).expect("symlink");
 }
@@ -136,7 +141,7 @@ fn whatever_changed_a_full_cache_gives_what_an_empty_one_gives() {
         let mut random = Random(seed);
         lab.load_busybox();
         fill(lab);
-        let mut stages = Stages { first: LINES[..8].to_vec(), second: TAKING.to_vec() };
+        let mut stages = Stages::new();
         let mut images = 0;
         assert!(lab.run(&["save", "-o", "busybox.tar", "busybox"]).ok());
         for change in 0..CHANGES {
@@ -149,11 +154,19 @@ fn whatever_changed_a_full_cache_gives_what_an_empty_one_gives() {
             let load = lab.shale(&["load", "-q", "-i", "busybox.tar"]).env("SHALE_ROOT", &fresh).stdout(Stdio::null()).status();
             assert!(load.expect("shale starts").success());
             let (full, empty) = (built(lab, &lab.store()), built(lab, &fresh));
-            images += usize::from(full.is_ok());
+
+            let is_image = full.is_ok();
             assert!(full == empty, "{SEED}={seed}, change {change}, {:?}:\n{}\n{}", lab.who(), stages.text(), difference(full, empty));
             drop(fs::remove_dir_all(fresh));
+            if is_image {
+                images += 1;
+            } else {
+                // What cannot be built seldom can after the next change.
+                fill(lab);
+                stages = Stages::new();
+            }
         }
-        assert!(images > CHANGES / 4, "{SEED}={seed}: {images} images of {CHANGES} builds compare too little");
+        assert!(images > CHANGES / 8, "{SEED}={seed}: {images} images of {CHANGES} builds compare too little");
     });
 }
 

@@ -35,6 +35,8 @@ use crate::tmp::{names_in, unique_name};
 const GATE_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a build waits at the gate. Prunings hold it for some renamings, unless one was stopped (`SIGSTOP`) in the middle of them.
 const PASSING_PATIENCE: Duration = Duration::from_secs(60);
+/// How often the kernel's table is asked who holds a lock.
+const LOOKS_FOR_HOLDERS: usize = 3;
 /// The mode of a lease that covers everything.
 const COVERS_ALL: u32 = 0o400;
 
@@ -242,9 +244,11 @@ fn pass(gate: &File, path: &Path, patience: Duration) -> Result<(), StoreError> 
 
 /// The processes that hold a flock on a file, as far as the kernel tells.
 fn holders_of(file: &File) -> Vec<u32> {
-    let (Ok(meta), Ok(table)) = (file.metadata(), std::fs::read_to_string("/proc/locks")) else { return Vec::new() };
-    let (major, minor) = (rustix::fs::major(meta.dev()), rustix::fs::minor(meta.dev()));
-    parse_holders(&table, &format!("{major:02x}:{minor:02x}:{}", meta.ino()))
+    let Ok(meta) = file.metadata() else { return Vec::new() };
+    let inode = format!("{:02x}:{:02x}:{}", rustix::fs::major(meta.dev()), rustix::fs::minor(meta.dev()), meta.ino());
+    // A table that changes while it is read, a page at a time, may come without a line that it has.
+    let mut looks = (0..LOOKS_FOR_HOLDERS).map(|_| parse_holders(&std::fs::read_to_string("/proc/locks").unwrap_or_default(), &inode));
+    looks.find(|holders| !holders.is_empty()).unwrap_or_default()
 }
 
 /// Lines are `1: FLOCK  ADVISORY  READ 1234 fe:00:567 0 EOF`; a `->` as second word marks one that waits; a pid of another

@@ -60,7 +60,14 @@ impl ImageService {
     /// Keeps what stands behind names in an archive. The names mean the image that runs here, and those that were built with it.
     fn keep_loaded(&self, group: Group<ImportedImage>) -> Result<Loaded, ImageError> {
         let Group { names, images, chosen, index, left_out } = group;
-        let ids: Vec<OciDigest> = images.iter().map(|image| image.id.clone()).collect();
+        let id = images[chosen].id.clone();
+        // Two manifests may be of one image.
+        let mut ids: Vec<OciDigest> = Vec::new();
+        for image in &images {
+            if !ids.contains(&image.id) {
+                ids.push(image.id.clone());
+            }
+        }
         for (number, image) in images.into_iter().enumerate() {
             let joint = Built {
                 platforms: if ids.len() > 1 { ids.clone() } else { Vec::new() },
@@ -84,7 +91,7 @@ impl ImageService {
             };
             self.keep(&record, if number == chosen { &names } else { &[] })?;
         }
-        Ok(Loaded { id: ids[chosen].clone(), names, left_out })
+        Ok(Loaded { id, names, left_out })
     }
 
     /// Whether all layers of an image are here. How they are packed is then known, or still to be decided, and another archive of the image

@@ -144,7 +144,7 @@ fn all_platforms(files: &Files, candidates: &[Descriptor]) -> Result<Option<Grou
         let annotations = only.annotations.iter().filter(|(key, _)| is_own(key));
         facts.descriptor_annotations = annotations.map(|(key, value)| (key.clone(), value.clone())).collect();
         facts.annotations.clone_from(&inner.annotations);
-        facts.is_docker = only.media_type == media::DOCKER_LIST;
+        facts.is_docker = inner.media_type == media::DOCKER_LIST;
         index = inner;
     }
     let mut entries: Vec<Descriptor> = Vec::new();
@@ -152,7 +152,8 @@ fn all_platforms(files: &Files, candidates: &[Descriptor]) -> Result<Option<Grou
         if entry.platform.is_none() {
             return Ok(None);
         }
-        if entries.iter().all(|other| other.platform != entry.platform) {
+        // One that stands for several platforms is still one image.
+        if entries.iter().all(|other| other.platform != entry.platform && other.digest != entry.digest) {
             entries.push(entry);
         }
     }
