@@ -234,6 +234,10 @@ fn a_credential_helper_is_asked_and_a_missing_one_is_no_error() {
     std::fs::write(bin.join("docker-credential-closed"), "").expect("a file");
     let error = try_with(r#"{"credsStore":"closed"}"#.into()).expect_err("anonymous is not enough");
     assert!(error.hint().is_some_and(|hint| hint.ends_with("docker-credential-closed is configured but not in PATH, or may not be run")));
+    // A folder where a file should be is what a mount makes of one that is not there.
+    let folder = RegistryConfig { auth_files: vec![bin.clone()], ..RegistryConfig::default() };
+    let error = pull(&Home::new(), &server, folder).expect_err("anonymous is not enough");
+    assert!(error.hint().is_some_and(|hint| hint.contains("/bin cannot be read: Is a directory")), "{error}");
     let error = try_with(r#"{"credsStore":"broken"}"#.into()).expect_err("a broken helper");
     assert!(matches!(&error, RegistryError::Helper { detail, .. } if detail.contains("locked")), "{error}");
 }

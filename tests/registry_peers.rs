@@ -7,7 +7,7 @@ mod registry;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use image_support::{Home, export_image, layer, noise, tool};
+use image_support::{Home, Reply, Server, export_image, layer, noise, tool};
 use registry::Registry;
 use shale::export::{Destination, Format, MediaTypes, export};
 use shale::image::{ImageError, PullPolicy};
@@ -126,6 +126,16 @@ fn tls_with(is_ca: &str) {
     let system = RegistryConfig { cert_dirs: vec![empty.clone()], system_ca_file: Some(cert.into()), ..RegistryConfig::default() };
     pull(system).expect("SSL_CERT_FILE");
     pull(RegistryConfig { insecure: vec![registry.host.clone()], ..RegistryConfig::default() }).expect("no check");
+
+    // What is said of a registry goes for whom it leads to.
+    let host = registry.host.clone();
+    let leading = Server::start(move |seen, _| Reply::new(307).with("location", format!("https://{host}{}", seen.path)));
+    let led = |config: RegistryConfig| {
+        let name = format!("{}/app:1", leading.host);
+        Home::new().service_with(config).pull(&name, &amd64(), &()).map(|image| image.record.id)
+    };
+    led(RegistryConfig { insecure: vec![leading.host.clone()], ..RegistryConfig::default() }).expect("no check there, either");
+    assert!(led(RegistryConfig::default()).is_err(), "an unknown issuer");
 
     let error = pull(RegistryConfig { cert_dirs: vec![empty], ..RegistryConfig::default() }).expect_err("an unknown issuer");
     let ImageError::Registry(error @ RegistryError::Tls { fault: TlsFault::Untrusted, .. }) = error else { panic!("{error}") };

@@ -165,6 +165,14 @@ fn a_blob_is_taken_from_the_repository_that_it_came_from() {
     let posts = server.lines().iter().filter(|l| l.starts_with("POST")).count();
     assert_eq!((mounts, posts), (2, 4), "two sources, and a plain upload for config and the other layer: {:?}", server.lines());
     assert!(receiver.stock.lock().expect("the stock").uploads.is_empty(), "no upload is left open");
+
+    // One that fails over it may take the blob all the same.
+    let receiver = Receiver::default();
+    let failing = serve(&receiver, |seen, _| seen.path.contains("mount=").then(|| Reply::new(500)));
+    keep(&home, "base", &[&a], &[format!("{}/base@{digest}", failing.host)]);
+    let name = keep(&home, &format!("{}/app:1", failing.host), &[&a, &b], &[]);
+    push_with(&home, &name, RegistryConfig::default(), &()).expect("a push");
+    assert_eq!(failing.lines().iter().filter(|l| l.contains("mount=")).count(), 1, "{:?}", failing.lines());
 }
 
 #[test]

@@ -41,18 +41,20 @@ fn without_flags(environment: &Environment, user: &Config) -> Result<RegistryCon
     // HTTP_PROXY in capitals is not read: a CGI server sets it from a request header.
     let proxy = |names: &[&str]| names.iter().find_map(|name| own(name));
     let path = |name| environment.non_empty(name).map(|path| environment.resolve(Path::new(path)));
+    // Go's programs do not read `all_proxy`; where it cannot be followed the way is theirs.
+    let all_proxy = || proxy(&["all_proxy", "ALL_PROXY"]).filter(|proxy| !proxy.starts_with("socks"));
     let podman = [
-        path("REGISTRY_AUTH_FILE"),
         environment.absolute_path("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json")),
         environment.home().map(|home| home.join(".config/containers/auth.json")),
     ];
     let home_certs = environment.home().map(|home| home.join(".docker/certs.d"));
     let mut config = RegistryConfig {
         auth_json: own("DOCKER_AUTH_CONFIG"),
-        auth_files: docker_config_file(environment).into_iter().chain(podman.into_iter().flatten()).collect(),
+        // Whoever names a file means it.
+        auth_files: [path("REGISTRY_AUTH_FILE"), docker_config_file(environment)].into_iter().chain(podman).flatten().collect(),
         helper_path: own("PATH").map(Into::into),
-        https_proxy: proxy(&["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]),
-        http_proxy: proxy(&["http_proxy", "all_proxy", "ALL_PROXY"]),
+        https_proxy: proxy(&["https_proxy", "HTTPS_PROXY"]).or_else(all_proxy),
+        http_proxy: proxy(&["http_proxy"]).or_else(all_proxy),
         no_proxy: proxy(&["no_proxy", "NO_PROXY"]),
         system_ca_file: path("SSL_CERT_FILE"),
         system_ca_dir: path("SSL_CERT_DIR"),

@@ -121,8 +121,9 @@ impl Tokens {
     }
 
     fn token(transport: &Transport, scope: Scope<'_>, bearer: &Challenge, found: &Found) -> Result<String, Fault> {
-        let question = Question { bearer, scopes: &scopes(scope, bearer), credential: found.credential.as_ref(), offline: false };
-        if let Some(realm) = question.endangered(transport, scope.reference.api_host()) {
+        let (scopes, host) = (&scopes(scope, bearer)[..], scope.reference.api_host());
+        let question = Question { bearer, scopes, credential: found.credential.as_ref(), offline: false, host };
+        if let Some(realm) = question.endangered(transport) {
             return Err(refused(scope, found, format!("the token server {realm} is not reached over HTTPS")).into());
         }
         match question.ask(transport)? {
@@ -146,6 +147,8 @@ struct Question<'a> {
     credential: Option<&'a Credential>,
     /// Whether an identity token is wanted, too.
     offline: bool,
+    /// Who sends there.
+    host: &'a str,
 }
 
 impl Question<'_> {
@@ -154,9 +157,9 @@ impl Question<'_> {
     }
 
     /// The address of a server that must not be told secrets, if there are any to tell.
-    fn endangered(&self, transport: &Transport, host: &str) -> Option<&str> {
+    fn endangered(&self, transport: &Transport) -> Option<&str> {
         let realm = self.param("realm");
-        (self.credential.is_some() && !may_send_secrets(transport, host, realm)).then_some(realm)
+        (self.credential.is_some() && !may_send_secrets(transport, self.host, realm)).then_some(realm)
     }
 
     /// Asks. The inner error is a server that does not want to.
@@ -165,7 +168,7 @@ impl Question<'_> {
         let joined = self.scopes.join(" ");
         let mut fields = vec![("service", self.param("service"))];
         fields.retain(|(_, value)| !value.is_empty());
-        let request = match self.credential {
+        let mut request = match self.credential {
             Some(Credential::Identity(refresh)) => {
                 fields.push(("scope", &joined));
                 fields.retain(|(_, value)| !value.is_empty());
@@ -185,6 +188,7 @@ impl Question<'_> {
                 request
             }
         };
+        request.registry = Some(self.host.to_owned());
         let response = transport.send(&request)?;
         match response.status {
             200 => {}
@@ -216,8 +220,8 @@ pub(super) fn try_login(transport: &Transport, host: &str, credential: &Credenti
     let by_scheme = |scheme: &str| challenges.iter().find(|c| c.scheme == scheme);
     let (authorization, identity) = match (by_scheme("bearer"), by_scheme("basic"), credential) {
         (Some(bearer), _, _) => {
-            let question = Question { bearer, scopes: &[], credential: Some(credential), offline: true };
-            if let Some(realm) = question.endangered(transport, host) {
+            let question = Question { bearer, scopes: &[], credential: Some(credential), offline: true, host };
+            if let Some(realm) = question.endangered(transport) {
                 let detail = format!("Get \"{url}\": the token server {realm} is not reached over HTTPS");
                 return Err(RegistryError::Login { host: host.into(), detail }.into());
             }
@@ -261,7 +265,8 @@ fn may_send_secrets(transport: &Transport, api_host: &str, realm: &str) -> bool 
         None => realm.starts_with("https://"),
         Some(host) => {
             let config = transport.config();
-            tls::is_loopback(host) || config.is_insecure(host) || config.is_insecure(api_host)
+            let is_vouched_for = |host: &str| config.is_insecure(host) || config.plain_http.iter().any(|plain| plain == host);
+            tls::is_loopback(host) || is_vouched_for(host) || is_vouched_for(api_host)
         }
     }
 }
@@ -365,6 +370,24 @@ fn value(text: &str) -> (String, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secrets_go_where_somebody_vouches_for_the_way() {
+        use crate::source::registry::RegistryConfig;
+        let config = RegistryConfig { plain_http: vec!["r.lan:5000".into()], insecure: vec!["i.lan".into()], ..RegistryConfig::default() };
+        let transport = Transport::new(config);
+        for (registry, realm, expected) in [
+            ("r.io", "https://t.io/token", true),
+            ("r.io", "http://t.io/token", false),
+            ("r.lan:5000", "http://r.lan:5000/token", true),
+            ("r.lan:5000", "http://t.lan/token", true),
+            ("i.lan", "http://t.lan/token", true),
+            ("r.io", "http://127.0.0.1:1/token", true),
+            ("r.io", "ftp://t.io", false),
+        ] {
+            assert_eq!(may_send_secrets(&transport, registry, realm), expected, "{registry} {realm}");
+        }
+    }
 
     #[test]
     fn challenges() {

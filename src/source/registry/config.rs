@@ -13,7 +13,8 @@ use crate::oci::reference::Reference;
 pub struct RegistryConfig {
     /// The text of `DOCKER_AUTH_CONFIG`; it stands before every file.
     pub auth_json: Option<String>,
-    /// Credential files, first match wins: Docker's `config.json`, then podman's `auth.json` files. Absent ones are no error.
+    /// Credential files, first match wins: the one that a variable names, Docker's `config.json`, podman's `auth.json` files. Absent ones
+    /// are no error.
     pub auth_files: Vec<PathBuf>,
     /// `PATH` for credential helpers; `None` = the process's own.
     pub helper_path: Option<OsString>,
@@ -25,7 +26,7 @@ pub struct RegistryConfig {
     pub system_ca_file: Option<PathBuf>,
     /// `SSL_CERT_DIR`: instead of the system's folder.
     pub system_ca_dir: Option<PathBuf>,
-    /// Hosts (`HOST[:PORT]`) whose certificate is not checked and that may speak plain HTTP.
+    /// Hosts (`HOST[:PORT]`, `*.DOMAIN`) whose certificate is not checked and that may speak plain HTTP.
     pub insecure: Vec<String>,
     /// Every host is (`--tls-verify=false`).
     pub insecure_all: bool,
@@ -100,7 +101,9 @@ impl RegistryConfig {
 
     /// Whether a host's certificate is not checked and it may speak plain HTTP.
     pub(super) fn is_insecure(&self, host: &str) -> bool {
-        self.insecure_all || self.insecure.iter().any(|h| h == host)
+        let name = host.split(':').next().unwrap_or(host);
+        let below = |parent: &str| host.ends_with(parent) || name.ends_with(parent);
+        self.insecure_all || self.insecure.iter().any(|known| known == host || known.strip_prefix('*').is_some_and(below))
     }
 }
 
@@ -227,5 +230,15 @@ mod tests {
             assert_eq!(shown(name), expected, "{name}");
         }
         assert!(shown(&format!("user/app@{digest}")).contains(&format!("digest.example/user/app@{digest}")));
+    }
+
+    #[test]
+    fn a_whole_domain_can_be_insecure() {
+        let config = RegistryConfig { insecure: vec!["*.lan".into(), "r:5000".into()], ..RegistryConfig::default() };
+        for (host, expected) in
+            [("a.lan", true), ("a.b.lan:443", true), ("r:5000", true), ("lan", false), ("a.lan.example", false), ("r", false)]
+        {
+            assert_eq!(config.is_insecure(host), expected, "{host}");
+        }
     }
 }

@@ -118,6 +118,11 @@ impl Search<'_> {
             let text = match fs::read_to_string(path) {
                 Ok(text) => text,
                 Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => continue,
+                // Of another user's home, or a folder, as a mount of a file that is not there makes one: public images must still be pulled.
+                Err(e) if matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::IsADirectory) => {
+                    self.note = Some(format!("the credential file {} cannot be read: {e}", path.display()));
+                    continue;
+                }
                 Err(e) => return Err(RegistryError::AuthFile { path: path.clone(), detail: e.to_string() }),
             };
             if let Some(found) = self.in_file(&parse(&text, path)?, path)? {

@@ -213,7 +213,7 @@ pub enum RegistryError {
         detail: String,
     },
     /// A proxy setting that cannot be used.
-    #[error("invalid proxy {proxy:?}")]
+    #[error("invalid proxy {proxy:?}: http:// and https:// proxies can be used")]
     Proxy {
         /// The setting, without its password.
         proxy: String,

@@ -15,7 +15,7 @@ use ureq::{Agent, Body, SendBody};
 use super::config::RegistryConfig;
 use super::connect;
 use super::error::{RegistryError, TlsFault};
-use super::retry::Fault;
+use super::retry::{Fault, retry_after};
 use super::tls::{self, SystemRoots};
 use crate::oci::json;
 
@@ -41,11 +41,14 @@ pub(in crate::source) struct Request {
     pub(in crate::source) conditions: Vec<(&'static str, String)>,
     /// A form to post.
     pub(super) form: Option<String>,
+    /// The registry whose token server is asked: how the user trusts it (CA, client certificate, `insecure`) goes for that server, too.
+    pub(super) registry: Option<String>,
 }
 
 impl Request {
     pub(in crate::source) fn get(url: String) -> Self {
-        Self { method: Method::GET, url, authorization: None, accept: Vec::new(), from_byte: 0, conditions: Vec::new(), form: None }
+        let (accept, conditions) = (Vec::new(), Vec::new());
+        Self { method: Method::GET, url, authorization: None, accept, from_byte: 0, conditions, form: None, registry: None }
     }
 
     /// The host without its port; of an IPv6 address without brackets.
@@ -122,7 +125,7 @@ pub(in crate::source) struct Response {
 pub(in crate::source) struct Transport {
     config: RegistryConfig,
     system_roots: SystemRoots,
-    agents: Mutex<HashMap<(bool, String), Agent>>,
+    agents: Mutex<HashMap<(bool, String, String), Agent>>,
     bases: Mutex<HashMap<String, String>>,
 }
 
@@ -185,8 +188,8 @@ impl Transport {
         is_tls
     }
 
-    fn agent(&self, https: bool, host: &str) -> Result<Agent, RegistryError> {
-        let key = (https, host.to_owned());
+    fn agent(&self, https: bool, host: &str, registry: &str) -> Result<Agent, RegistryError> {
+        let key = (https, host.to_owned(), registry.to_owned());
         if let Some(agent) = lock(&self.agents).get(&key) {
             return Ok(agent.clone());
         }
@@ -205,7 +208,7 @@ impl Transport {
             .timeout_per_write(Some(stall))
             .build();
         let agent = if https {
-            connect::agent(config, tls::settings(&self.config, &self.system_roots, host)?)
+            connect::agent(config, tls::settings(&self.config, &self.system_roots, host, registry)?)
         } else {
             Agent::new_with_config(config)
         };
@@ -224,10 +227,11 @@ impl Transport {
         let is_upload = !matches!(payload, Payload::Nothing);
         let first = parse(&request.url)?;
         let shown = without_query(&request.url).to_owned();
+        let registry = request.registry.clone().unwrap_or_else(|| authority(&first).to_owned());
         let mut url = first.clone();
         for _ in 0..=REDIRECT_LIMIT {
             let same_host = origin(&url) == origin(&first);
-            let response = self.send_once(request, payload, &url, same_host)?;
+            let response = self.send_once(request, payload, &url, (same_host, &registry))?;
             let status = response.status().as_u16();
             let location = response.headers().get(http::header::LOCATION).and_then(|l| l.to_str().ok());
             match (status, location) {
@@ -237,7 +241,7 @@ impl Transport {
                     let next_uri =
                         next.parse::<Uri>().ok().filter(|u| matches!(u.scheme_str(), Some("http" | "https")) && u.host().is_some());
                     let next_uri = next_uri.ok_or_else(|| refuse("not an HTTP address"))?;
-                    self.check_downgrade(&url, &next_uri).map_err(refuse)?;
+                    self.check_downgrade(&url, &next_uri, &registry).map_err(refuse)?;
                     url = next_uri;
                 }
                 _ => {
@@ -252,15 +256,24 @@ impl Transport {
         Err(RegistryError::Redirect { url: shown, location: without_query(&url.to_string()).into(), reason: "too many redirects" }.into())
     }
 
-    fn check_downgrade(&self, from: &Uri, to: &Uri) -> Result<(), &'static str> {
-        let host = to.authority().map_or("", http::uri::Authority::as_str);
+    fn check_downgrade(&self, from: &Uri, to: &Uri, registry: &str) -> Result<(), &'static str> {
         let downgrade = from.scheme_str() == Some("https") && to.scheme_str() == Some("http");
-        if downgrade && !self.config.is_insecure(host) { Err("from HTTPS to plain HTTP") } else { Ok(()) }
+        if downgrade && !self.config.is_insecure(authority(to)) && !self.config.is_insecure(registry) {
+            Err("from HTTPS to plain HTTP")
+        } else {
+            Ok(())
+        }
     }
 
-    fn send_once(&self, request: &Request, payload: Payload<'_>, url: &Uri, same_host: bool) -> Result<http::Response<Body>, Fault> {
-        let host = url.authority().map_or("", |a| a.as_str().rsplit('@').next().unwrap_or_default());
-        let agent = self.agent(url.scheme_str() == Some("https"), host)?;
+    fn send_once(
+        &self,
+        request: &Request,
+        payload: Payload<'_>,
+        url: &Uri,
+        (same_host, registry): (bool, &str),
+    ) -> Result<http::Response<Body>, Fault> {
+        let host = authority(url);
+        let agent = self.agent(url.scheme_str() == Some("https"), host, registry)?;
         let mut builder = http::Request::builder().method(request.method.clone()).uri(url.clone());
         for accept in &request.accept {
             builder = builder.header(http::header::ACCEPT, *accept);
@@ -391,14 +404,6 @@ fn is_transient(status: u16) -> bool {
     matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504 | 520..=530)
 }
 
-/// `Retry-After`: seconds, or a date.
-fn retry_after(text: &str) -> Option<Duration> {
-    if let Ok(seconds) = text.trim().parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    Some((http_date(text)? - time::OffsetDateTime::now_utc()).try_into().unwrap_or(Duration::ZERO))
-}
-
 /// A date as servers write it.
 pub(in crate::source) fn http_date(text: &str) -> Option<time::OffsetDateTime> {
     let format = time::macros::format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
@@ -467,6 +472,11 @@ fn tls_failure(host: &str, error: &rustls::Error) -> RegistryError {
 
 fn parse(url: &str) -> Result<Uri, RegistryError> {
     url.parse().map_err(|_| unreachable(without_query(url), "not a usable address"))
+}
+
+/// Host and port, without a user.
+fn authority(url: &Uri) -> &str {
+    url.authority().map_or("", |authority| authority.as_str().rsplit('@').next().unwrap_or_default())
 }
 
 fn origin(url: &Uri) -> (Option<&str>, Option<&str>, Option<u16>) {
@@ -586,13 +596,5 @@ mod tests {
         assert!(Fault::Retry { error: status(503), after: None, connecting: false }.is_answer());
         assert!(!Fault::from(unreachable("h", "refused")).is_answer());
         assert!(!Fault::from(tls_failure("h", &rustls::Error::DecryptError)).is_answer());
-    }
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        assert_eq!(retry_after("7"), Some(Duration::from_secs(7)));
-        assert_eq!(retry_after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
-        assert!(retry_after("Fri, 21 Oct 2411 07:28:00 GMT").is_some_and(|d| d.as_secs() > 1 << 20));
-        assert_eq!(retry_after("soon"), None);
     }
 }

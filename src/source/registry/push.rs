@@ -150,7 +150,11 @@ impl Client {
         let scope = Scope { mount_from: Some(path), ..Scope::push(target) };
         let url = self.url(target, &format!("blobs/uploads/?mount={}&from={}", escape(digest.as_str()), escape(path)));
         let asked = url.clone();
-        let response = self.call(Call { scope, method: Method::POST, url, headers: Vec::new(), payload: Payload::Bytes(&[], "") })?;
+        let response = match self.call(Call { scope, method: Method::POST, url, headers: Vec::new(), payload: Payload::Bytes(&[], "") }) {
+            // A registry that fails over this may still take the blob itself.
+            Err(fault) if fault.is_answer() => return Ok(Mount::Refused),
+            answer => answer?,
+        };
         match response.status {
             201 => Ok(Mount::Done),
             202 => Ok(opened(&asked, &response).map_or(Mount::Refused, Mount::Upload)),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::config::{Progress, RetryPolicy};
 use super::error::RegistryError;
+use super::http::http_date;
 
 const LONGEST_DELAY: Duration = Duration::from_secs(20);
 /// Tries of a host that cannot be connected to: a wrong name must not cost a minute, a busy resolver deserves another try.
@@ -138,5 +139,26 @@ fn sleep(delay: Duration, progress: &dyn Progress) -> Result<(), RegistryError> 
             return Ok(());
         }
         thread::sleep(left.min(Duration::from_millis(50)));
+    }
+}
+
+/// `Retry-After`: seconds, or a date.
+pub(super) fn retry_after(text: &str) -> Option<Duration> {
+    if let Ok(seconds) = text.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    Some((http_date(text)? - time::OffsetDateTime::now_utc()).try_into().unwrap_or(Duration::ZERO))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        assert_eq!(retry_after("7"), Some(Duration::from_secs(7)));
+        assert_eq!(retry_after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
+        assert!(retry_after("Fri, 21 Oct 2411 07:28:00 GMT").is_some_and(|d| d.as_secs() > 1 << 20));
+        assert_eq!(retry_after("soon"), None);
     }
 }

@@ -10,6 +10,7 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
+use ureq::ProxyProtocol;
 
 use super::config::RegistryConfig;
 use super::connect::Verifier;
@@ -52,15 +53,22 @@ pub(super) fn cert_dirs(config: &RegistryConfig, host: &str) -> Vec<PathBuf> {
     config.cert_dirs.iter().map(|dir| dir.join(host)).filter(|dir| dir.is_dir()).collect()
 }
 
-/// The TLS settings of a host.
-pub(super) fn settings(config: &RegistryConfig, system: &SystemRoots, host: &str) -> Result<Arc<ClientConfig>, RegistryError> {
-    let insecure = config.is_insecure(host);
+/// The TLS settings of a host to which a registry leads, or of the registry itself. What the user said of the registry goes for its token
+/// server and its storage, as with Docker: they have certificates of the same house.
+pub(super) fn settings(
+    config: &RegistryConfig,
+    system: &SystemRoots,
+    host: &str,
+    registry: &str,
+) -> Result<Arc<ClientConfig>, RegistryError> {
+    let hosts = if host == registry { vec![host] } else { vec![registry, host] };
+    let insecure = hosts.iter().any(|host| config.is_insecure(host));
     let mut trusted = Vec::new();
-    for path in config.ca_files.iter().chain(config.host_ca_files.get(host).into_iter().flatten()) {
+    for path in config.ca_files.iter().chain(hosts.iter().filter_map(|host| config.host_ca_files.get(*host)).flatten()) {
         trusted.extend(certificates(path)?);
     }
     let mut client = None;
-    for dir in cert_dirs(config, host) {
+    for dir in hosts.iter().flat_map(|host| cert_dirs(config, host)) {
         for path in files(&dir)? {
             match path.extension().and_then(|e| e.to_str()) {
                 Some("crt") => trusted.extend(certificates(&path)?),
@@ -135,7 +143,8 @@ pub(super) fn proxy(config: &RegistryConfig, https: bool, host: &str) -> Result<
         return Ok(None);
     }
     let shown = || text.rsplit('@').next().unwrap_or(text).to_owned();
-    ureq::Proxy::new(text).map(Some).map_err(|_| RegistryError::Proxy { proxy: shown() })
+    let proxy = ureq::Proxy::new(text).ok().filter(|proxy| matches!(proxy.protocol(), ProxyProtocol::Http | ProxyProtocol::Https));
+    proxy.map(Some).ok_or_else(|| RegistryError::Proxy { proxy: shown() })
 }
 
 /// Whether `no_proxy` names the host: itself, a parent domain, an address, a network, or `*`.
@@ -168,6 +177,14 @@ fn in_network(network: &str, bits: &str, ip: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_proxy_that_is_no_http_proxy_is_refused_by_name() {
+        let with = |text: &str| proxy(&RegistryConfig { https_proxy: Some(text.into()), ..RegistryConfig::default() }, true, "r.io");
+        assert!(with("http://p:1").is_ok_and(|proxy| proxy.is_some()) && with("").is_ok_and(|proxy| proxy.is_none()));
+        let error = with("socks5://user:secret@p:1").expect_err("it would be passed by").to_string();
+        assert!(error.contains("p:1") && !error.contains("secret"), "{error}");
+    }
 
     #[test]
     fn loopback_hosts() {
