@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use image_support::{Home, INDEX, LayerBytes, Reply, Repository, Seen, Server, layer, noise};
 use shale::image::{ImageError, Origin, PullPolicy};
 use shale::oci::platform::Platform;
-use shale::source::registry::{Mirror, Place, Progress, RegistryConfig, RegistryError};
+use shale::source::registry::{Mirror, Place, Progress, RegistryConfig, RegistryError, RetryPolicy};
 use shale_cache::OciDigest;
 
 fn amd64() -> Platform {
@@ -403,6 +403,23 @@ fn a_broken_download_is_resumed() {
 }
 
 #[test]
+fn who_misunderstands_ranges_is_asked_for_everything() {
+    for status in [416, 206] {
+        let a = layer("file", &noise(900_000));
+        let repository = Repository::new(&[("amd64", &[&a])]);
+        let (path, gzip) = (format!("/v2/app/blobs/{}", repository.layers[0]), a.gzip.clone());
+        let server = server(repository, move |seen, repeats| {
+            (seen.path == path).then(|| match (seen.header("range"), repeats) {
+                (Some(_), _) => Reply { status, ..Reply::ok("no such range") }.with("content-range", "bytes 7-19/20"),
+                (None, 0) => Reply { break_after: Some(200_000), ..Reply::ok(gzip.clone()) },
+                (None, _) => Reply::ok(gzip.clone()),
+            })
+        });
+        pull(&Home::new(), &server, RegistryConfig::default()).unwrap_or_else(|error| panic!("{status}: {error}"));
+    }
+}
+
+#[test]
 fn lies_are_not_believed_and_leave_nothing() {
     type Lie = Box<dyn Fn(&Seen, &LayerBytes) -> Option<Reply> + Send + Sync>;
     let cases: [(&str, Lie); 5] = [
@@ -583,6 +600,12 @@ fn mirrors_are_asked_first_and_none_of_them_is_needed() {
         pull(&Home::new(), &home_server, with(mirror_of(&home_server.host, location), None)).expect("an image");
         assert!(!home_server.lines().is_empty());
     }
+    // One that is out of order costs the patience for one request, not for each.
+    let (broken, home_server) = (server(image(), |_, _| Some(Reply::new(503))), server(image(), |_, _| None));
+    let retry = RetryPolicy { attempts: 2, first_delay: Duration::from_millis(1), ..RetryPolicy::default() };
+    let config = RegistryConfig { retry, ..with(mirror_of(&home_server.host, &broken.host), None) };
+    pull(&Home::new(), &home_server, config).expect("an image");
+    assert!(broken.lines().iter().all(|line| line.contains("manifests/latest")), "{:?}", broken.lines());
     let blocked = Place { prefix: "127.0.0.1:1".into(), is_blocked: true, ..Place::default() };
     let error = Home::new().service_with(with(blocked, None)).pull("127.0.0.1:1/app", &amd64(), &()).expect_err("blocked");
     assert!(error.to_string().contains("is blocked"), "{error}");

@@ -61,7 +61,13 @@ impl Client {
     }
 
     pub(super) fn note_failure(&self, mirror: &Reference, error: &RegistryError) {
-        if matches!(error, RegistryError::Unreachable { .. } | RegistryError::Tls { .. }) {
+        let is_out_of_order = match error {
+            RegistryError::Unreachable { .. } | RegistryError::Tls { .. } | RegistryError::RateLimited { .. } => true,
+            // As often as it was asked: each blob would cost the same patience again.
+            RegistryError::Status { status, .. } => *status == 429 || *status >= 500,
+            _ => false,
+        };
+        if is_out_of_order {
             self.given_up.lock().unwrap_or_else(PoisonError::into_inner).insert(mirror.domain().to_owned());
         }
     }

@@ -297,13 +297,18 @@ struct Transfer<'a> {
 impl Transfer<'_> {
     /// One try, from where the last one ended.
     fn run(&mut self, client: &Client) -> Result<(), Fault> {
-        let digest = self.digest;
-        let response = client.request(self.reference, Method::GET, &format!("blobs/{digest}"), &[], *self.done_bytes)?;
+        let (digest, offset) = (self.digest, *self.done_bytes);
+        let ask = |offset| client.request(self.reference, Method::GET, &format!("blobs/{digest}"), &[], offset);
+        let mut response = ask(offset)?;
+        // Who misunderstands ranges is asked for all of it, like who knows none.
+        if offset > 0 && (response.status == 416 || response.status == 206 && !starts_at(&response, offset)) {
+            response = ask(0)?;
+        }
         let url = response.url.clone();
         // A server that knows no ranges sends everything again.
         let mut skip_bytes = match response.status {
-            200 => *self.done_bytes,
-            206 if starts_at(&response, *self.done_bytes) => 0,
+            200 => offset,
+            206 if starts_at(&response, offset) => 0,
             _ => return Err(client.unexpected_of_blob(self.reference, digest, response).into()),
         };
         let mut reader = response.into_reader();
