@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use image_support::{Home, INDEX, LayerBytes, Reply, Repository, Seen, Server, layer, noise};
+use image_support::{Home, INDEX, LayerBytes, Reply, Repository, Seen, Server, layer, noise, one_layer, registry_error, server};
 use shale::image::{ImageError, Origin, PullPolicy};
 use shale::oci::platform::Platform;
 use shale::source::registry::{Mirror, Place, Progress, RegistryConfig, RegistryError, RetryPolicy};
@@ -15,22 +15,6 @@ use shale_cache::OciDigest;
 
 fn amd64() -> Platform {
     "linux/amd64".parse().expect("a platform")
-}
-
-fn one_layer() -> LayerBytes {
-    layer("file", &noise(300_000))
-}
-
-/// A server that answers as a registry, but for what `fault` says first.
-fn server(repository: Repository, fault: impl Fn(&Seen, usize) -> Option<Reply> + Send + Sync + 'static) -> Server {
-    Server::start(move |seen, repeats| fault(seen, repeats).unwrap_or_else(|| repository.answer(seen)))
-}
-
-fn registry_error(error: ImageError) -> RegistryError {
-    match error {
-        ImageError::Registry(error) => error,
-        other => panic!("not the registry's: {other}"),
-    }
 }
 
 /// Resolves and fetches everything.

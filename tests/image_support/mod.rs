@@ -13,9 +13,9 @@ use std::thread;
 
 use serde_json::json;
 use shale::export::ExportImage;
-use shale::image::ImageService;
+use shale::image::{ImageError, ImageService};
 use shale::oci::reference::Reference;
-use shale::source::registry::{Client, RegistryConfig, RetryPolicy};
+use shale::source::registry::{Client, RegistryConfig, RegistryError, RetryPolicy};
 use shale_cache::{DiffId, OciDigest, Packed, Store};
 use std::time::Duration;
 
@@ -350,5 +350,23 @@ impl Repository {
             None => Reply::ok(bytes.clone()),
         };
         reply.with("content-type", media_type).with("docker-content-digest", OciDigest::sha256_of(bytes).to_string())
+    }
+}
+
+/// A layer of one file.
+pub fn one_layer() -> LayerBytes {
+    layer("file", &noise(300_000))
+}
+
+/// A server that answers as a registry, but for what `fault` says first.
+pub fn server(repository: Repository, fault: impl Fn(&Seen, usize) -> Option<Reply> + Send + Sync + 'static) -> Server {
+    Server::start(move |seen, repeats| fault(seen, repeats).unwrap_or_else(|| repository.answer(seen)))
+}
+
+/// The registry's error.
+pub fn registry_error(error: ImageError) -> RegistryError {
+    match error {
+        ImageError::Registry(error) => error,
+        other => panic!("not the registry's: {other}"),
     }
 }
