@@ -7,14 +7,14 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use rustls::CertificateError;
 use serde::Deserialize;
 use ureq::http::{self, HeaderMap, Method, Uri};
 use ureq::{Agent, Body, SendBody};
 
 use super::config::RegistryConfig;
 use super::connect;
-use super::error::{RegistryError, TlsFault};
+use super::error::RegistryError;
+use super::failure::{self, unreachable};
 use super::retry::{Fault, retry_after};
 use super::tls::{self, SystemRoots};
 use crate::oci::json;
@@ -303,7 +303,7 @@ impl Transport {
                 agent.run(agent.configure_request(request).timeout_recv_response(Some(patience)).build())
             }
         };
-        sent.map_err(|error| sort_failure(error, host, agent.config().proxy(), without_query(&url.to_string())))
+        sent.map_err(|error| failure::sort(error, host, agent.config().proxy(), without_query(&url.to_string())))
     }
 }
 
@@ -408,66 +408,6 @@ fn is_transient(status: u16) -> bool {
 pub(in crate::source) fn http_date(text: &str) -> Option<time::OffsetDateTime> {
     let format = time::macros::format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
     Some(time::PrimitiveDateTime::parse(text.trim(), format).ok()?.assume_utc())
-}
-
-fn unreachable(host: &str, detail: impl ToString) -> RegistryError {
-    RegistryError::Unreachable { host: host.into(), detail: detail.to_string() }
-}
-
-/// Which failures of the transport are worth another try.
-fn sort_failure(error: ureq::Error, host: &str, proxy: Option<&ureq::Proxy>, url: &str) -> Fault {
-    let way = proxy.map_or_else(|| host.to_owned(), |proxy| format!("{host} by the proxy {}:{}", proxy.host(), proxy.port()));
-    let connecting = |detail: String| Fault::Retry { error: unreachable(&way, detail), after: None, connecting: true };
-    let interrupted = |detail: String| Fault::Retry {
-        error: RegistryError::Interrupted { url: url.into(), detail, attempts: 1 },
-        after: None,
-        connecting: false,
-    };
-    match error {
-        ureq::Error::HostNotFound => connecting("no such host".into()),
-        ureq::Error::ConnectionFailed => connecting("connection failed".into()),
-        ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => connecting("timeout".into()),
-        ureq::Error::Timeout(_) => interrupted("timeout".into()),
-        ureq::Error::Io(e) => match e.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-            Some(tls) => tls_failure(host, tls).into(),
-            None if matches!(
-                e.kind(),
-                io::ErrorKind::ConnectionRefused
-                    | io::ErrorKind::HostUnreachable
-                    | io::ErrorKind::NetworkUnreachable
-                    | io::ErrorKind::TimedOut
-            ) =>
-            {
-                connecting(e.to_string())
-            }
-            // getaddrinfo's failures have no kind of their own.
-            None if e.to_string().contains("failed to lookup address") => connecting(e.to_string()),
-            None => interrupted(e.to_string()),
-        },
-        ureq::Error::Protocol(e) => interrupted(e.to_string()),
-        other => unreachable(&way, other).into(),
-    }
-}
-
-/// Nobody who is trusted has signed the certificate; with one that is a CA's own, webpki does not come to look who that was.
-fn is_untrusted(cause: &CertificateError) -> bool {
-    match cause {
-        CertificateError::UnknownIssuer => true,
-        CertificateError::Other(other) => other.to_string() == "CaUsedAsEndEntity",
-        _ => false,
-    }
-}
-
-fn tls_failure(host: &str, error: &rustls::Error) -> RegistryError {
-    let (fault, detail) = match error {
-        rustls::Error::InvalidMessage(_) => (TlsFault::PlainHttp, "the server's answer is not TLS".to_owned()),
-        // The words of Go's programs, which scripts look for.
-        rustls::Error::InvalidCertificate(cause) if is_untrusted(cause) => {
-            (TlsFault::Untrusted, "certificate signed by unknown authority".to_owned())
-        }
-        other => (TlsFault::Other, other.to_string()),
-    };
-    RegistryError::Tls { host: host.into(), detail, fault }
 }
 
 fn parse(url: &str) -> Result<Uri, RegistryError> {
@@ -595,6 +535,6 @@ mod tests {
         let status = |status| RegistryError::Status { method: "HEAD".into(), url: String::new(), status, detail: String::new() };
         assert!(Fault::Retry { error: status(503), after: None, connecting: false }.is_answer());
         assert!(!Fault::from(unreachable("h", "refused")).is_answer());
-        assert!(!Fault::from(tls_failure("h", &rustls::Error::DecryptError)).is_answer());
+        assert!(!Fault::from(failure::tls_failure("h", &rustls::Error::DecryptError)).is_answer());
     }
 }

@@ -13,11 +13,13 @@ mod config;
 mod connect;
 mod credentials;
 mod error;
+mod failure;
 pub(in crate::source) mod http;
 mod keyring;
 mod pull;
 mod push;
 pub(in crate::source) mod retry;
+mod stream;
 mod tls;
 
 pub use client::Client;

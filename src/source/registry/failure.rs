@@ -1,0 +1,68 @@
+//! What a failure of the transport means: which part of the way failed, and whether another try is worth it.
+
+use std::io;
+
+use rustls::CertificateError;
+
+use super::error::{RegistryError, TlsFault};
+use super::retry::Fault;
+
+pub(super) fn unreachable(host: &str, detail: impl ToString) -> RegistryError {
+    RegistryError::Unreachable { host: host.into(), detail: detail.to_string() }
+}
+
+/// Which failures of the transport are worth another try.
+pub(super) fn sort(error: ureq::Error, host: &str, proxy: Option<&ureq::Proxy>, url: &str) -> Fault {
+    let way = proxy.map_or_else(|| host.to_owned(), |proxy| format!("{host} by the proxy {}:{}", proxy.host(), proxy.port()));
+    let connecting = |detail: String| Fault::Retry { error: unreachable(&way, detail), after: None, connecting: true };
+    let interrupted = |detail: String| Fault::Retry {
+        error: RegistryError::Interrupted { url: url.into(), detail, attempts: 1 },
+        after: None,
+        connecting: false,
+    };
+    match error {
+        ureq::Error::HostNotFound => connecting("no such host".into()),
+        ureq::Error::ConnectionFailed => connecting("connection failed".into()),
+        ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => connecting("timeout".into()),
+        ureq::Error::Timeout(_) => interrupted("timeout".into()),
+        ureq::Error::Io(e) => match e.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(tls) => tls_failure(host, tls).into(),
+            None if matches!(
+                e.kind(),
+                io::ErrorKind::ConnectionRefused
+                    | io::ErrorKind::HostUnreachable
+                    | io::ErrorKind::NetworkUnreachable
+                    | io::ErrorKind::TimedOut
+            ) =>
+            {
+                connecting(e.to_string())
+            }
+            // getaddrinfo's failures have no kind of their own.
+            None if e.to_string().contains("failed to lookup address") => connecting(e.to_string()),
+            None => interrupted(e.to_string()),
+        },
+        ureq::Error::Protocol(e) => interrupted(e.to_string()),
+        other => unreachable(&way, other).into(),
+    }
+}
+
+/// Nobody who is trusted has signed the certificate; with one that is a CA's own, webpki does not come to look who that was.
+fn is_untrusted(cause: &CertificateError) -> bool {
+    match cause {
+        CertificateError::UnknownIssuer => true,
+        CertificateError::Other(other) => other.to_string() == "CaUsedAsEndEntity",
+        _ => false,
+    }
+}
+
+pub(super) fn tls_failure(host: &str, error: &rustls::Error) -> RegistryError {
+    let (fault, detail) = match error {
+        rustls::Error::InvalidMessage(_) => (TlsFault::PlainHttp, "the server's answer is not TLS".to_owned()),
+        // The words of Go's programs, which scripts look for.
+        rustls::Error::InvalidCertificate(cause) if is_untrusted(cause) => {
+            (TlsFault::Untrusted, "certificate signed by unknown authority".to_owned())
+        }
+        other => (TlsFault::Other, other.to_string()),
+    };
+    RegistryError::Tls { host: host.into(), detail, fault }
+}
