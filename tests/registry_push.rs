@@ -394,3 +394,37 @@ fn refusals_are_told_in_the_registry_s_words() {
         assert!(error.hint().is_some(), "{error}");
     }
 }
+
+#[test]
+fn a_proxy_is_asked_for_plain_http_without_a_tunnel() {
+    let receiver = Receiver::default();
+    let registry = receiver.clone();
+    // As Squid by its own settings: no tunnels but to port 443.
+    let proxy = Server::start(move |seen, _| {
+        if seen.header("proxy-authorization") != Some("Basic dTpwQA==") {
+            return Reply::new(407);
+        }
+        match seen.path.strip_prefix("http://registry.invalid:5000") {
+            Some(path) if seen.header("host") == Some("registry.invalid:5000") => {
+                registry.answer(&Seen { path: path.into(), ..seen.clone() })
+            }
+            _ => Reply::new(403),
+        }
+    });
+    let settings = || RegistryConfig {
+        http_proxy: Some(format!("http://u:p%40@{}", proxy.host)),
+        plain_http: vec!["registry.invalid:5000".into()],
+        ..RegistryConfig::default()
+    };
+    let home = Home::new();
+    let (a, b) = (small(), large());
+    let name = keep(&home, "registry.invalid:5000/app:1", &[&a, &b], &[]);
+    let pushed = push_with(&home, &name, settings(), &()).expect("a push");
+    for layer in [&a, &b] {
+        let path = format!("/v2/app/blobs/{}", OciDigest::sha256_of(&layer.gzip));
+        assert!(receiver.file(&path).as_ref() == Some(&layer.gzip), "{path} is not there as it was");
+    }
+    let platform = "linux/amd64".parse().expect("a platform");
+    let image = Home::new().service_with(settings()).pull(&name.to_string(), &platform, &()).expect("a pull");
+    assert_eq!(image.record.repo_digests, [format!("registry.invalid:5000/app@{}", pushed.digest)]);
+}

@@ -15,6 +15,7 @@ use super::config::RegistryConfig;
 use super::connect;
 use super::error::RegistryError;
 use super::failure::{self, unreachable};
+use super::forward;
 use super::retry::{Fault, retry_after};
 use super::tls::{self, SystemRoots};
 use crate::oci::json;
@@ -194,6 +195,8 @@ impl Transport {
             return Ok(agent.clone());
         }
         let stall = self.config.retry.stall;
+        let proxy = tls::proxy(&self.config, https, host)?;
+        let forwards = !https && proxy.as_ref().is_some_and(forward::forwards);
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -201,16 +204,17 @@ impl Transport {
             .user_agent(USER_AGENT)
             .accept("")
             .accept_encoding("identity")
-            .proxy(tls::proxy(&self.config, https, host)?)
+            .proxy(proxy)
             .timeout_connect(Some(CONNECT_TIMEOUT.min(stall)))
             .timeout_recv_response(Some(stall))
             .timeout_per_read(Some(stall))
-            .timeout_per_write(Some(stall))
-            .build();
+            .timeout_per_write(Some(stall));
         let agent = if https {
-            connect::agent(config, tls::settings(&self.config, &self.system_roots, host, registry)?)
+            connect::agent(config.build(), tls::settings(&self.config, &self.system_roots, host, registry)?)
+        } else if forwards {
+            forward::agent(config.max_idle_connections(0).build())
         } else {
-            Agent::new_with_config(config)
+            Agent::new_with_config(config.build())
         };
         lock(&self.agents).insert(key, agent.clone());
         Ok(agent)
@@ -415,7 +419,7 @@ fn parse(url: &str) -> Result<Uri, RegistryError> {
 }
 
 /// Host and port, without a user.
-fn authority(url: &Uri) -> &str {
+pub(super) fn authority(url: &Uri) -> &str {
     url.authority().map_or("", |authority| authority.as_str().rsplit('@').next().unwrap_or_default())
 }
 

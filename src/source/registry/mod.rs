@@ -14,6 +14,7 @@ mod connect;
 mod credentials;
 mod error;
 mod failure;
+mod forward;
 pub(in crate::source) mod http;
 mod keyring;
 mod pull;
