@@ -132,6 +132,13 @@ pub struct RetryPolicy {
     pub stall: Duration,
 }
 
+impl RetryPolicy {
+    /// The same for a mirror: its registry has everything, too, and waiting for a mirror gains nothing (containerd does not).
+    pub(super) fn with_others_to_ask(self) -> Self {
+        Self { attempts: self.attempts.min(2), budget: self.budget.min(Duration::from_secs(5)), ..self }
+    }
+}
+
 impl Default for RetryPolicy {
     fn default() -> Self {
         Self { attempts: 6, first_delay: Duration::from_millis(300), budget: Duration::from_secs(90), stall: Duration::from_secs(60) }

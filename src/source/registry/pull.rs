@@ -7,7 +7,7 @@ use ureq::http::Method;
 
 use super::auth::{NO_WORDS, Scope};
 use super::client::{Call, Client, not_found};
-use super::config::Progress;
+use super::config::{Progress, RetryPolicy};
 use super::error::RegistryError;
 use super::http::{self, Payload, Response};
 use super::retry::{Attempts, Fault, with_retry};
@@ -50,6 +50,22 @@ pub struct RemoteDocument {
 /// Content that need not be fetched, by digest.
 pub(crate) type Known<'a> = &'a dyn Fn(&OciDigest) -> Option<Vec<u8>>;
 
+/// Who is asked for something of an image: a mirror or the registry.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    /// The image by the name it has there.
+    reference: &'a Reference,
+    retry: RetryPolicy,
+    progress: &'a dyn Progress,
+}
+
+impl Source<'_> {
+    /// Asks until there is an answer or the patience ends.
+    fn ask<T>(&self, mut question: impl FnMut(&Reference) -> Result<T, Fault>) -> Result<T, RegistryError> {
+        with_retry(self.retry, &self.reference.to_string(), self.progress, || question(self.reference))
+    }
+}
+
 impl Client {
     /// Finds the manifest and config of a name for a platform. A tag costs one HEAD if `known` has everything else.
     pub fn resolve(
@@ -59,13 +75,13 @@ impl Client {
         known: Known<'_>,
         progress: &dyn Progress,
     ) -> Result<RemoteImage, RegistryError> {
-        self.try_sources(reference, |source| self.resolve_at(source, platform, known, progress))
+        self.try_sources(reference, progress, |source| self.resolve_at(source, platform, known))
     }
 
     /// Fetches what a name itself points to, a manifest or an index, for no platform in particular.
     pub fn document(&self, reference: &Reference, progress: &dyn Progress) -> Result<RemoteDocument, RegistryError> {
-        self.try_sources(reference, |source| {
-            let (descriptor, bytes) = self.top(source, &|_| None, progress)?;
+        self.try_sources(reference, progress, |source| {
+            let (descriptor, bytes) = self.top(source, &|_| None)?;
             let named = Some(descriptor.media_type.as_str()).filter(|t| !t.is_empty());
             let document = Document::parse(&bytes, named);
             let document = document.map_err(|source| RegistryError::Manifest { reference: reference.to_string(), source })?;
@@ -79,35 +95,32 @@ impl Client {
 
     /// Fetches the config that a manifest names.
     pub fn config_of(&self, reference: &Reference, manifest: &Manifest, progress: &dyn Progress) -> Result<Vec<u8>, RegistryError> {
-        self.try_sources(reference, |source| self.config(source, manifest, &|_| None, progress))
+        self.try_sources(reference, progress, |source| self.config(source, manifest, &|_| None))
     }
 
     /// Tries the mirrors of a name one after the other, then its registry, whose error counts.
     fn try_sources<T>(
         &self,
         reference: &Reference,
-        mut deed: impl FnMut(&Reference) -> Result<T, RegistryError>,
+        progress: &dyn Progress,
+        mut deed: impl FnMut(Source<'_>) -> Result<T, RegistryError>,
     ) -> Result<T, RegistryError> {
+        let retry = self.transport.config().retry;
         let mut sources = self.transport.config().sources(reference)?;
         let home = sources.pop().unwrap_or_else(|| reference.clone());
         for mirror in sources.iter().filter(|mirror| !self.is_given_up(mirror)) {
-            match deed(mirror) {
+            match deed(Source { reference: mirror, retry: retry.with_others_to_ask(), progress }) {
                 Err(error @ (RegistryError::Cancelled | RegistryError::Sink { .. })) => return Err(error),
                 Err(error) => self.note_failure(mirror, &error),
                 done => return done,
             }
         }
-        deed(&home)
+        deed(Source { reference: &home, retry, progress })
     }
 
-    fn resolve_at(
-        &self,
-        reference: &Reference,
-        platform: &Platform,
-        known: Known<'_>,
-        progress: &dyn Progress,
-    ) -> Result<RemoteImage, RegistryError> {
-        let (mut descriptor, mut bytes) = self.top(reference, known, progress)?;
+    fn resolve_at(&self, source: Source<'_>, platform: &Platform, known: Known<'_>) -> Result<RemoteImage, RegistryError> {
+        let reference = source.reference;
+        let (mut descriptor, mut bytes) = self.top(source, known)?;
         let top = descriptor.digest.clone();
         let mut documents = Vec::new();
         for _ in 0..INDEX_DEPTH_LIMIT {
@@ -117,7 +130,7 @@ impl Client {
             documents.push(bytes);
             match document {
                 Document::Manifest(manifest) => {
-                    let config = self.config(reference, &manifest, known, progress)?;
+                    let config = self.config(source, &manifest, known)?;
                     return Ok(RemoteImage { top, documents, manifest_descriptor: descriptor, manifest: *manifest, config });
                 }
                 Document::Index(index) => {
@@ -126,7 +139,7 @@ impl Client {
                         wanted: platform.to_string(),
                         offered: index.platforms(),
                     })?;
-                    bytes = self.by_digest(reference, &descriptor, known, progress)?;
+                    bytes = self.by_digest(source, &descriptor, known)?;
                 }
             }
         }
@@ -146,12 +159,12 @@ impl Client {
         let what = format!("{}@{digest}", reference.familiar_name());
         // What one source gave stays, and the next one goes on from there: the digest is of the whole.
         let mut done_bytes = 0;
-        self.try_sources(reference, |source| {
-            let mut attempts = Attempts::new(self.transport.config().retry, &what, progress);
+        self.try_sources(reference, progress, |source| {
+            let mut attempts = Attempts::new(source.retry, &what, progress);
             loop {
                 let before = done_bytes;
                 let (done_bytes, sink) = (&mut done_bytes, &mut *sink);
-                let mut transfer = Transfer { reference: source, digest, size_bytes, done_bytes, sink, progress };
+                let mut transfer = Transfer { reference: source.reference, digest, size_bytes, done_bytes, sink, progress };
                 let Err(fault) = transfer.run(self) else { return Ok(()) };
                 if *transfer.done_bytes >= before + CHUNK_BYTES as u64 {
                     attempts.reset();
@@ -196,27 +209,28 @@ impl Client {
     }
 
     /// What the name itself points to.
-    fn top(&self, reference: &Reference, known: Known<'_>, progress: &dyn Progress) -> Result<(Descriptor, Vec<u8>), RegistryError> {
+    fn top(&self, source: Source<'_>, known: Known<'_>) -> Result<(Descriptor, Vec<u8>), RegistryError> {
+        let reference = source.reference;
         if let Some(digest) = reference.digest() {
             let descriptor = Descriptor::new("", digest.clone(), 0);
-            let bytes = self.by_digest(reference, &descriptor, known, progress)?;
+            let bytes = self.by_digest(source, &descriptor, known)?;
             return Ok((descriptor, bytes));
         }
         let tag = reference.tag().unwrap_or(crate::oci::reference::DEFAULT_TAG);
-        if let Some(digest) = self.head(reference, tag, progress)? {
+        if let Some(digest) = self.head(source, tag)? {
             let descriptor = Descriptor::new("", digest, 0);
             // By digest, so that what was announced is what is used even if the tag moves meanwhile.
-            let bytes = self.by_digest(reference, &descriptor, known, progress)?;
+            let bytes = self.by_digest(source, &descriptor, known)?;
             return Ok((descriptor, bytes));
         }
-        let (media_type, bytes) = self.get_manifest(reference, tag, progress)?;
+        let (media_type, bytes) = self.get_manifest(source, tag)?;
         let digest = OciDigest::sha256_of(&bytes);
         Ok((Descriptor::new(&media_type, digest, bytes.len() as u64), bytes))
     }
 
     /// The digest of a tag; `None` where the registry does not tell it. HEAD is free of Docker Hub's limits.
-    fn head(&self, reference: &Reference, tag: &str, progress: &dyn Progress) -> Result<Option<OciDigest>, RegistryError> {
-        with_retry(self.transport.config().retry, &reference.to_string(), progress, || {
+    fn head(&self, source: Source<'_>, tag: &str) -> Result<Option<OciDigest>, RegistryError> {
+        source.ask(|reference| {
             let response = match self.request(reference, Method::HEAD, &format!("manifests/{tag}"), &media::ACCEPTED, 0) {
                 Err(Fault::Fatal(RegistryError::Unauthorized { detail, .. })) if detail == NO_WORDS => return Ok(None),
                 response => response?,
@@ -231,24 +245,18 @@ impl Client {
     }
 
     /// A manifest or index by digest.
-    fn by_digest(
-        &self,
-        reference: &Reference,
-        descriptor: &Descriptor,
-        known: Known<'_>,
-        progress: &dyn Progress,
-    ) -> Result<Vec<u8>, RegistryError> {
+    fn by_digest(&self, source: Source<'_>, descriptor: &Descriptor, known: Known<'_>) -> Result<Vec<u8>, RegistryError> {
         if let Some(bytes) = known(&descriptor.digest) {
             return Ok(bytes);
         }
         let name = descriptor.digest.to_string();
-        let (_, bytes) = self.get_manifest(reference, &name, progress)?;
-        verify(&format!("{}@{name}", reference.name()), &descriptor.digest, &bytes)?;
+        let (_, bytes) = self.get_manifest(source, &name)?;
+        verify(&format!("{}@{name}", source.reference.name()), &descriptor.digest, &bytes)?;
         Ok(bytes)
     }
 
-    fn get_manifest(&self, reference: &Reference, name: &str, progress: &dyn Progress) -> Result<(String, Vec<u8>), RegistryError> {
-        with_retry(self.transport.config().retry, &reference.to_string(), progress, || {
+    fn get_manifest(&self, source: Source<'_>, name: &str) -> Result<(String, Vec<u8>), RegistryError> {
+        source.ask(|reference| {
             let response = self.request(reference, Method::GET, &format!("manifests/{name}"), &media::ACCEPTED, 0)?;
             if response.status != 200 {
                 return Err(self.unexpected(reference, response).into());
@@ -261,25 +269,19 @@ impl Client {
         })
     }
 
-    fn config(
-        &self,
-        reference: &Reference,
-        manifest: &Manifest,
-        known: Known<'_>,
-        progress: &dyn Progress,
-    ) -> Result<Vec<u8>, RegistryError> {
+    fn config(&self, source: Source<'_>, manifest: &Manifest, known: Known<'_>) -> Result<Vec<u8>, RegistryError> {
         let digest = &manifest.config.digest;
         if let Some(bytes) = known(digest) {
             return Ok(bytes);
         }
-        let bytes = with_retry(self.transport.config().retry, &reference.to_string(), progress, || {
+        let bytes = source.ask(|reference| {
             let response = self.request(reference, Method::GET, &format!("blobs/{digest}"), &[], 0)?;
             if response.status != 200 {
                 return Err(self.unexpected_of_blob(reference, digest, response).into());
             }
             response.read(CONFIG_LIMIT_BYTES)
         })?;
-        verify(&format!("{}@{digest}", reference.name()), digest, &bytes)?;
+        verify(&format!("{}@{digest}", source.reference.name()), digest, &bytes)?;
         Ok(bytes)
     }
 }
