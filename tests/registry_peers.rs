@@ -4,8 +4,9 @@ mod image_support;
 #[path = "support/registry.rs"]
 mod registry;
 
-use std::fs;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::{fs, io, thread};
 
 use image_support::{Home, Reply, Server, export_image, layer, noise, tool};
 use registry::Registry;
@@ -146,12 +147,35 @@ fn tls_with(is_ca: &str) {
     assert!(matches!(unknown, ImageError::Registry(RegistryError::Tls { fault: TlsFault::Untrusted, .. })), "{unknown}");
     let with_ca = || RegistryConfig { ca_files: vec![path("cert.pem").into()], ..RegistryConfig::default() };
     pull(with_ca()).expect("found out");
+    let front = format!("{}/app:1", hanging_up_on_plain_http(&registry.host));
+    Home::new().service_with(with_ca()).pull(&front, &amd64(), &()).expect("found out by silence");
     // By several threads at once, too.
     for _ in 0..5 {
         let lazy = Home::new();
         let image = lazy.service_with(with_ca()).resolve(&name, &amd64(), PullPolicy::Missing, &()).expect("a manifest and a config");
         lazy.service_with(with_ca()).ensure_blobs(&image, &()).expect("its layers");
     }
+}
+
+/// A front of a registry that hangs up on whoever does not begin with TLS.
+fn hanging_up_on_plain_http(registry: &str) -> String {
+    const TLS_HANDSHAKE: u8 = 22;
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let (host, registry) = (listener.local_addr().expect("an address").to_string(), registry.to_owned());
+    thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let mut first = [0];
+            if client.peek(&mut first).is_err() || first != [TLS_HANDSHAKE] {
+                continue;
+            }
+            let behind = TcpStream::connect(&registry).expect("the registry");
+            for (from, to) in [(&client, &behind), (&behind, &client)] {
+                let (mut from, mut to) = (from.try_clone().expect("a socket"), to.try_clone().expect("a socket"));
+                thread::spawn(move || io::copy(&mut from, &mut to).and_then(|_| to.shutdown(Shutdown::Write)));
+            }
+        }
+    });
+    host
 }
 
 #[test]

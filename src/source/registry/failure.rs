@@ -7,6 +7,8 @@ use rustls::CertificateError;
 use super::error::{RegistryError, TlsFault};
 use super::retry::Fault;
 
+const TIMEOUT: &str = "timeout";
+
 pub(super) fn unreachable(host: &str, detail: impl ToString) -> RegistryError {
     RegistryError::Unreachable { host: host.into(), detail: detail.to_string() }
 }
@@ -23,8 +25,8 @@ pub(super) fn sort(error: ureq::Error, host: &str, proxy: Option<&ureq::Proxy>, 
     match error {
         ureq::Error::HostNotFound => connecting("no such host".into()),
         ureq::Error::ConnectionFailed => connecting("connection failed".into()),
-        ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => connecting("timeout".into()),
-        ureq::Error::Timeout(_) => interrupted("timeout".into()),
+        ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => connecting(TIMEOUT.into()),
+        ureq::Error::Timeout(_) => interrupted(TIMEOUT.into()),
         ureq::Error::Io(e) => match e.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             Some(tls) => tls_failure(host, tls).into(),
             None if matches!(
@@ -44,6 +46,17 @@ pub(super) fn sort(error: ureq::Error, host: &str, proxy: Option<&ureq::Proxy>, 
         ureq::Error::Protocol(e) => interrupted(e.to_string()),
         other => unreachable(&way, other).into(),
     }
+}
+
+/// Whether the other side hung up, as servers of TLS do that were greeted without.
+pub(super) fn is_hang_up(fault: &Fault) -> bool {
+    matches!(fault, Fault::Retry { error: RegistryError::Interrupted { detail, .. }, .. } if detail != TIMEOUT)
+}
+
+/// Whether there was an answer by TLS, if only a certificate that is not trusted.
+pub(super) fn is_of_tls(fault: &Fault) -> bool {
+    let (Fault::Retry { error, .. } | Fault::Fatal(error)) = fault;
+    fault.is_answer() || matches!(error, RegistryError::Tls { fault, .. } if *fault != TlsFault::PlainHttp)
 }
 
 /// Nobody who is trusted has signed the certificate; with one that is a CA's own, webpki does not come to look who that was.

@@ -149,8 +149,7 @@ impl Transport {
             true
         } else if self.config.is_insecure(host) {
             // Docker's order: TLS without a check of the certificate, then none.
-            let probe = Request { method: Method::HEAD, ..Request::get(format!("https://{host}/v2/")) };
-            matches!(self.send(&probe), Err(fault) if !fault.is_answer())
+            !self.speaks_tls(host)
         } else {
             // One that speaks TLS all the same is found out when it refuses ([`Self::send_home`]).
             tls::is_loopback(host) && !has_certs && !self.config.host_ca_files.contains_key(host)
@@ -163,15 +162,19 @@ impl Transport {
     /// Sends a request to a registry's own address. One on this machine was taken for one of plain HTTP; if it speaks TLS, it is spoken to
     /// by TLS from now on.
     pub(super) fn send_home(&self, host: &str, request: &mut Request, payload: Payload<'_>) -> Result<Response, Fault> {
-        let response = self.send_with(request, payload)?;
-        if response.status != 400 || !request.url.starts_with("http:") || !self.turns_to_tls(host) {
-            return Ok(response);
+        let sent = self.send_with(request, payload);
+        let is_doubtful = match &sent {
+            Ok(response) => response.status == 400,
+            Err(fault) => failure::is_hang_up(fault),
+        };
+        if !is_doubtful || !request.url.starts_with("http:") || !self.turns_to_tls(host) {
+            return sent;
         }
         request.url = request.url.replacen("http://", "https://", 1);
         self.send_with(request, payload)
     }
 
-    /// Whether a host is wrongly taken for one of plain HTTP. Servers say so in the body of a 400 (Go's, nginx).
+    /// Whether a host is wrongly taken for one of plain HTTP. Servers say so in the body of a 400 (Go's, nginx), or they hang up.
     fn turns_to_tls(&self, host: &str) -> bool {
         if !tls::is_loopback(host) || self.config.plain_http.iter().any(|h| h == host) {
             return false;
@@ -180,13 +183,20 @@ impl Transport {
         if self.base(host).starts_with("https:") {
             return true;
         }
-        let url = format!("http://{host}/v2/");
-        let refusal = self.send(&Request::get(url)).ok().filter(|response| response.status == 400);
-        let is_tls = refusal.is_some_and(|response| response.detail().contains("HTTPS"));
+        let is_tls = match self.send(&Request::get(format!("http://{host}/v2/"))) {
+            Ok(response) => response.status == 400 && response.detail().contains("HTTPS"),
+            Err(fault) => failure::is_hang_up(&fault) && self.speaks_tls(host),
+        };
         if is_tls {
             lock(&self.bases).insert(host.into(), format!("https://{host}"));
         }
         is_tls
+    }
+
+    /// Whether a host answers by TLS, be it with a certificate that nobody trusts.
+    fn speaks_tls(&self, host: &str) -> bool {
+        let probe = Request { method: Method::HEAD, ..Request::get(format!("https://{host}/v2/")) };
+        self.send(&probe).map_or_else(|fault| failure::is_of_tls(&fault), |_| true)
     }
 
     fn agent(&self, https: bool, host: &str, registry: &str) -> Result<Agent, RegistryError> {
