@@ -137,10 +137,18 @@ pub enum RegistryError {
     SizeMismatch {
         /// Without its query.
         url: String,
-        /// The size in the manifest, or the limit.
+        /// The size in the manifest.
         expected_bytes: u64,
         /// Bytes that came.
         actual_bytes: u64,
+    },
+    /// A manifest, a config or a list that is larger than any that is read.
+    #[error("{url}: the answer is larger than {} MiB", limit_bytes >> 20)]
+    TooLarge {
+        /// Without its query.
+        url: String,
+        /// The limit.
+        limit_bytes: u64,
     },
     /// A redirect that is not followed.
     #[error("{url}: refused redirect to {location:?}: {reason}")]

@@ -340,7 +340,7 @@ impl Response {
             return Err(broken(&url, &e));
         }
         if bytes.len() as u64 > limit_bytes {
-            return Err(RegistryError::SizeMismatch { url, expected_bytes: limit_bytes, actual_bytes: bytes.len() as u64 }.into());
+            return Err(RegistryError::TooLarge { url, limit_bytes }.into());
         }
         Ok(bytes)
     }

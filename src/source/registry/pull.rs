@@ -233,6 +233,8 @@ impl Client {
         source.ask(|reference| {
             let response = match self.request(reference, Method::HEAD, &format!("manifests/{tag}"), &media::ACCEPTED, 0) {
                 Err(Fault::Fatal(RegistryError::Unauthorized { detail, .. })) if detail == NO_WORDS => return Ok(None),
+                // One that fails over HEAD alone is known, too; GET has its own patience.
+                Err(Fault::Retry { error: RegistryError::Status { status: 500.., .. }, after: None, .. }) => return Ok(None),
                 response => response?,
             };
             match response.status {
