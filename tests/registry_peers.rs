@@ -4,11 +4,11 @@ mod image_support;
 #[path = "support/registry.rs"]
 mod registry;
 
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::{fs, io, thread};
+use std::{fs, thread};
 
-use image_support::{Home, Reply, Server, export_image, layer, noise, tool};
+use image_support::{Home, Reply, Server, export_image, join, layer, noise, tool};
 use registry::Registry;
 use shale::export::{Destination, Format, MediaTypes, export};
 use shale::image::{ImageError, PullPolicy};
@@ -169,10 +169,7 @@ fn hanging_up_on_plain_http(registry: &str) -> String {
                 continue;
             }
             let behind = TcpStream::connect(&registry).expect("the registry");
-            for (from, to) in [(&client, &behind), (&behind, &client)] {
-                let (mut from, mut to) = (from.try_clone().expect("a socket"), to.try_clone().expect("a socket"));
-                thread::spawn(move || io::copy(&mut from, &mut to).and_then(|_| to.shutdown(Shutdown::Write)));
-            }
+            join(&client, &behind);
         }
     });
     host

@@ -2,12 +2,15 @@
 
 mod image_support;
 
+use std::io::{self, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use image_support::receiver::Receiver;
-use image_support::{GZIP, Home, LayerBytes, MANIFEST, Reply, Seen, Server, layer, noise};
+use image_support::{GZIP, Home, LayerBytes, MANIFEST, Reply, Seen, Server, join, layer, noise};
 use shale::image::{ImageError, PushAs, Pushed};
 use shale::oci::reference::Reference;
 use shale::source::registry::{BlobState, Progress, RegistryConfig, RegistryError, UploadPolicy};
@@ -427,4 +430,52 @@ fn a_proxy_is_asked_for_plain_http_without_a_tunnel() {
     let platform = "linux/amd64".parse().expect("a platform");
     let image = Home::new().service_with(settings()).pull(&name.to_string(), &platform, &()).expect("a pull");
     assert_eq!(image.record.repo_digests, [format!("registry.invalid:5000/app@{}", pushed.digest)]);
+}
+
+/// A SOCKS5 proxy with a password (RFC 1928, 1929) that knows one host, by its name.
+fn socks_proxy(known: &'static str, there: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let host = listener.local_addr().expect("an address").to_string();
+    let greet = move |client: &mut TcpStream| -> io::Result<bool> {
+        let mut greeting = [0; 4];
+        client.read_exact(&mut greeting)?;
+        client.write_all(&[5, 2])?;
+        let mut login = [0; 6];
+        client.read_exact(&mut login)?;
+        client.write_all(&[1, u8::from(login != *b"\x01\x01u\x02p@")])?;
+        let mut request = [0; 5];
+        client.read_exact(&mut request)?;
+        let mut name = vec![0; usize::from(request[4]) + 2];
+        client.read_exact(&mut name)?;
+        let is_known = request[..4] == [5, 1, 0, 3] && name == [known.as_bytes(), &5000_u16.to_be_bytes()].concat();
+        client.write_all(&[5, if is_known { 0 } else { 4 }, 0, 1, 0, 0, 0, 0, 0, 0])?;
+        Ok(is_known)
+    };
+    thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            if greet(&mut client).is_ok_and(|is_known| is_known) {
+                join(&client, &TcpStream::connect(&there).expect("the registry"));
+            }
+        }
+    });
+    host
+}
+
+#[test]
+fn a_socks_proxy_finds_the_registry_by_its_name() {
+    let receiver = Receiver::default();
+    let server = serve(&receiver, |_, _| None);
+    let proxy = socks_proxy("registry.invalid", server.host.clone());
+    let settings = |proxy: String| RegistryConfig {
+        http_proxy: Some(proxy),
+        plain_http: vec!["registry.invalid:5000".into(), "other.invalid:5000".into()],
+        ..RegistryConfig::default()
+    };
+    let home = Home::new();
+    let name = keep(&home, "registry.invalid:5000/app:1", &[&small(), &large()], &[]);
+    push_with(&home, &name, settings(format!("socks5://u:p%40@{proxy}")), &()).expect("a push");
+    assert!(receiver.has("/v2/app/manifests/1"));
+    let other = keep(&home, "other.invalid:5000/app:1", &[&small()], &[]);
+    let error = push_with(&home, &other, settings(format!("socks5h://u:p%40@{proxy}")), &()).expect_err("an unknown host").to_string();
+    assert_eq!(error, format!("cannot reach other.invalid:5000 by the proxy {proxy}: host unreachable"));
 }

@@ -5,7 +5,7 @@ pub mod receiver;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -275,6 +275,14 @@ fn read_request(stream: &mut TcpStream, cut: &dyn Fn(&Seen) -> Option<usize>) ->
     seen.body = String::from_utf8_lossy(&raw).into_owned();
     seen.raw = raw;
     Some(seen)
+}
+
+/// Joins two connections until both sides have ended, in threads of their own.
+pub fn join(a: &TcpStream, b: &TcpStream) {
+    for (from, to) in [(a, b), (b, a)] {
+        let (mut from, mut to) = (from.try_clone().expect("a socket"), to.try_clone().expect("a socket"));
+        thread::spawn(move || std::io::copy(&mut from, &mut to).and_then(|_| to.shutdown(Shutdown::Write)));
+    }
 }
 
 /// A repository `app` with one image per platform, as path → content.

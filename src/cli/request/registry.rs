@@ -41,8 +41,7 @@ fn without_flags(environment: &Environment, user: &Config) -> Result<RegistryCon
     // HTTP_PROXY in capitals is not read: a CGI server sets it from a request header.
     let proxy = |names: &[&str]| names.iter().find_map(|name| own(name));
     let path = |name| environment.non_empty(name).map(|path| environment.resolve(Path::new(path)));
-    // Go's programs do not read `all_proxy`; where it cannot be followed the way is theirs.
-    let all_proxy = || proxy(&["all_proxy", "ALL_PROXY"]).filter(|proxy| !proxy.starts_with("socks"));
+    let all_proxy = || proxy(&["all_proxy", "ALL_PROXY"]);
     let podman = [
         environment.absolute_path("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json")),
         environment.home().map(|home| home.join(".config/containers/auth.json")),

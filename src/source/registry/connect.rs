@@ -14,14 +14,15 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{
-    ConnectProxyConnector, ConnectionDetails, Connector, Either, TcpConnector, Transport, TransportAdapter,
+    ConnectProxyConnector, ConnectionDetails, Connector, Either, SocksConnector, TcpConnector, Transport, TransportAdapter,
 };
 
 use super::stream::{Stream, StreamTransport};
 
 /// An agent that makes its connections by these TLS settings.
 pub(super) fn agent(config: ureq::config::Config, tls: Arc<ClientConfig>) -> ureq::Agent {
-    let connector = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default()).chain(TlsConnector { config: tls });
+    let tunnel = ().chain(SocksConnector::default()).chain(ConnectProxyConnector::default());
+    let connector = tunnel.chain(TcpConnector::default()).chain(TlsConnector { config: tls });
     ureq::Agent::with_parts(config, connector, DefaultResolver::default())
 }
 

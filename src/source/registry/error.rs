@@ -221,7 +221,7 @@ pub enum RegistryError {
         detail: String,
     },
     /// A proxy setting that cannot be used.
-    #[error("invalid proxy {proxy:?}: http:// and https:// proxies can be used")]
+    #[error("invalid proxy {proxy:?}: http://, https:// and socks5:// can be used")]
     Proxy {
         /// The setting, without its password.
         proxy: String,

@@ -16,6 +16,7 @@ pub(super) fn unreachable(host: &str, detail: impl ToString) -> RegistryError {
 /// Which failures of the transport are worth another try.
 pub(super) fn sort(error: ureq::Error, host: &str, proxy: Option<&ureq::Proxy>, url: &str) -> Fault {
     let way = proxy.map_or_else(|| host.to_owned(), |proxy| format!("{host} by the proxy {}:{}", proxy.host(), proxy.port()));
+    let is_socks = proxy.is_some_and(|proxy| proxy.protocol() == ureq::ProxyProtocol::Socks5h);
     let connecting = |detail: String| Fault::Retry { error: unreachable(&way, detail), after: None, connecting: true };
     let interrupted = |detail: String| Fault::Retry {
         error: RegistryError::Interrupted { url: url.into(), detail, attempts: 1 },
@@ -39,6 +40,8 @@ pub(super) fn sort(error: ureq::Error, host: &str, proxy: Option<&ureq::Proxy>, 
             {
                 connecting(e.to_string())
             }
+            // What a SOCKS proxy says of the way behind it.
+            None if is_socks && e.kind() == io::ErrorKind::Other => connecting(e.to_string()),
             // getaddrinfo's failures have no kind of their own.
             None if e.to_string().contains("failed to lookup address") => connecting(e.to_string()),
             None => interrupted(e.to_string()),

@@ -143,8 +143,10 @@ pub(super) fn proxy(config: &RegistryConfig, https: bool, host: &str) -> Result<
         return Ok(None);
     }
     let shown = || text.rsplit('@').next().unwrap_or(text).to_owned();
-    let proxy = ureq::Proxy::new(text).ok().filter(|proxy| matches!(proxy.protocol(), ProxyProtocol::Http | ProxyProtocol::Https));
-    proxy.map(Some).ok_or_else(|| RegistryError::Proxy { proxy: shown() })
+    // Go's programs leave it to the proxy to find the host, whichever of the two is written; curl only with the second.
+    let by_name = text.strip_prefix("socks5://").map_or_else(|| text.to_owned(), |rest| format!("socks5h://{rest}"));
+    let is_known = |proxy: &ureq::Proxy| matches!(proxy.protocol(), ProxyProtocol::Http | ProxyProtocol::Https | ProxyProtocol::Socks5h);
+    ureq::Proxy::new(&by_name).ok().filter(is_known).map(Some).ok_or_else(|| RegistryError::Proxy { proxy: shown() })
 }
 
 /// Whether `no_proxy` names the host: itself, a parent domain, an address, a network, or `*`.
@@ -179,10 +181,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_proxy_that_is_no_http_proxy_is_refused_by_name() {
+    fn a_proxy_of_another_kind_is_refused_by_name() {
         let with = |text: &str| proxy(&RegistryConfig { https_proxy: Some(text.into()), ..RegistryConfig::default() }, true, "r.io");
-        assert!(with("http://p:1").is_ok_and(|proxy| proxy.is_some()) && with("").is_ok_and(|proxy| proxy.is_none()));
-        let error = with("socks5://user:secret@p:1").expect_err("it would be passed by").to_string();
+        assert!(["http://p:1", "socks5://p:1", "socks5h://p:1"].iter().all(|text| with(text).is_ok_and(|proxy| proxy.is_some())));
+        assert!(with("").is_ok_and(|proxy| proxy.is_none()));
+        let error = with("socks4://user:secret@p:1").expect_err("it would be passed by").to_string();
         assert!(error.contains("p:1") && !error.contains("secret"), "{error}");
     }
 
