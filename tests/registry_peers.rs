@@ -96,15 +96,20 @@ fn tls_with_a_private_ca() {
     }
 }
 
-fn tls_with(is_ca: &str) {
-    let home = Home::new();
+/// A key and its certificate for 127.0.0.1; `None` where there is no tool for it.
+fn certificate(home: &Home, is_ca: &str) -> Option<(String, String)> {
     let path = |name: &str| home.path().join(name).display().to_string();
     let (key, cert) = (path("key.pem"), path("cert.pem"));
     let constraint = format!("basicConstraints=critical,CA:{is_ca}");
     let args = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "3650"];
     let subject = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1", "-addext", &constraint, "-keyout", &key, "-out", &cert];
-    let Some(made) = tool("openssl", &[&args[..], &subject].concat()) else { return };
-    made.expect("a certificate");
+    tool("openssl", &[&args[..], &subject].concat())?.expect("a certificate");
+    Some((key, cert))
+}
+
+fn tls_with(is_ca: &str) {
+    let home = Home::new();
+    let Some((key, cert)) = certificate(&home, is_ca) else { return };
     let tls = format!("  tls:\n    certificate: {cert}\n    key: {key}\n");
     let Some(registry) = start(&home, &tls, "") else { return };
     let (archive, _) = archive(&home);
@@ -124,7 +129,7 @@ fn tls_with(is_ca: &str) {
     pull(RegistryConfig { cert_dirs: vec![certs], ..RegistryConfig::default() }).expect("the CA of the host");
     let with_ca = RegistryConfig { cert_dirs: vec![empty.clone()], ca_files: vec![cert.clone().into()], ..RegistryConfig::default() };
     pull(with_ca).expect("an extra CA");
-    let system = RegistryConfig { cert_dirs: vec![empty.clone()], system_ca_file: Some(cert.into()), ..RegistryConfig::default() };
+    let system = RegistryConfig { cert_dirs: vec![empty.clone()], system_ca_file: Some(cert.clone().into()), ..RegistryConfig::default() };
     pull(system).expect("SSL_CERT_FILE");
     pull(RegistryConfig { insecure: vec![registry.host.clone()], ..RegistryConfig::default() }).expect("no check");
 
@@ -145,7 +150,7 @@ fn tls_with(is_ca: &str) {
     // Without such a folder a loopback registry is taken for one of plain HTTP until it says otherwise.
     let unknown = pull(RegistryConfig::default()).expect_err("an unknown issuer");
     assert!(matches!(unknown, ImageError::Registry(RegistryError::Tls { fault: TlsFault::Untrusted, .. })), "{unknown}");
-    let with_ca = || RegistryConfig { ca_files: vec![path("cert.pem").into()], ..RegistryConfig::default() };
+    let with_ca = || RegistryConfig { ca_files: vec![cert.clone().into()], ..RegistryConfig::default() };
     pull(with_ca()).expect("found out");
     let front = format!("{}/app:1", hanging_up_on_plain_http(&registry.host));
     Home::new().service_with(with_ca()).pull(&front, &amd64(), &()).expect("found out by silence");
@@ -173,6 +178,32 @@ fn hanging_up_on_plain_http(registry: &str) -> String {
         }
     });
     host
+}
+
+/// A registry that wants to know who asks.
+#[test]
+fn a_client_certificate_is_shown() {
+    let home = Home::new();
+    let Some((key, cert)) = certificate(&home, "TRUE") else { return };
+    let tls = format!("  tls:\n    certificate: {cert}\n    key: {key}\n    clientcas:\n      - {cert}\n");
+    let Some(registry) = start(&home, &tls, "") else { return };
+    let certs = home.path().join("certs.d");
+    let dir = certs.join(&registry.host);
+    fs::create_dir_all(&dir).expect("a directory");
+    fs::copy(&cert, dir.join("ca.crt")).expect("a copy");
+    let ask = || {
+        let config = RegistryConfig { cert_dirs: vec![certs.clone()], ..RegistryConfig::default() };
+        let asked = Home::new().service_with(config).pull(&format!("{}/app:1", registry.host), &amd64(), &());
+        let ImageError::Registry(error) = asked.expect_err("nothing was pushed") else { panic!("not the registry's") };
+        (error.to_string(), error.hint().unwrap_or_default())
+    };
+    let (message, hint) = ask();
+    assert!(message.ends_with(": tls: the server wants a client certificate that it knows"), "{message}");
+    assert!(hint.ends_with(&format!("certs.d/{}", registry.host)), "{hint}");
+    for (file, name) in [(&cert, "client.cert"), (&key, "client.key")] {
+        fs::copy(file, dir.join(name)).expect("a copy");
+    }
+    assert_eq!(ask().0, format!("{}/app:1: not found", registry.host));
 }
 
 #[test]

@@ -38,9 +38,10 @@ pub fn registry_config(environment: &Environment) -> Result<RegistryConfig, Conf
 
 fn without_flags(environment: &Environment, user: &Config) -> Result<RegistryConfig, ConfigError> {
     let own = |name: &str| environment.non_empty(name).map(str::to_owned);
-    // HTTP_PROXY in capitals is not read: a CGI server sets it from a request header.
     let proxy = |names: &[&str]| names.iter().find_map(|name| own(name));
     let path = |name| environment.non_empty(name).map(|path| environment.resolve(Path::new(path)));
+    // A CGI server makes HTTP_PROXY of a request's header: there it is not read, as Go's programs do.
+    let http_proxy = || if own("REQUEST_METHOD").is_some() { own("http_proxy") } else { proxy(&["http_proxy", "HTTP_PROXY"]) };
     let all_proxy = || proxy(&["all_proxy", "ALL_PROXY"]);
     let podman = [
         environment.absolute_path("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json")),
@@ -53,7 +54,7 @@ fn without_flags(environment: &Environment, user: &Config) -> Result<RegistryCon
         auth_files: [path("REGISTRY_AUTH_FILE"), docker_config_file(environment)].into_iter().chain(podman).flatten().collect(),
         helper_path: own("PATH").map(Into::into),
         https_proxy: proxy(&["https_proxy", "HTTPS_PROXY"]).or_else(all_proxy),
-        http_proxy: proxy(&["http_proxy"]).or_else(all_proxy),
+        http_proxy: http_proxy().or_else(all_proxy),
         no_proxy: proxy(&["no_proxy", "NO_PROXY"]),
         system_ca_file: path("SSL_CERT_FILE"),
         system_ca_dir: path("SSL_CERT_DIR"),

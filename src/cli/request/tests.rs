@@ -145,16 +145,22 @@ fn named_contexts_have_three_kinds() {
 fn registry_inputs_are_plain_values() {
     let registry = request(
         ".",
-        &[("DOCKER_CONFIG", "dc"), ("HTTP_PROXY", "http://cgi"), ("ALL_PROXY", "http://p"), ("DOCKER_AUTH_CONFIG", "{\"a\":\"pw\"}")],
+        &[
+            ("DOCKER_CONFIG", "dc"),
+            ("REQUEST_METHOD", "GET"),
+            ("HTTP_PROXY", "http://cgi"),
+            ("ALL_PROXY", "http://p"),
+            ("DOCKER_AUTH_CONFIG", "{\"a\":\"pw\"}"),
+        ],
     )
     .registry;
     assert_eq!(registry.auth_files, [PathBuf::from("/work dir/dc/config.json"), "/home/u/.config/containers/auth.json".into()]);
     assert_eq!((registry.http_proxy.as_deref(), registry.https_proxy.as_deref()), (Some("http://p"), Some("http://p")));
     assert_eq!(registry.auth_json.as_deref(), Some("{\"a\":\"pw\"}"));
     // A file that is named stands before those that are there anyway.
-    let registry = request(".", &[("REGISTRY_AUTH_FILE", "own.json")]).registry;
+    let registry = request(".", &[("REGISTRY_AUTH_FILE", "own.json"), ("HTTP_PROXY", "http://p")]).registry;
     assert_eq!(registry.auth_files[0], PathBuf::from("/work dir/own.json"));
-    assert_eq!((registry.http_proxy, registry.https_proxy), (None, None));
+    assert_eq!((registry.http_proxy.as_deref(), registry.https_proxy), (Some("http://p"), None));
 }
 
 #[test]

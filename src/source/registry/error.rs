@@ -15,6 +15,8 @@ pub enum TlsFault {
     PlainHttp,
     /// Nobody who is trusted has signed its certificate.
     Untrusted,
+    /// The server takes no connection without a client certificate of its choice.
+    ClientCertificate,
     /// Anything else: it has expired, or is that of another host.
     Other,
 }
@@ -265,6 +267,9 @@ impl RegistryError {
             }
             Self::Tls { host, fault: TlsFault::Untrusted, .. } => {
                 format!("if the certificate is signed by your own CA, give it with --ca-cert or as /etc/docker/certs.d/{host}/ca.crt")
+            }
+            Self::Tls { host, fault: TlsFault::ClientCertificate, .. } => {
+                format!("put it as client.cert, with its key as client.key, into /etc/docker/certs.d/{host}")
             }
             Self::Status { status: 429, .. } | Self::RateLimited { .. } => "log in for a higher limit, or use a mirror".into(),
             Self::NoPlatform { wanted, offered, .. } => format!("wanted {wanted}; the image has {}", offered.join(", ")),

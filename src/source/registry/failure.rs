@@ -2,7 +2,7 @@
 
 use std::io;
 
-use rustls::CertificateError;
+use rustls::{AlertDescription, CertificateError};
 
 use super::error::{RegistryError, TlsFault};
 use super::retry::Fault;
@@ -78,6 +78,12 @@ pub(super) fn tls_failure(host: &str, error: &rustls::Error) -> RegistryError {
         rustls::Error::InvalidCertificate(cause) if is_untrusted(cause) => {
             (TlsFault::Untrusted, "certificate signed by unknown authority".to_owned())
         }
+        rustls::Error::AlertReceived(
+            AlertDescription::BadCertificate
+            | AlertDescription::CertificateRequired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA,
+        ) => (TlsFault::ClientCertificate, "the server wants a client certificate that it knows".to_owned()),
         other => (TlsFault::Other, other.to_string()),
     };
     RegistryError::Tls { host: host.into(), detail, fault }
