@@ -1,10 +1,10 @@
 //! `proxies` of Docker's `config.json`: build arguments that nobody gave, as docker buildx adds them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde::Deserialize;
 
+use super::registry::docker_config_file;
 use crate::cli::environment::Environment;
 use crate::oci::json;
 
@@ -35,8 +35,7 @@ struct Proxies {
 /// Adds the proxies of the configured host, else those of `default`, each under both cases of its name, where no argument has it.
 /// Returns a note if the file cannot be read.
 pub(super) fn add(build_args: &mut BTreeMap<String, String>, environment: &Environment) -> Option<String> {
-    let dir = environment.non_empty("DOCKER_CONFIG").map(|dir| environment.resolve(Path::new(dir)));
-    let path = dir.or_else(|| environment.home().map(|home| home.join(".docker")))?.join("config.json");
+    let path = docker_config_file(environment)?;
     let text = std::fs::read(&path).ok()?;
     let file: ConfigFile = match json::read(&text) {
         Ok(file) => file,
