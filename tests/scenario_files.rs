@@ -180,6 +180,20 @@ fn files_that_were_only_copied_need_no_namespace() {
 }
 
 #[test]
+fn names_that_an_image_cannot_hold_are_told() {
+    as_everybody(|lab| {
+        lab.load_busybox();
+        let dockerfile = "FROM busybox\nCOPY f /d/.wh.f\nRUN touch /etc/.wh.a /etc/.wh.b\nRUN touch /etc/a.wh.b\n";
+        lab.context("ctx", &[("Dockerfile", dockerfile), ("f", "x")]);
+        let said = lab.run(&["build", "--progress", "plain", "ctx"]);
+        assert!(said.ok(), "{:?}: {}", lab.who(), said.stderr);
+        let told: Vec<_> = said.stderr.lines().filter_map(|line| line.split_once("warning: ")).map(|(_, text)| text).collect();
+        let text = |what: &str| format!("{what} is no file in an image, where names that begin with .wh. stand for what was removed");
+        assert_eq!(told, [text("/d/.wh.f"), text("/etc/.wh.a (and 1 more)")], "{:?}: {}", lab.who(), said.stderr);
+    });
+}
+
+#[test]
 fn accounts_are_found_where_links_lead() {
     as_everybody(|lab| {
         lab.load_busybox();

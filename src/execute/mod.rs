@@ -9,6 +9,7 @@ pub mod flat;
 mod former;
 pub mod forms;
 pub mod log;
+mod marks;
 mod mounts;
 mod place;
 mod redact;

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use super::place::Place;
 use super::redact::Redactor;
 use super::room::Lack;
-use super::{BuildExecutor, StepError, device, emulator, former, mounts};
+use super::{BuildExecutor, StepError, device, emulator, former, marks, mounts};
 use crate::oci::config::DEFAULT_PATH;
 use crate::plan::graph::RunOp;
 use crate::sandbox::{Exit, RunRequest, Ulimit};
@@ -96,6 +96,7 @@ pub(super) fn run(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, sou
 fn keep(executor: &BuildExecutor<'_>, step: &Step<'_>, op: &RunOp, done: RunDone, place: Place) -> Result<Made, StepError> {
     let index = Index::from_bytes(done.index)?;
     let content = index.content_id(Some(done.window));
+    marks::tell(executor, step, &index);
     // Times of files that are mounted are nobody's to compare with.
     if op.mounts.is_empty()
         && let Some(layer) = former::layer(executor, step, &content, &index)

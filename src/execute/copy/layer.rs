@@ -7,7 +7,7 @@ use shale_cache::LayerId;
 
 use super::now;
 use super::places::Places;
-use crate::execute::{BuildExecutor, StepError, former};
+use crate::execute::{BuildExecutor, StepError, former, marks};
 use crate::layer::compress::Encoder;
 use crate::layer::contents::{Contents as _, SourceRef};
 use crate::layer::unpack::{Unpacker, needs_worker, write_gathered};
@@ -79,6 +79,7 @@ pub(in crate::execute) fn write_layer(
     }
     let needs_worker = needs_worker(landed.items.iter().map(|item| &item.entry));
     let index = index(executor, landed, &places)?;
+    marks::tell(executor, step, &index);
     let content = match times {
         Times::Incidental | Times::Asked => index.content_id_without_mtimes(),
         Times::Content(since) => index.content_id(Some((since, now()))),
