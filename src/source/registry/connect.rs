@@ -12,18 +12,24 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
-use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{
-    ConnectProxyConnector, ConnectionDetails, Connector, Either, SocksConnector, TcpConnector, Transport, TransportAdapter,
+    ConnectProxyConnector, ConnectionDetails, Connector, DefaultConnector, Either, SocksConnector, TcpConnector, Transport,
+    TransportAdapter,
 };
 
+use super::reach::Reachable;
 use super::stream::{Stream, StreamTransport};
+
+/// An agent for plain HTTP.
+pub(super) fn plain_agent(config: ureq::config::Config) -> ureq::Agent {
+    ureq::Agent::with_parts(config, DefaultConnector::default(), Reachable::default())
+}
 
 /// An agent that makes its connections by these TLS settings.
 pub(super) fn agent(config: ureq::config::Config, tls: Arc<ClientConfig>) -> ureq::Agent {
     let tunnel = ().chain(SocksConnector::default()).chain(ConnectProxyConnector::default());
     let connector = tunnel.chain(TcpConnector::default()).chain(TlsConnector { config: tls });
-    ureq::Agent::with_parts(config, connector, DefaultResolver::default())
+    ureq::Agent::with_parts(config, connector, Reachable::default())
 }
 
 /// Decides about a server's certificate.

@@ -10,11 +10,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ureq::config::Config;
 use ureq::http::Uri;
-use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{ConnectionDetails, Connector, TcpConnector, Transport as _, TransportAdapter};
 use ureq::{Agent, Proxy, ProxyProtocol};
 
 use super::http::authority;
+use super::reach::Reachable;
 use super::stream::{Stream, StreamTransport};
 
 /// Whether plain HTTP goes by this proxy without a tunnel. To one that is itself reached by TLS, ureq knows the way.
@@ -24,7 +24,7 @@ pub(super) fn forwards(proxy: &Proxy) -> bool {
 
 /// An agent whose requests, all of plain HTTP, go to the proxy of its settings.
 pub(super) fn agent(config: Config) -> Agent {
-    Agent::with_parts(config, ForwardConnector::default(), DefaultResolver::default())
+    Agent::with_parts(config, ForwardConnector::default(), Reachable::default())
 }
 
 /// Connects to the proxy instead of the URL's host.

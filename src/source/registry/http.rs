@@ -224,7 +224,7 @@ impl Transport {
         } else if forwards {
             forward::agent(config.max_idle_connections(0).build())
         } else {
-            Agent::new_with_config(config.build())
+            connect::plain_agent(config.build())
         };
         lock(&self.agents).insert(key, agent.clone());
         Ok(agent)

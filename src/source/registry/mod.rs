@@ -19,6 +19,7 @@ pub(in crate::source) mod http;
 mod keyring;
 mod pull;
 mod push;
+mod reach;
 pub(in crate::source) mod retry;
 mod stream;
 mod tls;
